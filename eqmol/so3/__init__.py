@@ -1,0 +1,1 @@
+"""Ground floor: rotations. Knows neither graphs nor networks."""
