@@ -1,0 +1,30 @@
+"""Equivariant machine learning for molecules and materials with interchangeable tensor products."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Calculator", "__version__", "load", "predict", "save"]
+
+#: Public name -> module. Imported on first use, so that ``import eqmol`` does not load torch.
+_PUBLIC = {
+    "load": "eqmol.checkpoint",
+    "save": "eqmol.checkpoint",
+    "Calculator": "eqmol.calculator",
+    "predict": "eqmol.inference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'eqmol' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+import_module("eqmol.ase_plugin")  # registers the calculator's name with ASE

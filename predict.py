@@ -1,0 +1,3 @@
+from eqmol.inference import main
+
+raise SystemExit(main())
