@@ -1,0 +1,155 @@
+"""What a structure is to the models: a graph of atoms."""
+
+from collections.abc import Sequence
+
+import ase
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from eqmol.errors import InputError
+from eqmol.graph.neighbors import MAX_EXTENT_IN_CUTOFFS, NeighborList, complete_cell, open_extent
+
+#: Two atoms closer than this (Å), images included, are one atom written twice.
+COINCIDENT = 1e-3
+#: Å; periodic vectors whose parallelepiped is flatter than this have no usable lattice.
+FLAT_CELL = 0.1
+
+
+class AtomGraph(Data):
+    """One structure with its edges and, where known, its labels; :mod:`eqmol.graph.keys` says what each field is."""
+
+    pos: Tensor
+    atomic_numbers: Tensor
+    cell: Tensor
+    pbc: Tensor
+    shifts: Tensor
+    config_type: str
+    source: str
+
+
+def from_atoms(
+    atoms: ase.Atoms,
+    cutoff: float,
+    *,
+    energy: float | None = None,
+    forces: ArrayLike | None = None,
+    stress: ArrayLike | None = None,
+    source: str = "",
+    neighbors: NeighborList | None = None,
+) -> AtomGraph:
+    """Turn an ASE structure into a graph.
+
+    Args:
+        atoms: structure in Å; constraints and calculators are ignored.
+        cutoff: Å.
+        energy: eV.
+        forces: [N, 3] eV/Å.
+        stress: [3, 3] eV/Å³, +dE/dstrain/V.
+        source: where the structure comes from, for messages: "path, frame 17".
+        neighbors: a list with the same cutoff that is kept between calls.
+
+    Raises:
+        InputError: no atoms, positions or cell not finite, a singular cell with a periodic direction, atoms at the same
+            place or absurdly far apart.
+    """
+    positions = np.asarray(atoms.positions, dtype=np.float64)
+    cell = np.asarray(atoms.cell.array, dtype=np.float64)
+    pbc = np.asarray(atoms.pbc, dtype=bool)
+    _check_geometry(atoms, positions, cell, pbc, cutoff, source)
+    if neighbors is None:
+        neighbors = NeighborList(cutoff)
+    assert neighbors.cutoff == cutoff
+    edge_index, shifts = neighbors(positions, cell, pbc)
+    graph = AtomGraph(
+        pos=torch.tensor(positions),
+        atomic_numbers=torch.tensor(atoms.numbers, dtype=torch.int64),
+        cell=torch.tensor(cell)[None],
+        pbc=torch.tensor(pbc)[None],
+        edge_index=edge_index,
+        shifts=shifts,
+        config_type=str(atoms.info.get("config_type", "")),
+        source=source,
+    )
+    _check_distances(graph, atoms, source)
+    if energy is not None:
+        graph.energy = torch.tensor([energy], dtype=torch.float64)
+    if forces is not None:
+        graph.forces = torch.tensor(np.asarray(forces, dtype=np.float64).reshape(len(atoms), 3))
+    if stress is not None:
+        graph.stress = torch.tensor(np.asarray(stress, dtype=np.float64).reshape(1, 3, 3))
+    return graph
+
+
+def collate(graphs: Sequence[AtomGraph]) -> Batch:
+    """Join graphs with the same fields into one graph with ``batch`` [N], ``ptr`` [G+1] and ``num_graphs``."""
+    return Batch.from_data_list(list(graphs))
+
+
+def edge_vectors(graph: Data) -> Tensor:
+    """Return the vectors [E, 3] (Å) of one graph's edges, from each receiver to its sender's image."""
+    senders, receivers = graph.edge_index
+    return graph.pos[senders] + graph.shifts @ graph.cell[0] - graph.pos[receivers]
+
+
+def _check_geometry(
+    atoms: ase.Atoms,
+    positions: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    cutoff: float,
+    source: str,
+) -> None:
+    """Refuse what has no neighbour list."""
+    if len(atoms) == 0:
+        raise InputError(f"{_where(source)}the structure has no atoms.")
+    broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if len(broken) > 0:
+        i = broken[0]
+        raise InputError(f"{_where(source)}the position of {_name(atoms, i)} is not finite: {positions[i].tolist()}.")
+    if not np.isfinite(cell).all():
+        raise InputError(f"{_where(source)}the cell is not finite: {cell.tolist()}.")
+    if pbc.any() and (height := _lowest_height(cell[pbc])) < FLAT_CELL:
+        raise InputError(
+            f"{_where(source)}the cell {cell.tolist()} is singular along its periodic directions {pbc.tolist()} "
+            f"(lowest height {height:.3g} Å); give independent lattice vectors or switch the periodic directions off."
+        )
+    extent = open_extent(positions, complete_cell(cell, pbc), pbc)
+    if extent > MAX_EXTENT_IN_CUTOFFS * cutoff:
+        far = np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmax()
+        raise InputError(
+            f"{_where(source)}the atoms spread over {extent:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times the "
+            f"cutoff of {cutoff} Å; look at {_name(atoms, far)} at {positions[far].tolist()}."
+        )
+
+
+def _check_distances(graph: AtomGraph, atoms: ase.Atoms, source: str) -> None:
+    """Refuse two atoms at the same place."""
+    distances = edge_vectors(graph).norm(dim=1)
+    if len(distances) == 0 or distances.min() >= COINCIDENT:
+        return
+    sender, receiver = (int(i) for i in graph.edge_index[:, distances.argmin()])
+    first, second = min(sender, receiver), max(sender, receiver)
+    raise InputError(
+        f"{_where(source)}{_name(atoms, first)} and {_name(atoms, second)} are at the same place "
+        f"({float(distances.min()):.2g} Å apart, periodic images included); remove one of them."
+    )
+
+
+def _lowest_height(vectors: NDArray[np.float64]) -> float:
+    """Return the lowest height (Å) of the parallelepiped of [K, 3] vectors: 1 / the longest reciprocal vector."""
+    if np.linalg.matrix_rank(vectors) < len(vectors):
+        return 0.0
+    return float(1.0 / np.linalg.norm(np.linalg.pinv(vectors), axis=0).max())
+
+
+def _name(atoms: ase.Atoms, index: int) -> str:
+    """Return "atom 3 (C)"."""
+    return f"atom {index} ({atoms.symbols[index]})"
+
+
+def _where(source: str) -> str:
+    """Return the beginning of a message."""
+    return f"{source}: " if source else ""
