@@ -44,7 +44,7 @@ class NeighborList:
         points = np.ascontiguousarray(positions, dtype=np.float64)
         periodic = np.asarray(pbc, dtype=bool)
         box = complete_cell(np.asarray(cell, dtype=np.float64), periodic)
-        assert open_extent(points, box, periodic) <= MAX_EXTENT_IN_CUTOFFS * self.cutoff
+        assert extent(points, box, periodic) <= MAX_EXTENT_IN_CUTOFFS * self.cutoff
         receivers, senders, shifts = self._vesin.compute(points, box, periodic, quantities="ijS")
         receivers, senders, shifts = receivers.astype(np.int64), senders.astype(np.int64), shifts.astype(np.int64)
         order = _sorting_order(receivers, senders, shifts, len(points))
@@ -79,17 +79,19 @@ def complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[
     return complete
 
 
-def open_extent(positions: NDArray[np.float64], complete: NDArray[np.float64], pbc: NDArray[np.bool_]) -> float:
-    """Return the largest extent of the structure along its open directions in Å (0 when fully periodic).
+def extent(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> float:
+    """Return the largest length (Å) to be divided: of a periodic vector, or of the structure in an open direction.
 
     Args:
         positions: [N, 3] Å.
-        complete: [3, 3] Å, from :func:`complete_cell`.
+        cell: [3, 3] Å.
         pbc: [3] bool.
     """
-    if pbc.all() or len(positions) == 0:
-        return 0.0
-    return float(np.ptp(positions @ complete[~pbc].T, axis=0).max())
+    complete = complete_cell(cell, pbc)
+    lengths = np.linalg.norm(complete[pbc], axis=1)
+    if len(positions) > 0:
+        lengths = np.append(lengths, np.ptp(positions @ complete[~pbc].T, axis=0))
+    return float(lengths.max(initial=0.0))
 
 
 def _sorting_order(

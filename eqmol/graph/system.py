@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from eqmol.errors import InputError
-from eqmol.graph.neighbors import MAX_EXTENT_IN_CUTOFFS, NeighborList, complete_cell, open_extent
+from eqmol.graph.neighbors import MAX_EXTENT_IN_CUTOFFS, NeighborList, extent
 
 #: Two atoms closer than this (Å), images included, are one atom written twice.
 COINCIDENT = 1e-3
@@ -116,12 +116,11 @@ def _check_geometry(
             f"{_where(source)}the cell {cell.tolist()} is singular along its periodic directions {pbc.tolist()} "
             f"(lowest height {height:.3g} Å); give independent lattice vectors or switch the periodic directions off."
         )
-    extent = open_extent(positions, complete_cell(cell, pbc), pbc)
-    if extent > MAX_EXTENT_IN_CUTOFFS * cutoff:
+    if (length := extent(positions, cell, pbc)) > MAX_EXTENT_IN_CUTOFFS * cutoff:
         far = np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmax()
         raise InputError(
-            f"{_where(source)}the atoms spread over {extent:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times the "
-            f"cutoff of {cutoff} Å; look at {_name(atoms, far)} at {positions[far].tolist()}."
+            f"{_where(source)}the structure extends over {length:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times "
+            f"the cutoff of {cutoff} Å; look at the cell and at {_name(atoms, far)}, position {positions[far].tolist()}."
         )
 
 

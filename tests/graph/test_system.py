@@ -1,0 +1,128 @@
+"""Graphs from ASE structures: fields, batches and refusals."""
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
+
+from eqmol.errors import InputError
+from eqmol.graph import NeighborList, collate, edge_vectors, from_atoms, keys
+
+
+def test_fields_have_the_documented_shapes_and_types():
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    atoms.info["config_type"] = "solid"
+    graph = from_atoms(atoms, 5.0, energy=-3.0, forces=np.ones((2, 3)), stress=np.eye(3), source="file.xyz, frame 4")
+    n, e = 2, graph.edge_index.shape[1]
+    expected = {
+        keys.POSITIONS: ((n, 3), torch.float64),
+        keys.ATOMIC_NUMBERS: ((n,), torch.int64),
+        keys.CELL: ((1, 3, 3), torch.float64),
+        keys.PBC: ((1, 3), torch.bool),
+        keys.EDGE_INDEX: ((2, e), torch.int64),
+        keys.SHIFTS: ((e, 3), torch.float64),
+        keys.ENERGY: ((1,), torch.float64),
+        keys.FORCES: ((n, 3), torch.float64),
+        keys.STRESS: ((1, 3, 3), torch.float64),
+    }
+    assert {name: (tuple(graph[name].shape), graph[name].dtype) for name in expected} == expected
+    assert graph.config_type == "solid"
+    assert graph.source == "file.xyz, frame 4"
+    receivers = graph.edge_index[1]
+    assert bool((receivers[1:] >= receivers[:-1]).all())
+    lengths = edge_vectors(graph).norm(dim=1)
+    assert lengths.min() > 0
+    assert lengths.max() <= 5.0
+
+
+def test_labels_are_absent_unless_given():
+    graph = from_atoms(molecule("H2O"), 5.0)
+    assert not set(keys.LABELS) & set(graph.keys())
+    assert graph.config_type == ""
+
+
+def test_a_graph_is_independent_of_its_atoms():
+    atoms = molecule("H2O")
+    atoms.set_constraint(FixAtoms([0]))
+    graph = from_atoms(atoms, 5.0)
+    before = graph.pos.clone()
+    atoms.positions += 1.0
+    assert graph.pos.equal(before)
+
+
+def test_collate_joins_without_connecting():
+    graphs = [from_atoms(molecule(name), 5.0, energy=float(i), source=name) for i, name in enumerate(["H2O", "CH4"])]
+    graphs.append(from_atoms(ase.Atoms("He"), 5.0, energy=2.0, source="He"))
+    batch = collate(graphs)
+    assert batch.num_graphs == 3
+    assert batch.ptr.tolist() == [0, 3, 8, 9]
+    assert batch.energy.tolist() == [0.0, 1.0, 2.0]
+    assert batch.cell.shape == (3, 3, 3)
+    assert batch.pbc.shape == (3, 3)
+    assert batch.source == ["H2O", "CH4", "He"]
+    senders, receivers = batch.edge_index
+    assert batch.batch[senders].equal(batch.batch[receivers])
+    assert bool((receivers[1:] >= receivers[:-1]).all())
+
+
+def test_a_kept_list_gives_the_same_graph():
+    atoms = bulk("Cu", cubic=True)
+    kept = NeighborList(4.0, skin=0.5)
+    from_atoms(atoms, 4.0, neighbors=kept)
+    atoms.positions[0] += 0.1
+    graph, fresh = from_atoms(atoms, 4.0, neighbors=kept), from_atoms(atoms, 4.0)
+    assert graph.edge_index.equal(fresh.edge_index)
+    assert graph.shifts.equal(fresh.shifts)
+
+
+def broken(atoms: ase.Atoms, **changes) -> ase.Atoms:
+    """A copy of a structure with cell, pbc or single positions replaced."""
+    atoms = atoms.copy()
+    for index, position in changes.pop("positions", {}).items():
+        atoms.positions[index] = position
+    for name, value in changes.items():
+        setattr(atoms, name, value)
+    return atoms
+
+
+WATER = molecule("H2O")
+ROW = np.array([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("atoms", "words"),
+    [
+        (ase.Atoms(), ["no atoms"]),
+        (broken(WATER, positions={1: [0, np.nan, 0]}), ["atom 1 (H)", "not finite", "nan"]),
+        (broken(WATER, positions={2: [np.inf, 0, 0]}), ["atom 2 (H)", "inf"]),
+        (broken(WATER, cell=np.diag([5, 5, np.nan])), ["cell", "not finite"]),
+        (broken(WATER, pbc=True), ["singular", "[True, True, True]"]),
+        (broken(WATER, cell=[ROW, 2 * ROW, [0, 0, 9]], pbc=[True, True, False]), ["singular"]),
+        (broken(WATER, cell=[9 * ROW, 9 * ROW + [0, 0, 0.05], [9, 0, 0]], pbc=True), ["singular"]),
+        (broken(WATER, cell=np.zeros((3, 3)), pbc=[False, False, True]), ["singular"]),
+        (broken(WATER, positions={2: WATER.positions[0]}), ["atom 0 (O)", "atom 2 (H)", "same place"]),
+        (
+            broken(WATER, cell=np.eye(3) * 6, pbc=True, positions={1: WATER.positions[0] + [6, 0, 0]}),
+            ["atom 0 (O)", "atom 1 (H)", "periodic images"],
+        ),
+        (broken(WATER, positions={1: [0, 0, 1e12]}), ["atom 1 (H)", "1e+12"]),
+        (broken(WATER, cell=np.diag([1e9, 5, 5]), pbc=True), ["1e+09"]),
+    ],
+)
+def test_what_is_refused(atoms, words):
+    with pytest.raises(InputError) as error:
+        from_atoms(atoms, 5.0, source="a.xyz, frame 3")
+    message = str(error.value)
+    assert message.startswith("a.xyz, frame 3: ")
+    assert message.count("\n") == 0
+    for word in words:
+        assert word in message
+
+
+def test_open_directions_need_no_cell():
+    for cell in (np.zeros((3, 3)), np.ones((3, 3)), np.diag([0.01, 0, 0])):
+        assert from_atoms(broken(WATER, cell=cell), 5.0).edge_index.shape == (2, 6)
+    slab = broken(WATER, cell=np.diag([3.0, 3.0, 0.0]), pbc=[True, True, False])
+    assert from_atoms(slab, 2.0).edge_index.shape[1] > 0
