@@ -1,0 +1,129 @@
+"""What every algorithm for a tensor product implements.
+
+Operations own no parameters: weights are an argument, so one checkpoint runs under every algorithm. They are twice
+differentiable in features, weights and edge vectors, and never mix channels.
+
+Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, W own weights of the spec, H hidden radial features.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eqmol.ops.spec import Operation, Spec
+
+
+class RadialWeight(NamedTuple):
+    """Weights of a convolution before the last linear map of the radial network.
+
+    An algorithm may fold its own change of basis into ``matrix``, whose cost does not depend on the number of edges.
+
+    Attributes:
+        hidden: [E, H].
+        matrix: [H, W, C].
+    """
+
+    hidden: Tensor
+    matrix: Tensor
+
+    def dense(self) -> Tensor:
+        """[E, W, C]."""
+        return (self.hidden @ self.matrix.flatten(1)).unflatten(-1, self.matrix.shape[1:])
+
+    def rebased(self, basis: Tensor) -> "RadialWeight":
+        """The same weights in another basis; ``basis`` [W, W'] maps old weights to new ones."""
+        return RadialWeight(self.hidden, torch.einsum("hwc,wv->hvc", self.matrix, basis))
+
+
+class TensorProduct(nn.Module, ABC):
+    """An algorithm for one spec. ``state_dict()`` is empty: tables are non-persistent buffers."""
+
+    operation: Operation
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        assert spec.operation == self.operation, f"{type(self).__name__} computes a {self.operation}, not {spec}"
+        self.spec = spec
+
+    def add_table(self, name: str, values: np.ndarray) -> None:
+        """Register a constant: floats in the default dtype (moved and cast with the module), integers as they are."""
+        dtype = torch.get_default_dtype() if np.issubdtype(values.dtype, np.floating) else torch.int64
+        self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
+
+    def extra_repr(self) -> str:
+        s = self.spec
+        order = f", order {s.order}" if s.operation == "power" else f", filter {s.degree_filter}"
+        return f"{s.family}, {s.parity}, degree {s.degree_in} -> {s.degree_out}{order}, {s.num_weights} weights"
+
+
+class Convolution(TensorProduct):
+    """message[e] = product of the sender's features with the harmonics of the edge, summed at receivers."""
+
+    operation = "convolution"
+
+    @property
+    @abstractmethod
+    def geometry_key(self) -> Hashable:
+        """Operations with equal keys may share the result of :meth:`geometry`."""
+
+    @abstractmethod
+    def geometry(self, vectors: Tensor) -> Any:
+        """Per-edge tensors, opaque to models, from edge vectors [E, 3] in Å of any non-zero length."""
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        geometry: Any,
+        weight: RadialWeight,
+        senders: Tensor,
+        receivers: Tensor,
+        num_receivers: int,
+    ) -> Tensor:
+        """Sum of messages at every receiver.
+
+        Args:
+            x: node features [N, lm_in, C].
+            geometry: what :meth:`geometry` returned.
+            weight: own weights per edge.
+            senders, receivers: [E] node indices; edges are sorted by receiver.
+            num_receivers: number of rows of the result.
+
+        Returns:
+            [num_receivers, lm_out, C].
+        """
+
+
+class Product(TensorProduct):
+    """z = x ⊗ y, channel by channel."""
+
+    operation = "product"
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        """Product of x [N, lm_in, C] and y [N, lm_filter, C] with weight [W, C] or [N, W, C] -> [N, lm_out, C]."""
+
+
+class Power(TensorProduct):
+    """Symmetric products of 1 ... order copies of one field, channel by channel."""
+
+    operation = "power"
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
+        """Power of x [N, lm_in, C] with weight [groups, W, C] chosen by group [N] -> [N, lm_out, C]."""
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Directions of edge vectors [E, 3]."""
+    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+
+
+def sum_edges(messages: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
+    """Sum [E, ...] over the edges of every receiver -> [num_receivers, ...]."""
+    total = messages.new_zeros(num_receivers, *messages.shape[1:])
+    return total.index_add(0, receivers, messages)

@@ -1,0 +1,165 @@
+"""What a tensor product computes, apart from how.
+
+Every specification is the Clebsch-Gordan product with particular path weights: with own weights w [num_weights] the result
+is the coupled product with path weights w @ paths. Two families:
+
+- *coupled*: one weight per path, so ``paths`` is the identity;
+- *gaunt*: the product of functions on the sphere, one weight per degree of the second factor (convolution, product) or per
+  order and output degree (power). Under ``so3`` the curl pairing r·(∇f × ∇g) adds the paths of odd l1 + l2 + l3 with
+  weights of their own.
+
+Degrees carry natural parity (-1)^l; ``o3`` keeps the paths of even l1 + l2 + l3, ``so3`` keeps all.
+Own weights that reach no path do not exist. Constants give every output component unit variance for independent inputs
+and weights of unit variance.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+
+from eqmol.errors import InputError
+from eqmol.so3.coupling import is_coupled, pairing_factor
+from eqmol.so3.symmetric import gaunt_coefficients, symmetric_paths
+
+Operation = Literal["convolution", "product", "power"]
+Family = Literal["coupled", "gaunt"]
+Parity = Literal["o3", "so3"]
+
+MAX_DEGREE = 12
+MAX_ORDER = 6
+#: Symmetric couplings grow like degree^(2 order); beyond this many monomials a coupled power is refused.
+MAX_MONOMIALS = 100_000
+
+PairPath = tuple[int, int, int]  # l1, l2, l3
+PowerPath = tuple[tuple[int, ...], int, int]  # degrees of the factors, l3, index among the couplings of these degrees
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The function that a tensor product computes.
+
+    Attributes:
+        operation: ``convolution`` (features with the harmonics of edges), ``product`` (two features) or ``power``.
+        family, parity: see the module.
+        degree_in: highest degree of the first factor.
+        degree_filter: highest degree of the second factor; 0 for a power.
+        degree_out: highest degree of the result.
+        order: highest order of a power, 1 for the other operations.
+
+    Raises:
+        InputError: an unknown name, or degrees and orders out of range.
+    """
+
+    operation: Operation
+    family: Family
+    parity: Parity
+    degree_in: int
+    degree_filter: int
+    degree_out: int
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("operation", Operation), ("family", Family), ("parity", Parity)):
+            if getattr(self, name) not in get_args(allowed):
+                raise InputError(f"{name}={getattr(self, name)!r} is unknown; choose from {', '.join(get_args(allowed))}")
+        for name in ("degree_in", "degree_filter", "degree_out"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= MAX_DEGREE:
+                raise InputError(f"{name}={value!r} must be an integer from 0 to {MAX_DEGREE}")
+        if type(self.order) is not int or not 1 <= self.order <= MAX_ORDER:
+            raise InputError(f"order={self.order!r} must be an integer from 1 to {MAX_ORDER}")
+
+    @cached_property
+    def pair_paths(self) -> tuple[PairPath, ...]:
+        """Paths (l1, l2, l3) of a convolution or product, ordered by l3, then l1, then l2."""
+        return tuple(
+            (l1, l2, l3)
+            for l3 in range(self.degree_out + 1)
+            for l1 in range(self.degree_in + 1)
+            for l2 in range(self.degree_filter + 1)
+            if is_coupled(l1, l2, l3) and (self.parity == "so3" or (l1 + l2 + l3) % 2 == 0)
+        )
+
+    @cached_property
+    def power_paths(self) -> tuple[PowerPath, ...]:
+        """Paths of a power of all orders up to ``order``, ordered by l3, then order, then degrees of the factors."""
+        # the plain power of one field has no odd couplings, and the curl of a field with itself vanishes
+        even_only = self.parity == "o3" or self.family == "gaunt"
+        return symmetric_paths(self.degree_in, self.degree_out, self.order, even_only, MAX_MONOMIALS)
+
+    @cached_property
+    def path_degrees(self) -> np.ndarray:
+        """Output degree l3 of every path, int64 [num_paths]."""
+        if self.operation == "power":
+            return np.array([l3 for _, l3, _ in self.power_paths])
+        return np.array([l3 for _, _, l3 in self.pair_paths])
+
+    @property
+    def num_paths(self) -> int:
+        return len(self.path_degrees)
+
+    @cached_property
+    def path_normalization(self) -> np.ndarray:
+        """Constant of every path, float64 [num_paths]: √((2 l3 + 1) / P_l3) with P_l3 paths into l3.
+
+        A power's couplings have unit second moment already: there it is √(1 / P_l3).
+        """
+        count = np.bincount(self.path_degrees, minlength=self.degree_out + 1)[self.path_degrees]
+        return np.sqrt((1 if self.operation == "power" else 2 * self.path_degrees + 1) / count)
+
+    @cached_property
+    def own_weights(self) -> tuple[tuple[int, int], ...]:
+        """What each own weight of the gaunt family belongs to.
+
+        Convolution and product: (0, l2) for the product f·g, (1, l2) for the curl pairing. Power: (order, l3).
+        """
+        if self.operation == "power":
+            return tuple(
+                (order, l3)
+                for l3 in range(self.degree_out + 1)
+                for order in range(1, self.order + 1)
+                if l3 <= order * self.degree_in and not (self.degree_in == 0 and l3)
+            )
+        return tuple(sorted({((l1 + l2 + l3) % 2, l2) for l1, l2, l3 in self.pair_paths}))
+
+    @cached_property
+    def paths(self) -> np.ndarray:
+        """Own weights -> path weights of the coupled product, float64 [num_weights, num_paths]."""
+        if self.family == "coupled":
+            return np.eye(self.num_paths)
+        return self._gaunt_power_paths() if self.operation == "power" else self._gaunt_pair_paths()
+
+    @property
+    def num_weights(self) -> int:
+        """Number of own weights per channel."""
+        return self.num_paths if self.family == "coupled" else len(self.own_weights)
+
+    @cached_property
+    def gaunt_scale(self) -> np.ndarray:
+        """Gaunt family: constant of the output per degree l3, float64 [degree_out + 1], or of a power per own weight."""
+        assert self.family == "gaunt"
+        if self.operation == "power":
+            count = np.bincount([l3 for _, l3 in self.own_weights], minlength=self.degree_out + 1)
+            moments = [gaunt_coefficients(self.degree_in, order, l3).second_moment for order, l3 in self.own_weights]
+            return 1 / np.sqrt(np.array(moments) * count[[l3 for _, l3 in self.own_weights]])
+        variance = np.zeros(self.degree_out + 1)
+        for l1, l2, l3 in self.pair_paths:
+            variance[l3] += pairing_factor(l1, l2, l3) ** 2 / (2 * l3 + 1)
+        return 1 / np.sqrt(np.where(variance > 0, variance, 1))
+
+    def _gaunt_pair_paths(self) -> np.ndarray:
+        index = {own: row for row, own in enumerate(self.own_weights)}
+        matrix = np.zeros((self.num_weights, self.num_paths))
+        for column, (l1, l2, l3) in enumerate(self.pair_paths):
+            matrix[index[(l1 + l2 + l3) % 2, l2], column] = self.gaunt_scale[l3] * pairing_factor(l1, l2, l3)
+        return matrix / self.path_normalization
+
+    def _gaunt_power_paths(self) -> np.ndarray:
+        matrix = np.zeros((self.num_weights, self.num_paths))
+        column = {path: i for i, path in enumerate(self.power_paths)}
+        for row, (order, l3) in enumerate(self.own_weights):
+            for path, value in gaunt_coefficients(self.degree_in, order, l3).coefficients.items():
+                matrix[row, column[path]] = self.gaunt_scale[row] * value
+        return matrix / self.path_normalization
