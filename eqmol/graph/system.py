@@ -120,7 +120,7 @@ def _check_geometry(
         far = np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmax()
         raise InputError(
             f"{_where(source)}the structure extends over {length:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times "
-            f"the cutoff of {cutoff} Å; look at the cell and at {_name(atoms, far)}, position {positions[far].tolist()}."
+            f"the cutoff of {cutoff} Å; look at the cell and {_name(atoms, far)} at {positions[far].tolist()}."
         )
 
 
