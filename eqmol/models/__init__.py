@@ -1,1 +1,6 @@
+"""Assemblies: backbones that return node features, and what is read from them."""
 
+from eqmol.models.mace import MACE
+from eqmol.models.potential import Potential
+
+__all__ = ["MACE", "Potential"]

@@ -1,0 +1,190 @@
+"""A MACE-style backbone: convolutions whose results are raised to symmetric powers.
+
+Source: Batatia et al. 2022, arXiv:2206.07697, with any tensor product of :mod:`eqmol.ops`, products taken channel by
+channel, and channels mixed by linear maps in between.
+
+Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, K fields.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from eqmol.errors import InputError
+from eqmol.models.arguments import check_elements, check_integer, check_list, check_number
+from eqmol.nn import (
+    BesselBasis,
+    ElementEmbedding,
+    GroupLinear,
+    Groups,
+    Linear,
+    RadialNetwork,
+    group_nodes,
+    pad_degrees,
+)
+from eqmol.ops.contract import Convolution, Power, RadialWeight
+from eqmol.ops.registry import Backend, create
+from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
+
+
+class MACELayer(nn.Module):
+    """Convolution, symmetric power with weights per element, and a residual per element.
+
+    x -> linear -> convolution / n -> linear to K fields -> power -> linear, then (this + linear of x by element) / √2
+
+    Args:
+        convolution: spec of the convolution, from the features' degree to the degree of the power's input.
+        power: spec of the power.
+        backend: algorithm, as :func:`eqmol.ops.registry.create` takes it.
+        channels: C.
+        fields: K, how many differently mixed fields are raised to the power.
+        num_elements: number of sets of power and residual weights.
+        num_bessel, radial_hidden: sizes of the radial network.
+        avg_num_neighbors: n, mean number of edges per receiver.
+    """
+
+    convolution: Convolution
+    power: Power
+
+    def __init__(
+        self,
+        convolution: Spec,
+        power: Spec,
+        backend: Backend,
+        channels: int,
+        fields: int,
+        num_elements: int,
+        num_bessel: int,
+        radial_hidden: list[int],
+        avg_num_neighbors: float,
+    ) -> None:
+        super().__init__()
+        degree, middle, degree_out = convolution.degree_in, convolution.degree_out, power.degree_out
+        self.message_scale = 1 / avg_num_neighbors
+        self.convolution = create(convolution, backend)  # type: ignore[assignment]
+        self.power = create(power, backend)  # type: ignore[assignment]
+        self.up = Linear(degree, degree, channels, channels)
+        self.radial = RadialNetwork(num_bessel, radial_hidden, convolution.num_weights, channels)
+        self.mix = Linear(middle, middle, channels, fields * channels)
+        self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
+        self.down = Linear(degree_out, degree_out, fields * channels, channels)
+        self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)
+
+    def forward(
+        self, x: Tensor, basis: Tensor, geometry: object, edges: tuple[Tensor, Tensor], species: Tensor, groups: Groups
+    ) -> Tensor:
+        """Features [N, lm_in, C] -> [N, lm_out, C], given the radial basis, geometry and ends of the edges."""
+        weight = RadialWeight(*self.radial(basis))
+        messages = self.convolution(self.up(x), geometry, weight, *edges, len(x))
+        power = self.power(self.mix(messages * self.message_scale), self.power_weight, species)
+        residual = pad_degrees(self.residual(x, groups), self.power.spec.degree_out)
+        return (self.down(power) + residual) * math.sqrt(1 / 2)
+
+
+class MACE(nn.Module):
+    """Node features from edge vectors and elements.
+
+    Args:
+        backend: name of the tensor-product algorithm, or one name per operation.
+        family, parity: function family and selection rule of the products, see :mod:`eqmol.ops.spec`.
+        degree: highest degree of the features between layers.
+        filter_degree: highest degree of the edges' harmonics, and of the fields that are raised to powers.
+        channels: C.
+        layers: number of layers; each widens the receptive field by one cutoff.
+        correlation: highest order of the powers; order ν couples ν neighbours at once.
+        fields: K, how many differently mixed fields are raised to powers (K · C channels).
+        cutoff: Å.
+        elements: atomic numbers; their order is the order of the per-element parameters.
+        avg_num_neighbors: mean number of edges per atom in the training set.
+        num_bessel: number of radial basis functions.
+        radial_hidden: widths of the radial network's hidden layers.
+        envelope_exponent: exponent of the radial envelope.
+
+    Raises:
+        InputError: an argument of the wrong type or out of bounds, or a backend that cannot run the family.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        family: Family,
+        parity: Parity,
+        degree: int,
+        filter_degree: int,
+        channels: int,
+        layers: int,
+        correlation: int,
+        fields: int,
+        cutoff: float,
+        elements: list[int],
+        avg_num_neighbors: float,
+        num_bessel: int = 8,
+        radial_hidden: Sequence[int] = (64, 64, 64),
+        envelope_exponent: int = 6,
+    ) -> None:
+        super().__init__()
+        check_integer("degree", degree, 0, MAX_DEGREE)
+        check_integer("filter_degree", filter_degree, 0, MAX_DEGREE)
+        check_integer("correlation", correlation, 1, MAX_ORDER)
+        check_integer("channels", channels, 1, 2048)
+        check_integer("layers", layers, 1, 16)
+        check_integer("fields", fields, 1, 16)
+        check_integer("num_bessel", num_bessel, 1, 256)
+        check_integer("envelope_exponent", envelope_exponent, 2, 32)
+        hidden = check_list("radial_hidden", radial_hidden, 8)
+        for width in hidden:
+            check_integer("each of radial_hidden", width, 1, 2048)
+        if not isinstance(backend, str | Mapping):
+            raise InputError(f"backend={backend!r} must be a name, or one name per operation")
+        self.cutoff = check_number("cutoff", cutoff, 0.1, 100.0)
+        self.elements = check_elements(elements)
+        self.channels = channels
+        self.num_layers = layers
+        neighbors = check_number("avg_num_neighbors", avg_num_neighbors, 0.0, 1e6)
+
+        self.embedding = ElementEmbedding(len(self.elements), channels)
+        self.basis = BesselBasis(self.cutoff, num_bessel, envelope_exponent)
+        # the first layer's features are scalars, and the readout of the last needs no more
+        degrees = [0, *[degree] * (layers - 1), 0]
+        self.layers = nn.ModuleList(
+            MACELayer(
+                Spec("convolution", family, parity, degree_in, filter_degree, filter_degree),
+                Spec("power", family, parity, filter_degree, 0, degree_out, correlation),
+                backend,
+                channels,
+                fields,
+                len(self.elements),
+                num_bessel,
+                hidden,
+                max(neighbors, 1.0),
+            )
+            for degree_in, degree_out in pairwise(degrees)
+        )
+
+    def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
+        """Features after each layer.
+
+        Args:
+            vectors: [E, 3] edge vectors in Å, from receiver to sender, in the dtype of the parameters.
+            species: [N] index into ``elements``.
+            senders, receivers: [E] ends of the edges, sorted by receiver.
+
+        Returns:
+            Per layer [N, lm, C]; the last has scalars only.
+        """
+        basis = self.basis(torch.linalg.vector_norm(vectors, dim=-1))
+        groups = group_nodes(species, len(self.elements))
+        geometries: dict = {}
+        x = self.embedding(species)
+        features = []
+        for layer in self.layers:
+            assert isinstance(layer, MACELayer)
+            key = layer.convolution.geometry_key
+            if key not in geometries:
+                geometries[key] = layer.convolution.geometry(vectors)
+            x = layer(x, basis, geometries[key], (senders, receivers), species, groups)
+            features.append(x)
+        return features

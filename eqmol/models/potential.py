@@ -1,0 +1,201 @@
+"""Energy, forces and stress of atomistic systems from node features.
+
+Shapes: N atoms, E edges, G graphs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor, nn
+
+from eqmol.errors import InputError
+from eqmol.models.arguments import check_elements, check_flag, check_integer, check_list, check_number
+from eqmol.models.mace import MACE
+from eqmol.models.reference import ReferenceEnergy
+from eqmol.models.repulsion import ZBLRepulsion
+from eqmol.nn import LinearReadout, NonlinearReadout
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+#: Å; the direction of a shorter edge is not defined.
+SHORTEST_EDGE = 1e-6
+
+
+class Potential(nn.Module):
+    """Potential energy with conservative forces.
+
+    The energy of atom i is E0(Z_i) + scale · [f(Z_i, environment) - f(Z_i, no neighbours)] (+ repulsion): an atom
+    without neighbours has exactly E0, and the energy is twice continuously differentiable when atoms cross the cutoff.
+
+    Args:
+        backbone: returns node features after each layer.
+        elements: atomic numbers, the same as the backbone's.
+        e0: energy of the isolated atom of each element, eV.
+        scale: eV, unit of the network's energies; the root mean square of force components in eV/Å serves well.
+        zbl: add the screened repulsion of nuclei.
+        readout_hidden: width of the last readout's hidden layer.
+
+    Raises:
+        InputError: an argument of the wrong type, size or range.
+    """
+
+    species_of: Tensor
+
+    def __init__(
+        self,
+        backbone: MACE,
+        elements: list[int],
+        e0: list[float],
+        scale: float,
+        zbl: bool = False,
+        readout_hidden: int = 16,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, MACE):
+            raise InputError(f"backbone must be a model with node features, not {type(backbone).__name__}")
+        self.elements = check_elements(elements)
+        if self.elements != backbone.elements:
+            raise InputError(f"elements={self.elements} differ from those of the backbone, {backbone.elements}")
+        energies = [check_number("each of e0", e, -1e9, 1e9) for e in check_list("e0", e0, len(self.elements))]
+        if len(energies) != len(self.elements):
+            raise InputError(f"e0 has {len(energies)} energies for {len(self.elements)} elements; give one per element")
+        check_integer("readout_hidden", readout_hidden, 1, 2048)
+        self.cutoff = backbone.cutoff
+        self.recipe: dict[str, Any] = {}  # what the model was built from, set by whoever builds from a recipe
+        self.backbone = backbone
+        channels = backbone.channels
+        readouts = [LinearReadout(channels) for _ in range(backbone.num_layers - 1)]
+        self.readouts = nn.ModuleList([*readouts, NonlinearReadout(channels, readout_hidden)])
+        self.reference = ReferenceEnergy(energies, check_number("scale", scale, 1e-9, 1e9))
+        self.repulsion = ZBLRepulsion(self.elements, self.cutoff) if check_flag("zbl", zbl) else None
+        species_of = torch.full((len(chemical_symbols),), -1)
+        species_of[torch.tensor(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("species_of", species_of, persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network; positions, energies and forces are float64 in every case."""
+        return self.backbone.embedding.weight.dtype
+
+    def forward(self, graph: Data, forces: bool = True, stress: bool = False) -> dict[str, Tensor]:
+        """Predict.
+
+        In training mode the results can be differentiated again; in evaluation mode they are detached. Works under
+        ``torch.no_grad``.
+
+        Args:
+            graph: an AtomGraph or a batch of them, see :mod:`eqmol.graph.keys`.
+            forces: also return forces.
+            stress: also return virial and stress.
+
+        Returns:
+            energy [G] eV; energies [N] eV per atom; forces [N, 3] eV/Å; virial [G, 3, 3] = -dE/dstrain in eV;
+            stress [G, 3, 3] = dE/dstrain / volume in eV/Å³, NaN for graphs that are not periodic in three directions.
+            All float64.
+
+        Raises:
+            InputError: an element that the model does not know, or two atoms at the same place.
+        """
+        with torch.inference_mode(False), torch.set_grad_enabled(self.training or forces or stress):
+            species = self._species(graph)
+            batch = graph.pos.new_zeros(len(species), dtype=torch.int64) if graph.batch is None else graph.batch
+            vectors = _edge_vectors(graph, batch)
+            if torch.is_grad_enabled() and not vectors.requires_grad:
+                vectors.requires_grad_()
+            energies = self._site_energies(graph, vectors, species)
+            energy = energies.new_zeros(len(graph.cell)).index_add(0, batch, energies)
+            results = {"energy": energy, "energies": energies}
+            if forces or stress:
+                # the energy depends on positions and strain through the edge vectors alone
+                (gradient,) = torch.autograd.grad(
+                    energy.sum(), vectors, create_graph=self.training, materialize_grads=True
+                )
+                if forces:
+                    results["forces"] = _forces(graph, gradient)
+                if stress:
+                    results |= _virial_and_stress(graph, batch, vectors, gradient)
+        return results if self.training else {name: value.detach() for name, value in results.items()}
+
+    def _site_energies(self, graph: Data, vectors: Tensor, species: Tensor) -> Tensor:
+        senders, receivers = graph.edge_index
+        num_atoms, num_elements = len(species), len(self.elements)
+        # one atom without neighbours of each element follows the real atoms
+        extended = torch.cat([species, torch.arange(num_elements, device=species.device)])
+        features = self.backbone(vectors.to(self.dtype), extended, senders, receivers)
+        terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
+        value = torch.stack(terms).sum(0)
+        interaction = value[:num_atoms] - value[num_atoms:].index_select(0, species)
+        # rows of one matrix product may differ by rounding: exact zero for atoms without neighbours
+        bound = torch.zeros(num_atoms, dtype=torch.bool, device=species.device).index_fill(0, receivers, True)
+        energies = self.reference(interaction * bound, species)
+        if self.repulsion is not None:
+            lengths = torch.linalg.vector_norm(vectors, dim=-1)
+            energies = energies + self.repulsion(lengths, species, senders, receivers)
+        return energies
+
+    def _species(self, graph: Data) -> Tensor:
+        """Index of each atom's element [N]."""
+        numbers = graph.atomic_numbers
+        known = (numbers >= 0) & (numbers < len(self.species_of))
+        species = self.species_of.index_select(0, numbers * known)
+        unknown = torch.nonzero(species < 0)
+        if len(unknown):
+            atom = int(unknown[0])
+            number = int(numbers[atom])
+            symbol = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else "?"
+            trained = ", ".join(chemical_symbols[z] for z in self.elements)
+            raise InputError(
+                f"{_place(graph, atom)} is {symbol} (atomic number {number}), which the model does not know; "
+                f"it knows {trained}"
+            )
+        return species
+
+
+def _edge_vectors(graph: Data, batch: Tensor) -> Tensor:
+    """[E, 3] float64 Å, from each receiver to its sender."""
+    senders, receivers = graph.edge_index
+    cells = graph.cell.index_select(0, batch.index_select(0, receivers))
+    offsets = torch.einsum("ei,eij->ej", graph.shifts, cells)
+    vectors = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
+    lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
+    if len(lengths) and not bool(lengths.amin() >= SHORTEST_EDGE):
+        edge = int(torch.nonzero(~(lengths >= SHORTEST_EDGE))[0])
+        raise InputError(
+            f"{_place(graph, int(receivers[edge]))} and {_place(graph, int(senders[edge]))} are at the same place or "
+            "have positions that are not finite; remove one of them or correct the positions"
+        )
+    return vectors
+
+
+def _forces(graph: Data, gradient: Tensor) -> Tensor:
+    """Forces [N, 3] from dE/d(edge vector) [E, 3]."""
+    senders, receivers = graph.edge_index
+    forces = torch.zeros_like(graph.pos).index_add(0, receivers, gradient)
+    return forces.index_add(0, senders, gradient, alpha=-1)
+
+
+def _virial_and_stress(graph: Data, batch: Tensor, vectors: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+    """Virial and stress [G, 3, 3]: a strain ε takes each edge vector v to v + v ε, so dE/dε = Σ v ⊗ dE/dv."""
+    receivers = graph.edge_index[1]
+    outer = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
+    strain = torch.zeros_like(graph.cell).index_add(0, batch.index_select(0, receivers), outer)
+    # symmetric up to rounding, as the energy does not change under rotation
+    strain = (strain + strain.mT) / 2
+    volume = torch.linalg.det(graph.cell).abs()
+    volume = torch.where(graph.pbc.all(-1), volume, torch.nan)
+    return {"virial": -strain, "stress": strain / volume[:, None, None]}
+
+
+def _place(graph: Data, atom: int) -> str:
+    """Name an atom by its index within its structure, and the structure by its source."""
+    if graph.batch is None:
+        frame, index, source = 0, atom, graph.source if "source" in graph else ""
+    else:
+        frame = int(graph.batch[atom])
+        index = atom - int(graph.ptr[frame])
+        source = graph.source[frame] if "source" in graph else f"structure {frame}"
+    return f"{source + ': ' if source else ''}atom {index}"

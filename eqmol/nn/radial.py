@@ -1,0 +1,58 @@
+"""Radial basis and the network that turns it into the weights of a convolution.
+
+Shapes: E edges, B basis functions, H hidden features, W weights per channel, C channels.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from eqmol.nn.activation import normalized_silu
+from eqmol.nn.cutoff import polynomial_envelope
+
+
+class BesselBasis(nn.Module):
+    """Spherical Bessel functions of order zero inside a smooth envelope.
+
+    B_n(r) = √(2/3) (r_c/r) sin(n π r/r_c) u(r/r_c), n = 1 ... B. Without the envelope u, every function has unit mean
+    square over the ball of radius r_c.
+
+    Source: Gasteiger et al. 2020, arXiv:2003.03123, equation 7, in another normalisation.
+    """
+
+    order: Tensor
+
+    def __init__(self, cutoff: float, size: int, envelope_exponent: int = 6) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.envelope_exponent = envelope_exponent
+        self.register_buffer("order", torch.arange(1, size + 1), persistent=False)
+
+    def forward(self, lengths: Tensor) -> Tensor:
+        """Edge lengths [E] in Å, all positive -> [E, B]."""
+        x = lengths / self.cutoff
+        amplitude = math.sqrt(2 / 3) * polynomial_envelope(x, self.envelope_exponent) / x
+        return torch.sin((math.pi * x).unsqueeze(-1) * self.order) * amplitude.unsqueeze(-1)
+
+
+class RadialNetwork(nn.Module):
+    """Multilayer perceptron without biases: zero input gives zero output, so weights vanish at the cutoff.
+
+    The last linear map is returned, not applied: a convolution may fold its own change of basis into it. Parameters are
+    standard normal and scaled by 1/√fan-in when used.
+    """
+
+    def __init__(self, basis: int, hidden: list[int], num_weights: int, channels: int) -> None:
+        super().__init__()
+        sizes = [basis, *hidden]
+        self.layers = nn.ParameterList(torch.randn(a, b) for a, b in pairwise(sizes))
+        self.matrix = nn.Parameter(torch.randn(sizes[-1], num_weights, channels))
+
+    def forward(self, basis: Tensor) -> tuple[Tensor, Tensor]:
+        """Basis [E, B] -> hidden [E, H] and matrix [H, W, C]; the weights of an edge are their product."""
+        hidden = basis
+        for weight in self.layers:
+            hidden = normalized_silu(hidden @ (weight / math.sqrt(weight.shape[0])))
+        return hidden, self.matrix / math.sqrt(self.matrix.shape[0])

@@ -1,0 +1,36 @@
+"""From scalar features to one number per node.
+
+Shapes: N nodes, C channels, H hidden features. Parameters are standard normal and scaled by 1/√fan-in when used.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from eqmol.nn.activation import normalized_silu
+
+
+class LinearReadout(nn.Module):
+    """A linear map of scalars."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """[N, C] -> [N]."""
+        return scalars @ self.weight / math.sqrt(len(self.weight))
+
+
+class NonlinearReadout(nn.Module):
+    """A perceptron with one hidden layer and SiLU."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, hidden))
+        self.last = LinearReadout(hidden)
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """[N, C] -> [N]."""
+        return self.last(normalized_silu(scalars @ (self.weight / math.sqrt(self.weight.shape[0]))))
