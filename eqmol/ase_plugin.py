@@ -1,14 +1,14 @@
 """How ASE finds eqmol: a calculator name and a file format, neither of which loads torch.
 
-ASE (3.29) has no entry point for calculators, but ``ase.io`` imports the formats of the group ``ase.ioformats``. The format
-defined here reads what ``predict.py`` wrote, with eqmol's numbers as the calculator's results; importing it registers the
-name ``eqmol``, so that ``get_calculator_class("eqmol")`` and the command line work::
+ASE (3.29) has no entry point for calculators, but ``ase.io`` imports the formats of the group ``ase.ioformats``. The
+format defined here reads what ``predict.py`` wrote, with eqmol's numbers as the calculator's results; importing it
+registers the name ``eqmol``, so that ``get_calculator_class("eqmol")`` and the command line work::
 
     ase run eqmol molecule.xyz -p path_or_model=model.safetensors,backend=escn
     ase convert -i eqmol predictions.xyz predictions.traj
 
-ASE evaluates each parameter as Python and takes it as text if that fails; a path with a comma or an equals sign in it, or
-one that starts with a built-in name, needs quotes of its own: ``-p 'path_or_model="input.safetensors"'``.
+ASE evaluates each parameter as Python and takes it as text where a name is unknown. A path that reads as Python, like
+``input.safetensors``, needs quotes of its own, ``-p 'path_or_model="input.safetensors"'``, and may hold no "=".
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,168 @@
+"""ASE calculator: ``atoms.calc = eqmol.Calculator("model.safetensors")``."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator as ASECalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+from torch_geometric.data import Data
+
+from eqmol.checkpoint import prepare
+from eqmol.errors import InputError
+from eqmol.graph import NeighborList, collate, from_atoms
+from eqmol.models import Potential
+
+
+class Calculator(ASECalculator):
+    """Energy, forces and stress of a trained potential for ASE's dynamics, optimisers and filters.
+
+    Results are float64 NumPy arrays in eV, eV/Å and eV/Å³: ``energy`` (= ``free_energy``), ``energies`` [N], ``forces``
+    [N, 3] and, for structures that are periodic in three directions and no others, ``stress`` [6] in ASE's order
+    (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V).
+
+    Args:
+        path_or_model: a model file, or a model, of which a copy is made.
+        backend: algorithm of the tensor products; None keeps the model's.
+        device: ``"cpu"``, ``"cuda"``, ...
+        dtype: ``"float32"`` or ``"float64"``; None keeps the model's.
+        skin: Å; neighbours are searched anew only when an atom has moved half of it. 0 searches at every step.
+
+    Raises:
+        InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, an element that the model
+            has not seen, positions that are not finite, two atoms at one place, or a result that is not finite.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's interface)
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+    nolabel = True  # `ase run` then passes no label
+
+    def __init__(
+        self,
+        path_or_model: str | os.PathLike[str] | Potential,
+        backend: str | Mapping[str, str] | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        skin: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
+            raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
+        self.model = prepare(path_or_model, backend, device, dtype)
+        self._neighbors = NeighborList(self.model.cutoff, skin)
+        # plain values: trajectories write them
+        self.parameters.update(
+            model="in memory" if isinstance(path_or_model, Potential) else os.fspath(path_or_model),
+            backend=self.model.recipe["backbone"]["backend"],
+            device=str(device),
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            skin=float(skin),
+        )
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Refuse changes: the model is built when the calculator is made."""
+        if kwargs:
+            raise InputError(f"a calculator's {next(iter(kwargs))} cannot be changed; make a new eqmol.Calculator")
+        return {}
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill ``self.results`` for ``atoms``; ASE calls this when something has changed."""
+        atoms = self.atoms if atoms is None else atoms
+        if "stress" in properties and not atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                f"stress is defined for three periodic directions only, and this structure has pbc={atoms.pbc.tolist()}"
+            )
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        if self._neighbors.skin and "numbers" in system_changes:
+            self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
+        self.results = evaluate(self.model, [atoms], neighbors=self._neighbors)[0]
+        self.results["free_energy"] = self.results["energy"]
+        if "stress" in self.results:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])
+
+
+def evaluate(
+    model: Potential,
+    structures: Sequence[ase.Atoms],
+    sources: Sequence[str] = (),
+    neighbors: NeighborList | None = None,
+) -> list[dict[str, Any]]:
+    """Predict a batch of structures.
+
+    Args:
+        model: in evaluation mode.
+        structures: at least one.
+        sources: where each comes from, for messages.
+        neighbors: a list to reuse, for a single structure.
+
+    Returns:
+        For each structure ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it is
+        periodic in three directions, ``stress`` [3, 3] (eV/Å³); float64 NumPy.
+
+    Raises:
+        InputError: see :class:`Calculator`.
+    """
+    graphs = []
+    for number, atoms in enumerate(structures):
+        source = sources[number] if sources else ""
+        _check_elements(model, atoms, source)
+        graphs.append(from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors))
+    return evaluate_graphs(model, graphs)
+
+
+def evaluate_graphs(model: Potential, graphs: Sequence[Data]) -> list[dict[str, Any]]:
+    """Predict a batch of graphs; returns and raises like :func:`evaluate`."""
+    periodic = [bool(graph.pbc.all()) for graph in graphs]
+    device = next(model.parameters()).device
+    output = model(collate(graphs).to(device), forces=True, stress=any(periodic))
+    values = {name: tensor.detach().cpu().double().numpy() for name, tensor in output.items()}
+    ends = np.cumsum([graph.num_nodes for graph in graphs])
+    results = []
+    for number, (graph, end) in enumerate(zip(graphs, ends, strict=True)):
+        atoms = slice(end - graph.num_nodes, end)
+        result = {
+            "energy": float(values["energy"][number]),
+            "energies": values["energies"][atoms],
+            "forces": values["forces"][atoms],
+        }
+        if periodic[number]:
+            result["stress"] = values["stress"][number]
+        _check_result(result, graph)
+        results.append(result)
+    return results
+
+
+def _check_elements(model: Potential, atoms: ase.Atoms, source: str) -> None:
+    unseen = np.flatnonzero(~np.isin(atoms.numbers, model.elements))
+    if len(unseen):
+        index, where = int(unseen[0]), f"{source}: " if source else ""
+        known = ", ".join(ase.data.chemical_symbols[number] for number in model.elements)
+        raise InputError(
+            f"{where}atom {index} is {atoms.symbols[index]}, an element that the model has not seen; it knows {known}"
+        )
+
+
+def _check_result(result: Mapping[str, Any], graph: Data) -> None:
+    finite: NDArray[np.bool_] = np.isfinite(result["forces"]).all(axis=1) & np.isfinite(result["energies"])
+    if finite.all() and np.isfinite(result["energy"]):
+        return
+    culprit = "the energy"
+    if not finite.all():
+        index = int(np.flatnonzero(~finite)[0])
+        symbol = ase.data.chemical_symbols[int(graph.atomic_numbers[index])]
+        culprit = f"the energy or force of atom {index} ({symbol})"
+    raise InputError(
+        f"{graph.source + ': ' if graph.source else ''}{culprit} is not finite; atoms are too close to each other, or "
+        f"the structure is far outside the training data"
+    )
