@@ -104,23 +104,23 @@ def _check_geometry(
 ) -> None:
     """Refuse what has no neighbour list."""
     if len(atoms) == 0:
-        raise InputError(f"{_where(source)}the structure has no atoms.")
+        raise InputError(f"{_where(source)}the structure has no atoms")
     broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
     if len(broken) > 0:
         i = broken[0]
-        raise InputError(f"{_where(source)}the position of {_name(atoms, i)} is not finite: {positions[i].tolist()}.")
+        raise InputError(f"{_where(source)}the position of {_name(atoms, i)} is not finite: {positions[i].tolist()}")
     if not np.isfinite(cell).all():
-        raise InputError(f"{_where(source)}the cell is not finite: {cell.tolist()}.")
+        raise InputError(f"{_where(source)}the cell is not finite: {cell.tolist()}")
     if pbc.any() and (height := _lowest_height(cell[pbc])) < FLAT_CELL:
         raise InputError(
             f"{_where(source)}the cell {cell.tolist()} is singular along its periodic directions {pbc.tolist()} "
-            f"(lowest height {height:.3g} Å); give independent lattice vectors or switch the periodic directions off."
+            f"(lowest height {height:.3g} Å); give independent lattice vectors or switch the periodic directions off"
         )
     if (length := extent(positions, cell, pbc)) > MAX_EXTENT_IN_CUTOFFS * cutoff:
         far = np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmax()
         raise InputError(
             f"{_where(source)}the structure extends over {length:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times "
-            f"the cutoff of {cutoff} Å; look at the cell and {_name(atoms, far)} at {positions[far].tolist()}."
+            f"the cutoff of {cutoff} Å; look at the cell and {_name(atoms, far)} at {positions[far].tolist()}"
         )
 
 
@@ -133,7 +133,7 @@ def _check_distances(graph: AtomGraph, atoms: ase.Atoms, source: str) -> None:
     first, second = min(sender, receiver), max(sender, receiver)
     raise InputError(
         f"{_where(source)}{_name(atoms, first)} and {_name(atoms, second)} are at the same place "
-        f"({float(distances.min()):.2g} Å apart, periodic images included); remove one of them."
+        f"({float(distances.min()):.2g} Å apart, periodic images included); remove one of them"
     )
 
 

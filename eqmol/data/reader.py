@@ -1,0 +1,258 @@
+"""Frames and labels from every file that ASE reads."""
+
+import difflib
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import IO, Any
+
+import ase
+import ase.io
+import numpy as np
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.typing import NDArray
+from rich.table import Table
+
+from eqmol.errors import InputError
+from eqmol.graph.keys import ENERGY, FORCES, STRESS
+
+#: label -> its value: energy float in eV, forces [N, 3] in eV/Å, stress [3, 3] in eV/Å³
+Labels = dict[str, Any]
+
+
+class LabelSummary:
+    """Counts where the labels of the frames read so far were found."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, int] = defaultdict(int)
+        self.found: dict[tuple[str, str, str], int] = defaultdict(int)
+
+    def add(self, path: str, places: dict[str, str]) -> None:
+        """Count one frame, given label -> place."""
+        self.total[path] += 1
+        for label, place in places.items():
+            self.found[path, label, place] += 1
+
+    def table(self) -> Table:
+        """Return the counts as a table: file, label, where found, frames with it of all frames."""
+        table = Table("file", "label", "found in", "frames", title="labels")
+        for path, total in self.total.items():
+            rows = [(label, place, n) for (file, label, place), n in self.found.items() if file == path]
+            for label, place, number in rows or [("none", "", 0)]:
+                table.add_row(path, label, place, f"{number}/{total}")
+        return table
+
+
+def read_frames(
+    path: str | Path,
+    energy_key: str = "energy",
+    forces_key: str = "forces",
+    stress_key: str = "stress",
+    summary: LabelSummary | None = None,
+) -> Iterator[tuple[ase.Atoms, Labels, str]]:
+    """Read a file frame by frame.
+
+    A label is looked up by its key in ``atoms.info``, ``atoms.arrays`` and the results of the attached calculator.
+    Constraints do not zero forces.
+
+    Args:
+        path: any file that ASE reads; extended XYZ, also compressed, is streamed.
+        energy_key: name of the total energy, eV.
+        forces_key: name of the forces, [N, 3] eV/Å.
+        stress_key: name of the stress, eV/Å³ in ASE's sign, as [3, 3], as 9 numbers or as 6 in Voigt order.
+        summary: counts the labels of each frame.
+
+    Yields:
+        The structure, its labels (only those it carries) and "path, frame 17", counted from 0.
+
+    Raises:
+        InputError: the file is missing, empty, truncated or not understood; a label has a wrong shape or is not finite.
+    """
+    keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
+    number = -1
+    for number, atoms in enumerate(_iterate(Path(path).expanduser())):
+        source = f"{path}, frame {number}"
+        labels: Labels = {}
+        places: dict[str, str] = {}
+        for label, key in keys.items():
+            value, place = _find(atoms, key, source)
+            if value is not None:
+                labels[label] = _CONVERSIONS[label](value, atoms, f"{source}: '{key}' in {place}")
+                places[label] = f"{place}['{key}']"
+        if summary is not None:
+            summary.add(str(path), places)
+        yield atoms, labels, source
+    if number < 0:
+        raise InputError(f"{path} is empty: it holds no structures")
+
+
+def missing_label(label: str, key: str, atoms: ase.Atoms, source: str) -> InputError:
+    """Return the error for a frame without a label that is needed, with the keys that the frame does have."""
+    available = sorted({name for _, values in _places(atoms) for name in values} - {"numbers", "positions"})
+    similar = difflib.get_close_matches(key, available, n=1)
+    hint = f"; did you mean '{similar[0]}'?" if similar else ""
+    return InputError(
+        f"{source}: no {label} under the key '{key}', which training with a non-zero weight for {label} needs: "
+        f"set data.{label}_key to one of the keys there ({', '.join(available) or 'none'}){hint}"
+    )
+
+
+def _places(atoms: ase.Atoms) -> list[tuple[str, dict[str, Any]]]:
+    """Return the places where a frame can carry labels."""
+    results = {} if atoms.calc is None else {k: v for k, v in atoms.calc.results.items() if v is not None}
+    return [("info", atoms.info), ("arrays", atoms.arrays), ("calculator", results)]
+
+
+def _find(atoms: ase.Atoms, key: str, source: str) -> tuple[Any, str]:
+    """Return a label's value and place, or (None, "")."""
+    found = [(values[key], place) for place, values in _places(atoms) if key in values]
+    if not found:
+        return None, ""
+    for value, place in found[1:]:
+        if not _agree(value, found[0][0]):
+            raise InputError(
+                f"{source}: two different values of '{key}', in {found[0][1]} and in {place}; give one of them a key "
+                "of its own"
+            )
+    return found[0]
+
+
+def _agree(first: Any, second: Any) -> bool:
+    """Return whether two values are the same up to the rounding of their formats."""
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape or first.dtype.kind not in "iuf" or second.dtype.kind not in "iuf":
+        return bool(np.array_equal(first, second))
+    return bool(np.allclose(first, second, rtol=1e-8, atol=1e-6, equal_nan=True))
+
+
+def _numbers(value: Any, what: str) -> NDArray[np.float64]:
+    """Return a value as finite float64 numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{what} is {value!r}, not numbers")
+    return array.astype(np.float64)
+
+
+def _energy(value: Any, atoms: ase.Atoms, what: str) -> float:
+    """Return one finite energy."""
+    array = _numbers(value, what)
+    if array.size != 1:
+        raise InputError(f"{what} has shape {list(array.shape)}, but an energy is one number")
+    energy = float(array.reshape(()))
+    if not math.isfinite(energy):
+        raise InputError(f"{what} is {energy}; remove the frame or correct it")
+    return energy
+
+
+def _forces(value: Any, atoms: ase.Atoms, what: str) -> NDArray[np.float64]:
+    """Return finite forces [N, 3]."""
+    forces = _numbers(value, what)
+    if forces.shape != (len(atoms), 3):
+        raise InputError(f"{what} has shape {list(forces.shape)}, but {len(atoms)} atoms need [{len(atoms)}, 3]")
+    broken = np.flatnonzero(~np.isfinite(forces).all(axis=1))
+    if len(broken) > 0:
+        i = broken[0]
+        raise InputError(
+            f"{what} is not finite at atom {i} ({atoms.symbols[i]}): {forces[i].tolist()}; remove the frame or "
+            "correct it"
+        )
+    return forces
+
+
+def _stress(value: Any, atoms: ase.Atoms, what: str) -> NDArray[np.float64]:
+    """Return a finite, symmetric stress [3, 3]."""
+    stress = _numbers(value, what)
+    if stress.shape == (6,):
+        stress = voigt_6_to_full_3x3_stress(stress)
+    if stress.size != 9:
+        raise InputError(f"{what} has shape {list(stress.shape)}, but a stress is [3, 3], 9 numbers or 6 (Voigt)")
+    stress = stress.reshape(3, 3)
+    if not np.isfinite(stress).all():
+        raise InputError(f"{what} is not finite: {stress.tolist()}; remove the frame or correct it")
+    if not np.allclose(stress, stress.T, rtol=1e-3, atol=1e-6):
+        raise InputError(f"{what} is not symmetric: {stress.tolist()}")
+    return stress
+
+
+_CONVERSIONS = {ENERGY: _energy, FORCES: _forces, STRESS: _stress}
+
+
+def _iterate(path: Path) -> Iterator[ase.Atoms]:
+    """Yield the structures of a file; whatever ASE's many readers raise becomes one sentence."""
+    if not path.is_file():
+        raise InputError(f"{path} is not a file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty")
+    try:
+        file_format = filetype(str(path))
+    except UnknownFileTypeError as error:
+        raise InputError(f"{path}: ASE does not know this file format ({error})") from error
+    except Exception as error:
+        raise InputError(f"{path} cannot be read: {_sentence(error)}") from error
+    frames = (
+        _extended_xyz(path)
+        if file_format == "extxyz"
+        else ase.io.iread(str(path), ":", file_format, do_not_split_by_at_sign=True)
+    )
+    for number in itertools.count():
+        try:
+            atoms = next(frames)
+        except StopIteration:
+            return
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{path}, frame {number} cannot be read as {file_format}: {_sentence(error)}; is the file truncated?"
+            ) from error
+        yield atoms
+
+
+def _extended_xyz(path: Path) -> Iterator[ase.Atoms]:
+    """Read extended XYZ one frame at a time, where ASE would index the whole file and stop at the first blank line."""
+    with open_with_compression(str(path), "r") as file:
+        header = _next_line(file)
+        for number in itertools.count():
+            if not header:
+                return
+            lines = _frame_lines(file, header, f"{path}, frame {number}")
+            header = _next_line(file)
+            while header.lstrip().startswith("VEC"):  # lattice vectors after the atoms
+                lines.append(header)
+                header = _next_line(file)
+            yield from ase.io.iread(StringIO("".join(lines)), ":", "extxyz")
+
+
+def _next_line(file: IO[Any]) -> str:
+    """Return the next line that is not blank, "" at the end of the file."""
+    line = file.readline()
+    while line.isspace():
+        line = file.readline()
+    return str(line)
+
+
+def _frame_lines(file: IO[Any], header: str, source: str) -> list[str]:
+    """Return the lines of the frame that begins with ``header``."""
+    if not header.strip().isdigit():
+        raise InputError(f"{source} should begin with its number of atoms, but begins with {header.strip()[:60]!r}")
+    num_atoms = int(header)
+    lines = [header, file.readline()]
+    while len(lines) < num_atoms + 2 and lines[-1]:
+        lines.append(file.readline())
+    if not lines[-1]:
+        present = max(len(lines) - 3, 0)
+        raise InputError(f"{source} is truncated: the file ends after {present} of its {num_atoms} atoms")
+    widths = {len(line.rstrip()) for line in lines[2:-1]}
+    if not lines[-1].endswith("\n") and len(widths) == 1 and len(lines[-1]) < min(widths):
+        raise InputError(f"{source} is truncated: the file ends inside its last line, {lines[-1]!r}")
+    return lines
+
+
+def _sentence(error: Exception) -> str:
+    """Return an exception as part of a sentence."""
+    text = " ".join(str(error).split()).rstrip("")
+    return f"{type(error).__name__} {text}".strip()
