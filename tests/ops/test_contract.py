@@ -155,6 +155,18 @@ def test_coupled_specs_are_refused_by_name(spec, name):
         create(spec, name)
 
 
+@pytest.mark.parametrize("spec", [PAIRS[-1], POWERS[0]], ids=spec_id)
+def test_escn_says_that_cg_runs_what_has_no_axis(spec):
+    assert type(create(spec, "escn")) is type(create(spec, "cg"))
+
+
+def test_a_mixture_names_one_algorithm_per_operation():
+    mixture = {"convolution": "escn", "product": "grid", "power": "cg"}
+    for operation, name in mixture.items():
+        spec = Spec(operation, "gaunt", "o3", 1, 1, 1)
+        assert type(create(spec, mixture)) is type(create(spec, name))
+
+
 def test_unknown_backend_lists_the_known():
     with pytest.raises(InputError, match="'gird'.*cg, escn, gaunt, grid"):
         create(PAIRS[0], "gird")

@@ -1,0 +1,56 @@
+"""Rules on the sphere and on the torus: exact at their size, wrong one row or one column below."""
+
+import numpy as np
+import pytest
+
+from eqmol.so3.quadrature import harmonics_at, sphere_rule
+from eqmol.so3.torus import torus_rule
+
+BANDS = [(0, 0), (3, 2), (6, 3), (8, 4), (9, 1), (4, 7), (16, 8)]
+
+
+def shape(rule_factory, band, degree_out):
+    rule = rule_factory(band, degree_out)
+    rows = len(np.unique(rule.colatitude.round(12)))
+    return rows, len(rule.azimuth) // rows
+
+
+def error(rule, band, degree_out):
+    """Of projecting every harmonic of the band."""
+    size = min(band, degree_out) + 1
+    expected = np.zeros(((degree_out + 1) ** 2, (band + 1) ** 2))
+    expected[: size**2, : size**2] = np.eye(size**2)
+    return np.abs(rule.projection.T @ rule.sample(band) - expected).max()
+
+
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule])
+@pytest.mark.parametrize(("band", "degree_out"), BANDS)
+def test_exact(factory, band, degree_out):
+    assert error(factory(band, degree_out), band, degree_out) < 1e-13
+
+
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule])
+@pytest.mark.parametrize(("band", "degree_out"), BANDS[1:])
+def test_smallest_sufficient(factory, band, degree_out):
+    rows, columns = shape(factory, band, degree_out)
+    assert error(factory(band, degree_out, rows - 1, columns), band, degree_out) > 1e-2
+    assert error(factory(band, degree_out, rows, columns - 1), band, degree_out) > 1e-2
+
+
+@pytest.mark.parametrize(("band", "degree_out"), BANDS)
+def test_stated_sizes(band, degree_out):
+    columns = band + degree_out + 1
+    assert shape(sphere_rule, band, degree_out) == ((band + degree_out) // 2 + 1, columns)
+    assert shape(torus_rule, band, degree_out) == (band + 1, columns)
+
+
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule])
+def test_gradients_are_tangential_derivatives(factory):
+    rule, step = factory(5, 2), 1e-6
+    south, east = rule.tangents
+    np.testing.assert_allclose(np.cross(south, east), rule.points, atol=1e-14)
+    scale = np.sqrt([1] + [l * (l + 1) for l in (1, 2) for _ in range(2 * l + 1)])
+    for slope, tangent in zip(rule.gradient(2), (south, east), strict=True):
+        ahead, behind = (rule.points + s * step * tangent for s in (1, -1))
+        expected = (harmonics_at(ahead, 2) - harmonics_at(behind, 2)) / (2 * step)
+        np.testing.assert_allclose(slope * scale, expected, atol=1e-8)  # finite differences

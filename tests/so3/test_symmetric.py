@@ -1,0 +1,73 @@
+"""Symmetric couplings: complete, orthonormal, equivariant; the Gaunt power lies in their span."""
+
+from itertools import combinations_with_replacement, permutations
+
+import numpy as np
+import pytest
+
+from eqmol.errors import InputError
+from eqmol.ops import Spec
+from eqmol.so3.symmetric import count_symmetric, couplings, gaunt_coefficients, monomials, symmetric_paths
+from tests.reference import gaunt_power_dense
+
+FACTORS = [f for order in (1, 2, 3) for f in combinations_with_replacement(range(4), order)] + [
+    (1, 1, 2, 2),
+    (2, 2, 2, 2),
+    (1, 1, 1, 1, 2),
+    (5, 6, 6),
+]
+
+
+@pytest.mark.parametrize("factors", FACTORS, ids=str)
+def test_complete(factors):
+    """As many couplings as the characters of the rotation group demand."""
+    for l3 in range(4):
+        assert len(couplings(factors, l3)) == count_symmetric(factors, l3)
+
+
+@pytest.mark.parametrize(("factors", "l3"), [((1, 1), 2), ((1, 2, 3), 1), ((2, 2, 2), 2), ((1, 1, 2, 2), 0)], ids=str)
+def test_orthonormal_under_the_normal_distribution(factors, l3):
+    basis, terms = couplings(factors, l3), np.array(monomials(factors))
+    x = np.random.default_rng(0).normal(size=(200_000, (max(factors) + 1) ** 2))
+    values = np.einsum("pmt,bt->bpm", basis, x[:, terms].prod(-1))
+    gram = np.einsum("bpm,bqm->pq", values, values) / len(x) / (2 * l3 + 1)
+    np.testing.assert_allclose(gram, np.eye(len(basis)), atol=0.1)  # sampling error
+
+
+def test_intermediates_of_unnatural_parity_are_kept():
+    """(1, 2, 2) -> 1 needs 1 ⊗ 2 -> 2, an intermediate that o3 features do not carry."""
+    assert len(couplings((1, 2, 2), 1)) == count_symmetric((1, 2, 2), 1) == 2
+
+
+@pytest.mark.parametrize(("degree_in", "order", "l3"), [(1, 2, 0), (2, 2, 2), (1, 3, 1), (2, 3, 0), (1, 4, 2)])
+def test_gaunt_power_lies_in_the_span(degree_in, order, l3):
+    dense = gaunt_power_dense(degree_in, order, l3)
+    power = gaunt_coefficients(degree_in, order, l3)
+    rebuilt = np.zeros_like(dense)
+    for (factors, _, index), value in power.coefficients.items():
+        for column, term in enumerate(monomials(factors)):
+            orderings = set(permutations(term))
+            for ordering in orderings:
+                rebuilt[ordering] += value * couplings(factors, l3)[index][:, column] / len(orderings)
+    np.testing.assert_allclose(rebuilt, dense, atol=1e-11)
+
+
+def test_golden_coupling():
+    """A basis that moved would give another meaning to the weights of every model file."""
+    expected = np.zeros(30)
+    expected[[6, 10, 23]] = np.sqrt(1 / 5)
+    expected[[2, 27]] = -np.sqrt(1 / 60)
+    expected[[4, 29]] = -np.sqrt(1 / 20), np.sqrt(1 / 20)
+    expected[17] = np.sqrt(1 / 15)
+    np.testing.assert_allclose(couplings((1, 1, 2), 0)[0, 0], expected, atol=1e-12)
+
+
+def test_power_of_the_gaunt_family_is_the_same_under_both_parities():
+    even, all_ = (Spec("power", "gaunt", parity, 2, 0, 2, 3) for parity in ("o3", "so3"))
+    assert even.num_weights == all_.num_weights == 9
+    np.testing.assert_array_equal(even.paths, all_.paths)
+
+
+def test_too_large_powers_are_refused():
+    with pytest.raises(InputError, match="monomials"):
+        symmetric_paths(8, 1, 4, True, 10_000)
