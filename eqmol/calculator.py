@@ -11,11 +11,10 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
-from torch_geometric.data import Data
 
 from eqmol.checkpoint import prepare
 from eqmol.errors import InputError
-from eqmol.graph import NeighborList, collate, from_atoms
+from eqmol.graph import AtomGraph, NeighborList, collate, from_atoms
 from eqmol.models import Potential
 
 
@@ -86,51 +85,49 @@ class Calculator(ASECalculator):
         self.results = {}
         if self._neighbors.skin and "numbers" in system_changes:
             self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
-        self.results = evaluate(self.model, [atoms], neighbors=self._neighbors)[0]
+        self.results = evaluate_graphs(self.model, [graph_of(self.model, atoms, neighbors=self._neighbors)])[0]
         self.results["free_energy"] = self.results["energy"]
         if "stress" in self.results:
             self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])
 
 
-def evaluate(
-    model: Potential,
-    structures: Sequence[ase.Atoms],
-    sources: Sequence[str] = (),
-    neighbors: NeighborList | None = None,
-) -> list[dict[str, Any]]:
-    """Predict a batch of structures.
+def graph_of(model: Potential, atoms: ase.Atoms, source: str = "", neighbors: NeighborList | None = None) -> AtomGraph:
+    """The graph of a structure for a model.
+
+    Args:
+        model: gives cutoff and elements.
+        atoms: without labels.
+        source: where the structure comes from, for messages.
+        neighbors: a list to reuse.
+
+    Raises:
+        InputError: an element that the model has not seen, or a structure that has no graph.
+    """
+    _check_elements(model, atoms, source)
+    return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors)
+
+
+def evaluate_graphs(model: Potential, graphs: Sequence[AtomGraph]) -> list[dict[str, Any]]:
+    """Predict a batch of graphs.
 
     Args:
         model: in evaluation mode.
-        structures: at least one.
-        sources: where each comes from, for messages.
-        neighbors: a list to reuse, for a single structure.
+        graphs: at least one.
 
     Returns:
         For each structure ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it is
         periodic in three directions, ``stress`` [3, 3] (eV/Å³); float64 NumPy.
 
     Raises:
-        InputError: see :class:`Calculator`.
+        InputError: a result that is not finite.
     """
-    graphs = []
-    for number, atoms in enumerate(structures):
-        source = sources[number] if sources else ""
-        _check_elements(model, atoms, source)
-        graphs.append(from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors))
-    return evaluate_graphs(model, graphs)
-
-
-def evaluate_graphs(model: Potential, graphs: Sequence[Data]) -> list[dict[str, Any]]:
-    """Predict a batch of graphs; returns and raises like :func:`evaluate`."""
     periodic = [bool(graph.pbc.all()) for graph in graphs]
     device = next(model.parameters()).device
     output = model(collate(graphs).to(device), forces=True, stress=any(periodic))
-    values = {name: tensor.detach().cpu().double().numpy() for name, tensor in output.items()}
-    ends = np.cumsum([graph.num_nodes for graph in graphs])
-    results = []
-    for number, (graph, end) in enumerate(zip(graphs, ends, strict=True)):
-        atoms = slice(end - graph.num_nodes, end)
+    values = {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
+    results, begin = [], 0
+    for number, graph in enumerate(graphs):
+        atoms = slice(begin, begin := begin + len(graph.pos))
         result = {
             "energy": float(values["energy"][number]),
             "energies": values["energies"][atoms],
@@ -153,7 +150,7 @@ def _check_elements(model: Potential, atoms: ase.Atoms, source: str) -> None:
         )
 
 
-def _check_result(result: Mapping[str, Any], graph: Data) -> None:
+def _check_result(result: Mapping[str, Any], graph: AtomGraph) -> None:
     finite: NDArray[np.bool_] = np.isfinite(result["forces"]).all(axis=1) & np.isfinite(result["energies"])
     if finite.all() and np.isfinite(result["energy"]):
         return

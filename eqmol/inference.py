@@ -1,0 +1,277 @@
+"""Predictions for structures in memory, and ``predict.py`` for files.
+
+torch and ASE are imported where they are used, so that ``predict.py --help`` answers at once.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eqmol.errors import InputError
+from eqmol.files import replacing
+
+if TYPE_CHECKING:
+    import ase
+    import torch
+    from rich.table import Table
+
+    from eqmol.graph import AtomGraph
+    from eqmol.models import Potential
+
+    Frame = tuple[ase.Atoms, dict[str, Any], str]  # structure, labels, "path, frame 17"
+
+MAX_EDGES = 200_000  # in a batch; bounds the memory, which grows with the edges
+WRITTEN = ("eqmol_energy", "eqmol_forces", "eqmol_stress")
+KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
+
+
+def predict(
+    atoms: "ase.Atoms | Iterable[ase.Atoms]",
+    model: "str | os.PathLike[str] | Potential",
+    *,
+    batch_size: int = 16,
+    backend: str | Mapping[str, str] | None = None,
+    device: "str | torch.device" = "cpu",
+    dtype: "str | torch.dtype | None" = None,
+) -> Any:
+    """Predict energies and forces of structures.
+
+    Args:
+        atoms: one structure, or several.
+        model: a model file or a model.
+        batch_size: structures evaluated together; the results do not depend on it.
+        backend, device, dtype: see :func:`eqmol.load`.
+
+    Returns:
+        For one structure a dict, for several a list of dicts: ``energy`` (eV), ``energies`` [N] (eV), ``forces`` [N, 3]
+        (eV/Å) and, if it is periodic in three directions, ``stress`` [3, 3] (eV/Å³, +dE/dstrain/V); float64 NumPy.
+
+    Raises:
+        InputError: see :func:`eqmol.load`; an element that the model has not seen, atoms at one place, positions or
+            results that are not finite.
+    """
+    from ase import Atoms
+
+    from eqmol.checkpoint import prepare
+
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r} must be a positive integer")
+    single = isinstance(atoms, Atoms)
+    structures: list[Any] = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+    for structure in structures:
+        if not isinstance(structure, Atoms):
+            raise InputError(f"predict takes ase.Atoms or several of them, not {type(structure).__name__}")
+    sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
+    frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
+    results = [result for _, result in _evaluated(prepare(model, backend, device, dtype), frames, batch_size)]
+    return results[0] if single else results
+
+
+class Errors:
+    """Mean absolute and root mean square errors of what has labels, summed frame by frame.
+
+    Energies are compared per frame and per atom, forces and stress over all their components.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}  # quantity -> count, Σ|error|, Σ error²
+
+    def add(self, result: Mapping[str, Any], labels: Mapping[str, Any], num_atoms: int) -> None:
+        """Add one frame; labels without prediction and predictions without label are left out."""
+        import numpy as np
+
+        for label in labels.keys() & result.keys():
+            error = np.ravel(result[label] - labels[label])
+            self._add(label, error)
+            if label == "energy":
+                self._add("energy_per_atom", error / num_atoms)
+
+    def _add(self, quantity: str, error: Any) -> None:
+        sums = self._sums.setdefault(quantity, [0, 0.0, 0.0])
+        sums[0] += error.size
+        sums[1] += float(abs(error).sum())
+        sums[2] += float((error**2).sum())
+
+    def rows(self) -> Iterator[tuple[str, str, int, float, float]]:
+        """Quantity, unit, number of compared values, MAE and RMSE in that unit."""
+        units = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+        for quantity, unit in units.items():
+            if quantity in self._sums:
+                count, absolute, square = self._sums[quantity]
+                yield quantity, unit, int(count), 1000 * absolute / count, 1000 * math.sqrt(square / count)
+
+    def summary(self) -> dict[str, float]:
+        """The errors under the names of a training run's ``metrics.json``."""
+        names = {"meV": "mev", "meV/atom": "mev_per_atom", "meV/Å": "mev_per_a", "meV/Å³": "mev_per_a3"}
+        summary: dict[str, float] = {}
+        for quantity, unit, _, mae, rmse in self.rows():
+            quantity = quantity.removesuffix("_per_atom")
+            summary |= {f"{quantity}_mae_{names[unit]}": mae, f"{quantity}_rmse_{names[unit]}": rmse}
+        return summary
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``predict.py``; return the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predict.py",
+        description="Predict energies (eV), forces (eV/Å) and, for structures that are periodic in three directions, "
+        "stress (eV/Å³, Voigt order xx yy zz yz xz xy, positive where the lattice is stretched).",
+        epilog="The output is the input with eqmol_energy and eqmol_stress in info and eqmol_forces in arrays. "
+        "Where the input has labels, a table of errors follows.",
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="model.safetensors of a training run")
+    add("input", type=Path, metavar="IN", help="structures in any format that ASE reads")
+    add("-o", "--output", type=Path, required=True, metavar="OUT.xyz", help="extended XYZ file to write")
+    add("--backend", metavar="NAME", help="tensor-product algorithm: cg, escn, gaunt or grid (default: the model's)")
+    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")
+    add("--batch-size", type=_positive, default=16, metavar="N", help="structures at a time (default: 16)")
+    add("--metrics", type=Path, metavar="OUT.json", help="also write the errors to this file")
+    for label, key in KEYS.items():
+        add(f"--{label}-key", metavar="KEY", help=f"where the input has the {label} to compare with (default: {key})")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    given = {label: getattr(arguments, f"{label}_key") for label in KEYS}
+    keys = {label: given[label] or default for label, default in KEYS.items()}
+    _check_paths(arguments)
+    with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
+        output = files.enter_context(replacing(arguments.output))
+        metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
+        from eqmol.checkpoint import prepare
+
+        model = prepare(arguments.model, arguments.backend, arguments.device, arguments.dtype)
+        _check_labels(arguments.input, keys, given, metrics is not None)
+        frames = _frames(arguments.input, keys)
+        errors, num_frames = _predict_file(model, frames, output, arguments.batch_size)
+        if metrics is not None:
+            document = {"model": str(arguments.model), "input": str(arguments.input), "structures": num_frames}
+            metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
+    console = Console()
+    if errors.summary():
+        console.print(_table(errors, str(arguments.input)))
+    console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Refuse to overwrite what is read, and an output whose format could not hold the results."""
+    if arguments.output.suffix not in (".xyz", ".extxyz"):
+        raise InputError(f"{arguments.output}: the output is extended XYZ; give a name that ends in .xyz or .extxyz")
+    targets = [path for path in (arguments.output, arguments.metrics) if path is not None]
+    for target in targets:
+        for source in (arguments.model, arguments.input):
+            if target.exists() and source.exists() and target.samefile(source):
+                raise InputError(f"{target} would overwrite the input {source}; give another name")
+    if len(targets) == 2 and targets[0].resolve() == targets[1].resolve():
+        raise InputError(f"{targets[0]} cannot hold both the structures and the metrics; give two names")
+
+
+def _check_labels(path: Path, keys: dict[str, str], given: dict[str, str | None], wanted: bool) -> None:
+    """Find out before the work whether labels that were asked for are there at all."""
+    missing = {label for label, key in given.items() if key is not None}
+    if not missing and not wanted:
+        return
+    for _, labels, _ in _frames(path, keys):
+        missing -= labels.keys()
+        wanted = wanted and not labels
+        if not missing and not wanted:
+            return
+    if missing:
+        label = min(missing)
+        raise InputError(f"{path}: no frame has the {label} under the key {given[label]!r}; correct --{label}-key")
+    raise InputError(
+        f"{path}: no frame has a label under the keys {', '.join(keys.values())}, so there is nothing to compare for "
+        f"--metrics; name the labels by --energy-key and --forces-key"
+    )
+
+
+def _frames(path: Path, keys: dict[str, str]) -> "Iterator[Frame]":
+    from eqmol.data.reader import read_frames
+
+    return read_frames(path, keys["energy"], keys["forces"], keys["stress"])
+
+
+def _predict_file(model: "Potential", frames: "Iterator[Frame]", file: Any, batch_size: int) -> tuple[Errors, int]:
+    """Write every frame with its predictions; return the errors and the number of frames."""
+    from ase.stress import full_3x3_to_voigt_6_stress
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from eqmol.extxyz import write_frame
+
+    errors, number = Errors(), 0
+    columns = (SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("predict", total=None)
+        for (atoms, labels, _), result in _evaluated(model, frames, batch_size):
+            for key in WRITTEN:  # of an earlier prediction
+                atoms.info.pop(key, None)
+                atoms.arrays.pop(key, None)
+            atoms.info["eqmol_energy"] = result["energy"]
+            atoms.arrays["eqmol_forces"] = result["forces"]
+            if "stress" in result:
+                atoms.info["eqmol_stress"] = full_3x3_to_voigt_6_stress(result["stress"])
+            write_frame(file, atoms)
+            errors.add(result, labels, len(atoms))
+            number += 1
+            progress.update(bar, completed=number)
+    return errors, number
+
+
+def _evaluated(
+    model: "Potential", frames: "Iterable[Frame]", batch_size: int
+) -> "Iterator[tuple[Frame, dict[str, Any]]]":
+    """Each frame with its prediction, in order; holds one batch in memory."""
+    from eqmol.calculator import evaluate_graphs, graph_of
+
+    batch: list[Frame] = []
+    graphs: list[AtomGraph] = []
+    for frame in frames:
+        graph = graph_of(model, frame[0], frame[2])
+        if len(batch) == batch_size or (batch and sum(g.num_edges for g in [*graphs, graph]) > MAX_EDGES):
+            yield from zip(batch, evaluate_graphs(model, graphs), strict=True)
+            batch, graphs = [], []
+        batch.append(frame)
+        graphs.append(graph)
+    if batch:
+        yield from zip(batch, evaluate_graphs(model, graphs), strict=True)
+
+
+def _table(errors: Errors, title: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"errors against the labels of {title}")
+    for name in ("quantity", "unit", "values", "MAE", "RMSE"):
+        table.add_column(name, justify="left" if name in ("quantity", "unit") else "right")
+    for quantity, unit, count, mae, rmse in errors.rows():
+        table.add_row(quantity.replace("_", " "), unit, str(count), f"{mae:.3f}", f"{rmse:.3f}")
+    return table
