@@ -1,0 +1,188 @@
+"""What a model must know about its training set: elements, atomic energies, force scale, number of neighbours."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+from rich.table import Table
+
+from eqmol.errors import InputError
+from eqmol.graph import AtomGraph
+from eqmol.graph.keys import ENERGY, FORCES
+
+#: eV per atom; no bond is that strong, so labels and atomic energies come from different methods.
+IMPLAUSIBLE = 100.0
+#: eV; two energies of the same isolated atom that differ by more contradict each other.
+SAME_ATOM = 1e-3
+#: ``config_type`` of isolated atoms, without its underscores and capitals.
+ISOLATED_ATOM = "isolatedatom"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers of a training set.
+
+    Args:
+        elements: atomic numbers present, ascending.
+        e0: energy per element, eV.
+        e0_source: per element, where its energy comes from.
+        scale: root mean square of the force components, eV/Å; without forces that of (E - Σ E0)/N, eV.
+        avg_num_neighbors: mean number of edges that end at an atom.
+        binding: median of (E - Σ E0)/N over the frames, eV per atom; None without energies.
+        rank_deficiency: how many atomic energies the compositions leave undetermined in the least squares.
+    """
+
+    elements: list[int]
+    e0: list[float]
+    e0_source: list[str]
+    scale: float
+    avg_num_neighbors: float
+    binding: float | None
+    rank_deficiency: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return what goes into the configuration and the checkpoint: plain numbers."""
+        return {
+            "elements": self.elements,
+            "e0": self.e0,
+            "scale": self.scale,
+            "avg_num_neighbors": self.avg_num_neighbors,
+        }
+
+    def table(self) -> Table:
+        """Return the atomic energies as a table; scale, neighbours and what is doubtful stand below it."""
+        notes = [f"scale {self.scale:.4g}, {self.avg_num_neighbors:.2f} neighbours per atom"]
+        if self.binding is not None:
+            notes.append(f"(E - Σ E0)/N has the median {self.binding:.3f} eV")
+        if self.rank_deficiency > 0:
+            notes.append(
+                f"the compositions leave {self.rank_deficiency} combination(s) of atomic energies undetermined: the "
+                "least squares give those of least norm; for dissociation or other compositions give isolated atoms"
+            )
+        table = Table("element", "E0 / eV", "from", title="atomic energies", caption="\n".join(notes))
+        table.columns[1].justify = "right"
+        table.columns[2].overflow = "fold"
+        for number, energy, source in zip(self.elements, self.e0, self.e0_source, strict=True):
+            table.add_row(chemical_symbols[number], f"{energy:.6f}", source)
+        return table
+
+
+@dataclass(frozen=True)
+class FreeAtom:
+    """Energy (eV) of an isolated atom and the frame that it was read from."""
+
+    energy: float
+    source: str
+
+
+def is_isolated(graph: AtomGraph) -> bool:
+    """Return whether a frame is an isolated atom: one atom without neighbours, or named so by its ``config_type``.
+
+    Raises:
+        InputError: a frame named so that has several atoms.
+    """
+    named = graph.config_type.lower().replace("_", "") == ISOLATED_ATOM
+    if named and graph.num_nodes != 1:
+        raise InputError(f"{graph.source}: config_type {graph.config_type} is for one atom, not {graph.num_nodes}")
+    return named or (graph.num_nodes == 1 and graph.edge_index.shape[1] == 0)
+
+
+def free_atoms(graphs: Sequence[AtomGraph]) -> dict[int, FreeAtom]:
+    """Return the energies of isolated atoms by atomic number.
+
+    Args:
+        graphs: isolated atoms; frames without an energy are skipped.
+
+    Raises:
+        InputError: two frames of one element disagree.
+    """
+    atoms: dict[int, FreeAtom] = {}
+    for graph in graphs:
+        if ENERGY not in graph or not bool(graph.energy.isfinite()):
+            continue
+        number, atom = int(graph.atomic_numbers[0]), FreeAtom(float(graph.energy), graph.source)
+        known = atoms.setdefault(number, atom)
+        if abs(known.energy - atom.energy) > SAME_ATOM:
+            raise InputError(
+                f"{atom.source}: the isolated atom {chemical_symbols[number]} has the energy {atom.energy} eV, but "
+                f"{known.energy} eV in {known.source}; keep one of them"
+            )
+    return atoms
+
+
+def measure(graphs: Sequence[AtomGraph], isolated: dict[int, FreeAtom]) -> Statistics:
+    """Measure a training set.
+
+    Atomic energies are those of ``isolated``; for other elements, and for what is left of the total energies, linear
+    least squares in float64 on the compositions.
+
+    Args:
+        graphs: training structures, without isolated atoms.
+        isolated: see :func:`free_atoms`.
+
+    Raises:
+        InputError: the energies are implausibly far from the sum of the atomic energies.
+    """
+    elements = sorted({int(number) for graph in graphs for number in graph.atomic_numbers.unique()})
+    counts = np.array(
+        [[int((graph.atomic_numbers == z).sum()) for z in elements] for graph in graphs], dtype=np.float64
+    )
+    energies = np.array([float(graph.energy) if ENERGY in graph else np.nan for graph in graphs])
+    e0, deficiency = _atomic_energies(elements, counts, energies, isolated)
+    binding = (energies - counts @ e0) / counts.sum(axis=1)
+    binding = binding[np.isfinite(binding)]
+    median = float(np.median(binding)) if len(binding) > 0 else None
+    _check_plausible(graphs[0].source, elements, median, isolated)
+    fitted = "least squares" if median is not None else "no energies: 0"
+    num_atoms, num_edges = counts.sum(), sum(graph.edge_index.shape[1] for graph in graphs)
+    return Statistics(
+        elements=elements,
+        e0=[float(energy) for energy in e0],
+        e0_source=[isolated[z].source if z in isolated else fitted for z in elements],
+        scale=_scale(graphs, binding),
+        avg_num_neighbors=float(num_edges / num_atoms),
+        binding=median,
+        rank_deficiency=deficiency,
+    )
+
+
+def _atomic_energies(
+    elements: list[int], counts: NDArray[np.float64], energies: NDArray[np.float64], isolated: dict[int, FreeAtom]
+) -> tuple[NDArray[np.float64], int]:
+    """Return the energy of each element (eV) and how many combinations of the fitted ones are undetermined."""
+    e0 = np.array([isolated[z].energy if z in isolated else 0.0 for z in elements])
+    fitted = np.array([z not in isolated for z in elements])
+    labelled = np.isfinite(energies)
+    if not fitted.any() or not labelled.any():
+        return e0, 0
+    rest = energies[labelled] - counts[labelled] @ e0
+    solution, _, rank, _ = np.linalg.lstsq(counts[labelled][:, fitted], rest, rcond=None)
+    e0[fitted] = solution
+    return e0, int(fitted.sum() - rank)
+
+
+def _check_plausible(source: str, elements: list[int], median: float | None, isolated: dict[int, FreeAtom]) -> None:
+    """Refuse isolated atoms of another method than the total energies."""
+    if median is None or abs(median) <= IMPLAUSIBLE:
+        return
+    given = [
+        f"{chemical_symbols[z]} {isolated[z].energy:.2f} eV in {isolated[z].source}" for z in elements if z in isolated
+    ]
+    raise InputError(
+        f"{source}: the total energies are {median:.1f} eV per atom away from the sum of the atomic energies "
+        f"({'; '.join(given) or 'least squares'}), as when one of them counts all electrons and the other the valence "
+        "electrons, or when units differ; give isolated atoms of the same method, or none"
+    )
+
+
+def _scale(graphs: Sequence[AtomGraph], binding: NDArray[np.float64]) -> float:
+    """Return the root mean square of all force components, else of the binding energies per atom; 1 where that is 0."""
+    components = torch.cat([graph.forces.flatten() for graph in graphs if FORCES in graph] or [torch.zeros(0)])
+    components = components[components.isfinite()]
+    values = components.numpy() if len(components) > 0 else binding
+    scale = float(np.sqrt(np.mean(np.square(values)))) if len(values) > 0 else 0.0
+    return scale if scale > 0 else 1.0
