@@ -165,7 +165,9 @@ def interleaved(calls: dict[str, Callable[[], None]], repeats: int, device: str)
 
 def measure(spec: Spec, options: argparse.Namespace) -> list[Row]:
     problem = Problem(spec, options)
-    names = [b for b in options.backends if can_run(b, spec.family) and (b != "escn" or spec.operation == "convolution")]
+    names = [
+        b for b in options.backends if can_run(b, spec.family) and (b != "escn" or spec.operation == "convolution")
+    ]
     ops = {b: create(spec, b).to(options.device, getattr(torch, options.dtype)) for b in names}
     results = {}
     for kind in ("forward", "double_backward"):
@@ -175,7 +177,9 @@ def measure(spec: Spec, options: argparse.Namespace) -> list[Row]:
     rows = options.edges if spec.operation == "convolution" else options.nodes
     head = spec.operation, spec.family, spec.parity, spec.degree_in
     return [
-        Row(*head, n, rows, options.channels, spec.num_weights, *(v for t, m in results.values() for v in (*t[n], m[n])))
+        Row(
+            *head, n, rows, options.channels, spec.num_weights, *(v for t, m in results.values() for v in (*t[n], m[n]))
+        )
         for n in names
     ]
 

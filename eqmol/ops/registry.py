@@ -40,7 +40,7 @@ def create(spec: Spec, backend: Backend) -> TensorProduct:
         InputError: an unknown backend, or one that cannot compute the family; names both.
     """
     name = backend if isinstance(backend, str) else backend.get(spec.operation)
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise InputError(f"backend {name!r} for the {spec.operation} is unknown; choose from {', '.join(BACKENDS)}")
     if not can_run(name, spec.family):
         raise InputError(

@@ -63,7 +63,9 @@ class Spec:
     def __post_init__(self) -> None:
         for name, allowed in (("operation", Operation), ("family", Family), ("parity", Parity)):
             if getattr(self, name) not in get_args(allowed):
-                raise InputError(f"{name}={getattr(self, name)!r} is unknown; choose from {', '.join(get_args(allowed))}")
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose from {', '.join(get_args(allowed))}"
+                )
         for name in ("degree_in", "degree_filter", "degree_out"):
             value = getattr(self, name)
             if type(value) is not int or not 0 <= value <= MAX_DEGREE:

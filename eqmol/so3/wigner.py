@@ -79,5 +79,7 @@ def _tips(below: Tensor, first: Tensor, table: _Step) -> Tensor:
     """Products of columns that project onto the columns of order -l and l, [B, 2, 3 (2l - 1)]."""
     low, high = below[..., 0, :, None], below[..., -1, :, None]
     minus, plus = first[..., 0, None, :], first[..., 2, None, :]
-    rows = [((mm * minus + mp * plus) * low + (pm * minus + pp * plus) * high).flatten(-2) for mm, mp, pm, pp in table.tips]
+    rows = [
+        ((mm * minus + mp * plus) * low + (pm * minus + pp * plus) * high).flatten(-2) for mm, mp, pm, pp in table.tips
+    ]
     return torch.stack(rows, dim=-2)

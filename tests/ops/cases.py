@@ -83,7 +83,9 @@ class Case:
         return reference.power(self.spec, self.features[0], self.weights[0], self.group)
 
 
-def make_case(spec: Spec, nodes: int = 4, channels: int = 3, edges: int = 9, dtype: torch.dtype = torch.float64) -> Case:
+def make_case(
+    spec: Spec, nodes: int = 4, channels: int = 3, edges: int = 9, dtype: torch.dtype = torch.float64
+) -> Case:
     """Random inputs; the first six edges lie exactly along the axes."""
 
     def normal(*shape: int) -> Tensor:

@@ -168,13 +168,20 @@ def test_a_mixture_names_one_algorithm_per_operation():
 
 
 def test_unknown_backend_lists_the_known():
-    with pytest.raises(InputError, match="'gird'.*cg, escn, gaunt, grid"):
+    with pytest.raises(InputError, match=r"'gird'.*cg, escn, gaunt, grid"):
         create(PAIRS[0], "gird")
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"degree_in": 10**6}, {"degree_out": -1}, {"degree_filter": 1.0}, {"parity": "p4"}, {"family": "x"}, {"order": 99}],
+    [
+        {"degree_in": 10**6},
+        {"degree_out": -1},
+        {"degree_filter": 1.0},
+        {"parity": "p4"},
+        {"family": "x"},
+        {"order": 99},
+    ],
     ids=str,
 )
 def test_impossible_specs_are_refused(change):
