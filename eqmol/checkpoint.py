@@ -314,7 +314,8 @@ def _check_tensors(header: Mapping[str, Any], path: Path) -> dict[str, tuple[tor
     for name, entry in header.items():
         if not (
             isinstance(entry, dict)
-            and entry.get("dtype") in _STORED_DTYPES
+            and isinstance(entry.get("dtype"), str)
+            and entry["dtype"] in _STORED_DTYPES
             and _is_size_list(entry.get("shape"))
             and _is_size_list(entry.get("data_offsets"), 2)
         ):
