@@ -164,10 +164,12 @@ def _download(folder: Path) -> None:
         for name, expected in SHA256.items():
             pooch.retrieve(URL + name, known_hash=f"sha256:{expected}", fname=name, path=folder)
     except (OSError, ValueError) as error:  # no network, folder not writable; wrong hash
-        reason = " ".join(str(error).split())[:200]
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
         raise _not_found(
             "3bpa",
-            f"downloading it from {URL} failed ({type(error).__name__}: {reason}); put the files into one of these "
+            f"downloading it from {URL} failed ({reason}); put the files into one of these "
             "folders (data/README.md says how), set EQMOL_DATA, or use data=sample",
         ) from error
 

@@ -40,6 +40,7 @@ class LabelSummary:
     def table(self) -> Table:
         """Return the counts as a table: file, label, where found, frames with it of all frames."""
         table = Table("file", "label", "found in", "frames", title="labels")
+        table.columns[0].overflow = "fold"
         for path, total in self.total.items():
             rows = [(label, place, n) for (file, label, place), n in self.found.items() if file == path]
             for label, place, number in rows or [("none", "", 0)]:
@@ -187,29 +188,22 @@ def _iterate(path: Path) -> Iterator[ase.Atoms]:
         raise InputError(f"{path} is not a file")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
+    number = 0
     try:
         file_format = filetype(str(path))
+        streamed = file_format == "extxyz"
+        frames = _extended_xyz(path) if streamed else ase.io.iread(str(path), ":", do_not_split_by_at_sign=True)
+        for atoms in frames:
+            yield atoms
+            number += 1
+    except InputError:
+        raise
     except UnknownFileTypeError as error:
-        raise InputError(f"{path}: ASE does not know this file format ({error})") from error
+        raise InputError(f"{path}: ASE does not know the format of this file ({error})") from error
     except Exception as error:
-        raise InputError(f"{path} cannot be read: {_sentence(error)}") from error
-    frames = (
-        _extended_xyz(path)
-        if file_format == "extxyz"
-        else ase.io.iread(str(path), ":", file_format, do_not_split_by_at_sign=True)
-    )
-    for number in itertools.count():
-        try:
-            atoms = next(frames)
-        except StopIteration:
-            return
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"{path}, frame {number} cannot be read as {file_format}: {_sentence(error)}; is the file truncated?"
-            ) from error
-        yield atoms
+        raise InputError(
+            f"{path}, frame {number} cannot be read: {_sentence(error)}; is the file truncated or of another format?"
+        ) from error
 
 
 def _extended_xyz(path: Path) -> Iterator[ase.Atoms]:
