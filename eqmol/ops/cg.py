@@ -29,12 +29,17 @@ from eqmol.so3.symmetric import couplings, monomials
 class CGConvolution(Convolution):
     """Sparse 3j contraction with the harmonics of every edge."""
 
+    basis: Tensor
+    path_of: Tensor
+    component_of: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.add_table("basis", spec.paths)
         #: per l1: the paths that start there
         self.starts = [[p for p, path in enumerate(spec.pair_paths) if path[0] == l] for l in range(spec.degree_in + 1)]
-        path_of, component_of = [], []
+        path_of: list[int] = []
+        component_of: list[int] = []
         for l1, paths in enumerate(self.starts):
             couple = np.zeros((dim(spec.degree_filter), 2 * l1 + 1, sum(2 * spec.pair_paths[p][2] + 1 for p in paths)))
             column = 0
@@ -83,12 +88,18 @@ class CGConvolution(Convolution):
 class CGProduct(Product):
     """Outer products of degrees, contracted with the 3j symbols."""
 
+    basis: Tensor
+    normalization: Tensor
+    path_of: Tensor
+    component_of: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.add_table("basis", spec.paths)
         self.add_table("normalization", spec.path_normalization)
         self.pairs = sorted({(l1, l2) for l1, l2, _ in spec.pair_paths})
-        path_of, component_of = [], []
+        path_of: list[int] = []
+        component_of: list[int] = []
         for l1, l2 in self.pairs:
             blocks = []
             for p, path in enumerate(spec.pair_paths):
@@ -115,6 +126,9 @@ class CGProduct(Product):
 
 class CGPower(Power):
     """The symmetric product as one polynomial per element and channel."""
+
+    basis: Tensor
+    normalization: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)

@@ -16,10 +16,20 @@ from eqmol.so3.quadrature import Rule
 from eqmol.so3.torus import torus_rule
 
 
-class GauntConvolution(SampledConvolution):
+class OnTorus:
+    """Equispaced points of the torus."""
+
+    @staticmethod
+    def rule(band: int, degree_out: int) -> Rule:
+        return torus_rule(band, degree_out)
+
+
+class GauntConvolution(OnTorus, SampledConvolution):
     """Filters from the harmonics of edges, transformed to the torus degree by degree."""
 
-    rule = staticmethod(torus_rule)
+    filter_value: Tensor
+    filter_south: Tensor
+    filter_east: Tensor
 
     def add_filter_tables(self, rule: Rule) -> None:
         self.add_table("filter_value", rule.sample(self.spec.degree_filter).T)
@@ -39,16 +49,12 @@ class GauntConvolution(SampledConvolution):
         )
 
 
-class GauntProduct(SampledProduct):
+class GauntProduct(OnTorus, SampledProduct):
     """Product on the torus."""
 
-    rule = staticmethod(torus_rule)
 
-
-class GauntPower(SampledPower):
+class GauntPower(OnTorus, SampledPower):
     """Power on the torus."""
-
-    rule = staticmethod(torus_rule)
 
 
 def _by_degree(harmonics: Tensor, table: Tensor, chosen: list[int]) -> Tensor:

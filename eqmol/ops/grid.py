@@ -13,10 +13,21 @@ from eqmol.ops.sampled import SampledConvolution, SampledGeometry, SampledPower,
 from eqmol.so3.quadrature import Rule, sphere_rule
 
 
-class GridConvolution(SampledConvolution):
+class OnSphere:
+    """Gauss-Legendre × uniform points."""
+
+    @staticmethod
+    def rule(band: int, degree_out: int) -> Rule:
+        return sphere_rule(band, degree_out)
+
+
+class GridConvolution(OnSphere, SampledConvolution):
     """Zonal filters from the cosines between edges and grid points."""
 
-    rule = staticmethod(sphere_rule)
+    points: Tensor
+    south: Tensor
+    east: Tensor
+    curl_scale: Tensor
 
     def add_filter_tables(self, rule: Rule) -> None:
         self.add_table("points", rule.points)
@@ -41,16 +52,12 @@ class GridConvolution(SampledConvolution):
         return SampledGeometry(value, south, east)
 
 
-class GridProduct(SampledProduct):
+class GridProduct(OnSphere, SampledProduct):
     """Product on the grid."""
 
-    rule = staticmethod(sphere_rule)
 
-
-class GridPower(SampledPower):
+class GridPower(OnSphere, SampledPower):
     """Power on the grid."""
-
-    rule = staticmethod(sphere_rule)
 
 
 def _legendre(t: Tensor, degree: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -9,7 +9,7 @@ Shapes: N nodes, E edges, G points, C channels, W own weights, lm components.
 
 from abc import abstractmethod
 from collections.abc import Hashable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from eqmol.ops.contract import Convolution, Power, Product, RadialWeight, sum_edges
 from eqmol.ops.spec import Spec
 from eqmol.so3.layout import degrees
-from eqmol.so3.quadrature import Rule, RuleFactory
+from eqmol.so3.quadrature import Rule
 
 
 class SampledGeometry(NamedTuple):
@@ -47,7 +47,15 @@ def filter_degrees(spec: Spec, curl: int) -> list[int]:
 class SampledConvolution(Convolution):
     """Zonal filters on samples; a subclass names its rule and evaluates the filters its own way."""
 
-    rule: ClassVar[RuleFactory]
+    to_samples: Tensor
+    to_south: Tensor
+    to_east: Tensor
+    projection: Tensor
+
+    @staticmethod
+    @abstractmethod
+    def rule(band: int, degree_out: int) -> Rule:
+        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -93,7 +101,20 @@ class SampledConvolution(Convolution):
 class SampledProduct(Product):
     """Point-by-point product of two sampled features."""
 
-    rule: ClassVar[RuleFactory]
+    x_value: Tensor
+    x_south: Tensor
+    x_east: Tensor
+    y_value: Tensor
+    y_south: Tensor
+    y_east: Tensor
+    projection: Tensor
+    plain_of: Tensor
+    curl_of: Tensor
+
+    @staticmethod
+    @abstractmethod
+    def rule(band: int, degree_out: int) -> Rule:
+        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -131,9 +152,17 @@ def _weight_index(spec: Spec, curl: int) -> np.ndarray:
 
 
 class SampledPower(Power):
-    """Powers of one sampled field; the first order needs no samples."""
+    """Powers of one sampled field."""
 
-    rule: ClassVar[RuleFactory]
+    to_samples: Tensor
+    projection: Tensor
+    weight_of1: Tensor
+    scale: Tensor
+
+    @staticmethod
+    @abstractmethod
+    def rule(band: int, degree_out: int) -> Rule:
+        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)

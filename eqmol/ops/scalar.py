@@ -17,6 +17,8 @@ from eqmol.so3.layout import degrees, dim
 class ScalarConvolution(Convolution):
     """Any convolution with ``degree_in`` 0."""
 
+    degree: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         assert spec.degree_in == 0

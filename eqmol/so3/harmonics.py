@@ -37,12 +37,12 @@ def _recurrence(degree: int, dtype: torch.dtype, device: torch.device) -> _Recur
         rise.append(vector([norm(l, m) / norm(l - 1, m) * (2 * l - 1) / (l - m) for m in range(l)]))
         fall.append(vector([norm(l, m) / norm(l - 2, m) * (l + m - 1) / (l - m) for m in range(l - 1)]))
         top.append(norm(l, l) * math.prod(range(1, 2 * l, 2)))
-    l, m = degrees(degree), orders(degree)
+    degree_of, m = degrees(degree), orders(degree)
     return _Recurrence(
         tuple(rise),
         tuple(fall),
         tuple(top),
-        torch.tensor(l * (l + 1) // 2 + abs(m), device=device),
+        torch.tensor(degree_of * (degree_of + 1) // 2 + abs(m), device=device),
         torch.tensor(degree + m, device=device),
     )
 

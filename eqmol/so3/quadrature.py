@@ -8,7 +8,6 @@ The rule here is Gauss-Legendre in cos θ times a uniform grid in the azimuth φ
 on degrees up to l_out it needs ⌊(d + l_out) / 2⌋ + 1 rows and d + l_out + 1 columns: no fewer are exact.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,15 +59,11 @@ class Rule:
 
         def along(tangent: np.ndarray) -> np.ndarray:
             direction = torch.tensor(tangent, device="cpu")
-            _, slope = torch.func.jvp(lambda r: spherical_harmonics(r, degree), (points,), (direction,))
+            slope = torch.func.jvp(lambda r: spherical_harmonics(r, degree), (points,), (direction,))[1]
             return slope.numpy() * scale
 
         south, east = self.tangents
         return along(south), along(east)
-
-
-#: (band, degree_out) -> Rule
-RuleFactory = Callable[[int, int], Rule]
 
 
 def harmonics_at(points: np.ndarray, degree: int) -> np.ndarray:

@@ -76,7 +76,7 @@ def couplings(factors: tuple[int, ...], l3: int) -> np.ndarray:
         norm = _norm(candidate, moment, l3)
         if norm < _DEPENDENT:
             continue
-        candidate /= norm
+        candidate = candidate / norm
         for _ in range(2):
             for other in basis:
                 candidate -= (candidate[l3] @ moment @ other[l3]) * other
