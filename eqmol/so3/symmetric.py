@@ -72,7 +72,7 @@ def couplings(factors: tuple[int, ...], l3: int) -> np.ndarray:
     basis: list[np.ndarray] = []
     for tensor in _ordered_couplings(factors, l3):
         flat = tensor.reshape(-1, 2 * l3 + 1)
-        candidate = np.stack([np.bincount(position, column, minlength=len(moment)) for column in flat.T])
+        candidate: np.ndarray = np.stack([np.bincount(position, column, minlength=len(moment)) for column in flat.T])
         norm = _norm(candidate, moment, l3)
         if norm < _DEPENDENT:
             continue
