@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from rich.console import RenderableType
 from rich.table import Table
 from torch.utils.data import DataLoader
 
@@ -103,14 +104,15 @@ class DataModule(pl.LightningDataModule):
         """Return "elements", "e0" (eV, in their order), "scale" (eV/Å) and "avg_num_neighbors" of the training set."""
         return self._measured().plain()
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, labels and where they were found, atomic energies."""
         sets = Table("set", "frames", "atoms", "neighbours per atom", title="data")
         for name, graphs in self._sets().items():
             atoms = sum(graph.num_nodes for graph in graphs)
             edges = sum(graph.edge_index.shape[1] for graph in graphs)
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
-        return [sets, self._labels.table(), self._measured().table()]
+        statistics = self._measured()
+        return [sets, self._labels.table(), statistics.table(), statistics.notes()]
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training set, resumable within an epoch."""

@@ -54,21 +54,25 @@ class Statistics:
         }
 
     def table(self) -> Table:
-        """Return the atomic energies as a table; scale, neighbours and what is doubtful stand below it."""
-        notes = [f"scale {self.scale:.4g}, {self.avg_num_neighbors:.2f} neighbours per atom"]
-        if self.binding is not None:
-            notes.append(f"(E - Σ E0)/N has the median {self.binding:.3f} eV")
-        if self.rank_deficiency > 0:
-            notes.append(
-                f"the compositions leave {self.rank_deficiency} combination(s) of atomic energies undetermined: the "
-                "least squares give those of least norm; for dissociation or other compositions give isolated atoms"
-            )
-        table = Table("element", "E0 / eV", "from", title="atomic energies", caption="\n".join(notes))
+        """Return the atomic energies and where they come from."""
+        table = Table("element", "E0 / eV", "from", title="atomic energies")
         table.columns[1].justify = "right"
         table.columns[2].overflow = "fold"
         for number, energy, source in zip(self.elements, self.e0, self.e0_source, strict=True):
             table.add_row(chemical_symbols[number], f"{energy:.6f}", source)
         return table
+
+    def notes(self) -> str:
+        """Return the other numbers in words, and what is doubtful about the atomic energies."""
+        notes = [f"force scale {self.scale:.4g}, {self.avg_num_neighbors:.2f} neighbours per atom"]
+        if self.binding is not None:
+            notes.append(f"median of (E - Σ E0)/N {self.binding:.3f} eV")
+        if self.rank_deficiency > 0:
+            notes.append(
+                f"the compositions leave {self.rank_deficiency} combination(s) of atomic energies undetermined, of which "
+                "least squares takes those of least norm: give isolated atoms if other compositions or dissociation matter"
+            )
+        return "; ".join(notes)
 
 
 @dataclass(frozen=True)
