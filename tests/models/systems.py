@@ -1,0 +1,66 @@
+"""Small structures and models shared by the tests of assembled models."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from eqmol.graph import AtomGraph, from_atoms
+from eqmol.models import MACE, Potential
+from eqmol.ops.registry import BACKENDS, can_run
+
+ELEMENTS = [1, 6, 8]
+E0 = [-13.5, -1030.25, -2041.75]
+CUTOFF = 3.0
+
+FAMILIES = [(family, backend) for family in ("coupled", "gaunt") for backend in BACKENDS if can_run(backend, family)]
+
+
+@cache
+def structures() -> dict[str, Atoms]:
+    ethanol = molecule("CH3CH2OH")
+    diamond = bulk("C", cubic=True)
+    slab = bulk("C", cubic=True)
+    slab.set_pbc((True, True, False))
+    triclinic = Atoms("COH", cell=[[2.4, 0.1, 0], [-0.9, 2.6, 0.3], [0.4, 0.7, -2.5]], pbc=True)
+    triclinic.set_scaled_positions([[0, 0.1, 0], [0.45, 0.5, 0.4], [0.7, 0.1, 0.8]])
+    systems = {"molecule": ethanol, "bulk": diamond, "slab": slab, "triclinic": triclinic}
+    for atoms in systems.values():
+        atoms.rattle(0.05, seed=4)
+    return systems
+
+
+def graph_of(atoms: Atoms) -> AtomGraph:
+    return from_atoms(atoms, CUTOFF)
+
+
+def make_model(
+    backend: str = "cg",
+    family: str = "coupled",
+    parity: str = "o3",
+    correlation: int = 2,
+    seed: int = 0,
+    zbl: bool = False,
+    **backbone,
+) -> Potential:
+    """A tiny model with random parameters in the default dtype, in evaluation mode."""
+    torch.manual_seed(seed)
+    sizes = {"degree": 1, "filter_degree": 2, "channels": 4, "layers": 2, "fields": 1, "avg_num_neighbors": 8.0}
+    sizes |= {"num_bessel": 4, "radial_hidden": [8]} | backbone
+    mace = MACE(backend, family, parity, correlation=correlation, cutoff=CUTOFF, elements=ELEMENTS, **sizes)
+    return Potential(mace, ELEMENTS, E0, scale=1.5, zbl=zbl).eval()
+
+
+def random_rotation(seed: int) -> np.ndarray:
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    return q * np.sign(np.linalg.det(q))
+
+
+def transformed(atoms: Atoms, matrix: np.ndarray) -> Atoms:
+    """Every position and lattice vector v becomes v @ matrix."""
+    result = atoms.copy()
+    result.set_cell(atoms.cell.array @ matrix)
+    result.positions = atoms.positions @ matrix
+    return result

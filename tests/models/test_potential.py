@@ -1,0 +1,133 @@
+"""The potential's door: modes, precision, bad input, repulsion."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from ase import Atoms
+from ase.units import Bohr, Hartree
+
+from eqmol.errors import InputError
+from eqmol.graph import collate
+from eqmol.models import MACE, Potential
+from eqmol.models.repulsion import SCREENING, ZBLRepulsion
+from tests.models.systems import CUTOFF, E0, ELEMENTS, graph_of, make_model, structures
+from tests.models.test_mace import ARGUMENTS
+
+
+def test_training_keeps_the_graph_and_evaluation_does_not() -> None:
+    model, graph = make_model(), graph_of(structures()["bulk"])
+    assert not any(value.requires_grad for value in model(graph, stress=True).values())
+    with torch.no_grad():
+        assert not model(graph, stress=True)["forces"].requires_grad
+    with torch.inference_mode():
+        inside = model(graph, stress=True)
+    torch.testing.assert_close(inside["forces"], model(graph)["forces"])
+    assert all(value.requires_grad for value in model.train()(graph, stress=True).values())
+    assert model(graph, forces=False).keys() == {"energy", "energies"}
+
+
+def test_forces_do_not_depend_on_gradients_of_parameters() -> None:
+    model, graph = make_model(), graph_of(structures()["molecule"])
+    before = model(graph, stress=True)
+    after = model.requires_grad_(False)(graph, stress=True)
+    torch.testing.assert_close(after, before, equal_nan=True)
+    assert not graph.pos.requires_grad
+
+
+def test_input_is_left_alone() -> None:
+    model, graph = make_model(), graph_of(structures()["triclinic"])
+    before = graph.clone()
+    model.train()(graph, stress=True)["energy"].sum().backward()
+    for key in before.to_dict():
+        value = before[key]
+        assert torch.equal(graph[key], value) if torch.is_tensor(value) else graph[key] == value
+    assert graph.pos.grad is None
+
+
+def test_reference_energies_keep_double_precision() -> None:
+    elements, e0 = [79], [-517_034.123456789]
+    model = Potential(MACE(**ARGUMENTS | {"elements": elements}), elements, e0, scale=1.0, zbl=True)
+    for change in (lambda m: m.float(), lambda m: m.to(torch.float32), lambda m: m.double().float()):
+        model = change(model)
+        assert model.dtype == torch.float32
+        assert model.eval()(graph_of(Atoms("Au")))["energy"].item() == e0[0]
+    assert model.repulsion.radius.dtype == torch.float64
+    with torch.device("meta"):
+        empty = Potential(MACE(**ARGUMENTS | {"elements": elements}), elements, e0, scale=1.0)
+    assert empty.to(torch.float32).to_empty(device="cpu").reference.e0.dtype == torch.float64
+
+
+def test_unknown_elements_are_named() -> None:
+    atoms = structures()["molecule"].copy()
+    atoms.numbers[4] = 9
+    graph = graph_of(atoms)
+    graph.source = "a.xyz, frame 3"
+    with pytest.raises(InputError, match=r"a\.xyz, frame 3: atom 4 is F .*knows H, C, O"):
+        make_model()(graph)
+    other = graph_of(structures()["molecule"])
+    other.source = "a.xyz, frame 2"
+    with pytest.raises(InputError, match=r"a\.xyz, frame 3: atom 4 is F"):
+        make_model()(collate([other, graph]))
+    graph.atomic_numbers[4] = 200
+    with pytest.raises(InputError, match="atomic number 200"):
+        make_model()(graph)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_coincident_atoms_are_named(value: float) -> None:
+    graph = graph_of(Atoms("HO", positions=[[0, 0, 0], [0, 0, 1]]))
+    graph.pos[1] = value
+    with pytest.raises(InputError, match=r"atom 0 and .*atom 1|atom 1 and .*atom 0"):
+        make_model()(graph)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"elements": [1, 6]}, "differ from those of the backbone"),
+        ({"e0": [0.0]}, "1 energies for 3 elements"),
+        ({"e0": [0.0, math.nan, 0.0]}, "each of e0=nan"),
+        ({"scale": 0.0}, "scale=0.0"),
+        ({"scale": "1"}, "scale='1'"),
+        ({"zbl": "yes"}, "zbl='yes'"),
+        ({"readout_hidden": 0}, "readout_hidden=0"),
+        ({"backbone": torch.nn.Linear(1, 1)}, "backbone"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(change: dict, message: str) -> None:
+    arguments = {"backbone": MACE(**ARGUMENTS), "elements": ELEMENTS, "e0": E0, "scale": 1.0}
+    with pytest.raises(InputError, match=message):
+        Potential(**arguments | change)
+
+
+def pair_energy(distance: float, elements: tuple[int, int] = (0, 2)) -> float:
+    repulsion = ZBLRepulsion(ELEMENTS, CUTOFF)
+    lengths = torch.full((2,), distance, dtype=torch.float64)
+    energies = repulsion(lengths, torch.tensor(elements), torch.tensor([0, 1]), torch.tensor([1, 0]))
+    assert energies[0] == energies[1]
+    return energies.sum().item()
+
+
+def test_repulsion_is_the_universal_potential_at_short_distance() -> None:
+    assert abs(sum(c for c, _ in SCREENING) - 1) < 1e-5
+    # H-O: a = 0.8854 · 0.529177 / (1 + 8^0.23) = 0.178978 Å; the envelope takes off 28 (r/0.97 Å)^6
+    r = 0.1
+    x = r / (0.8854 * Bohr / (1 + 8**0.23))
+    phi = 0.18175 * math.exp(-3.1998 * x) + 0.50986 * math.exp(-0.94229 * x)
+    phi += 0.28022 * math.exp(-0.4029 * x) + 0.02817 * math.exp(-0.20162 * x)
+    assert abs(pair_energy(r) / (8 * Hartree * Bohr / r * phi) - 1) < 1e-4
+    # closer, it becomes the bare Coulomb repulsion of the nuclei
+    assert abs(pair_energy(1e-5) / (8 * 14.399645 / 1e-5) - 1) < 1e-3
+
+
+def test_repulsion_ends_smoothly_at_the_sum_of_covalent_radii() -> None:
+    reach = 0.31 + 0.66
+    assert pair_energy(reach) == 0
+    assert pair_energy(reach + 1) == 0
+    assert 0 < pair_energy(reach - 1e-3) < 1e-4
+    distances = [0.2 + 0.01 * i for i in range(80)]
+    energies = [pair_energy(r) for r in distances]
+    assert all(a >= b for a, b in pairwise(energies))

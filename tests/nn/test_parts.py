@@ -1,0 +1,142 @@
+"""Equivariance, variance at initialisation, and smoothness of the parts of a network."""
+
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from eqmol.nn import (
+    BesselBasis,
+    ElementEmbedding,
+    GroupLinear,
+    Linear,
+    LinearReadout,
+    NonlinearReadout,
+    RadialNetwork,
+    group_nodes,
+    pad_degrees,
+    polynomial_envelope,
+)
+from eqmol.nn.activation import normalized_silu
+from eqmol.so3.layout import dim
+from eqmol.so3.wigner import wigner_matrices
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def rotate(x: torch.Tensor, degree: int) -> torch.Tensor:
+    rotation = torch.tensor(Rotation.random(random_state=3).as_matrix())
+    blocks = wigner_matrices(rotation, degree)
+    return torch.block_diag(*[block.reshape(block.shape[-2:]) for block in blocks]) @ x
+
+
+def derivatives(function, x: torch.Tensor, order: int) -> list[torch.Tensor]:
+    """Value and derivatives of a function of independent numbers."""
+    x = x.clone().requires_grad_()
+    values = [function(x)]
+    for _ in range(order):
+        values.append(torch.autograd.grad(values[-1].sum(), x, create_graph=True)[0])
+    return [value.detach() for value in values]
+
+
+@pytest.mark.parametrize("exponent", [2, 5, 6])
+def test_envelope_is_twice_differentiable_at_the_cutoff(exponent: int) -> None:
+    at_start, _, _ = derivatives(lambda x: polynomial_envelope(x, exponent), torch.zeros(1), 2)
+    assert at_start == 1
+    before, after = (
+        derivatives(lambda x: polynomial_envelope(x, exponent), torch.tensor([x]), 2) for x in (1 - 1e-7, 1 + 1e-7)
+    )
+    bounds = [1e-12, 1e-11, 1e-4]  # the third derivative jumps
+    assert all(abs(b) < bound and a == 0 for b, a, bound in zip(before, after, bounds, strict=True))
+
+
+def test_envelope_falls_monotonically() -> None:
+    _, slope = derivatives(polynomial_envelope, torch.linspace(0, 1, 101), 1)
+    assert (slope <= 1e-12).all()
+
+
+def test_bessel_basis_has_unit_mean_square_and_vanishes_at_the_cutoff() -> None:
+    basis = BesselBasis(cutoff=4.0, size=6)
+    points = torch.linspace(1e-4, 1, 4000)
+    bare = basis(4 * points) / polynomial_envelope(points).clamp(min=1e-30).unsqueeze(-1)
+    mean = torch.trapezoid(3 * (points.unsqueeze(-1) * bare)[:-200] ** 2, points[:-200], dim=0)
+    torch.testing.assert_close(mean, torch.ones(6), atol=0.1, rtol=0)
+    assert basis(torch.tensor([4.0, 4.5])).abs().max() == 0
+
+
+@pytest.mark.parametrize("distance", [3.999999, 4.000001])
+def test_radial_weights_vanish_smoothly_at_the_cutoff(distance: float) -> None:
+    basis, network = BesselBasis(4.0, 8), RadialNetwork(8, [16, 16], 3, 4)
+
+    def weights(r: torch.Tensor) -> torch.Tensor:
+        hidden, matrix = network(basis(r))
+        return hidden @ matrix.flatten(1)
+
+    for value, bound in zip(derivatives(weights, torch.tensor([distance]), 2), (1e-12, 1e-9, 1e-2), strict=True):
+        assert value.abs().max() < bound
+
+
+def test_radial_network_keeps_variance() -> None:
+    hidden, matrix = RadialNetwork(32, [64, 64], 5, 64)(torch.randn(500, 32))
+    weights = hidden @ matrix.flatten(1)
+    assert matrix.shape == (64, 5, 64)
+    assert 0.5 < weights.pow(2).mean() < 2
+
+
+def test_activation_keeps_second_moment() -> None:
+    assert abs(normalized_silu(torch.randn(200_000)).pow(2).mean() - 1) < 0.02
+    assert normalized_silu(torch.zeros(1)) == 0
+
+
+@pytest.mark.parametrize(("degree_in", "degree_out"), [(0, 0), (2, 2), (3, 1)])
+def test_linear_is_equivariant_and_keeps_variance(degree_in: int, degree_out: int) -> None:
+    linear = Linear(degree_in, degree_out, 64, 48)
+    x = torch.randn(40, dim(degree_in), 64)
+    y = linear(x)
+    assert y.shape == (40, dim(degree_out), 48)
+    torch.testing.assert_close(linear(rotate(x, degree_in)), rotate(y, degree_out))
+    assert 0.5 < y.pow(2).mean() < 2
+
+
+def test_group_linear_equals_one_linear_per_group() -> None:
+    grouped = GroupLinear(4, 2, 1, 5, 6)
+    x, group = torch.randn(9, dim(2), 5), torch.tensor([3, 0, 0, 3, 1, 1, 3, 0, 1])
+    y = grouped(x, group_nodes(group, 4))
+    for node, g in enumerate(group):
+        single = Linear(2, 1, 5, 6)
+        single.weight.data = grouped.weight.data[g]
+        torch.testing.assert_close(y[node : node + 1], single(x[node : node + 1]))
+
+
+def test_linear_refuses_degrees_that_its_input_lacks() -> None:
+    with pytest.raises(AssertionError, match="degree 2 cannot come"):
+        Linear(1, 2, 4, 4)
+
+
+def test_padding_is_explicit() -> None:
+    x = torch.randn(3, 1, 2)
+    y = pad_degrees(x, 2)
+    assert y.shape == (3, 9, 2)
+    assert y[:, 1:].abs().max() == 0
+    assert torch.equal(pad_degrees(y, 2), y)
+
+
+def test_embedding_and_readouts_keep_variance() -> None:
+    x = ElementEmbedding(50, 64)(torch.arange(50))
+    assert x.shape == (50, 1, 64)
+    assert 0.5 < x.pow(2).mean() < 2
+    for make in (lambda: LinearReadout(64), lambda: NonlinearReadout(64, 16)):
+        mean_square = torch.stack([make()(x[:, 0]).pow(2).mean() for _ in range(30)]).mean()
+        assert 0.5 < mean_square < 2
+
+
+def test_parts_can_be_built_without_memory() -> None:
+    with torch.device("meta"):
+        parts = [
+            BesselBasis(5.0, 8),
+            RadialNetwork(8, [64], 10, 32),
+            Linear(3, 3, 10**6, 10**6),
+            GroupLinear(100, 1, 1, 10**5, 10**5),
+            ElementEmbedding(100, 10**8),
+            NonlinearReadout(10**6, 10**6),
+        ]
+    assert all(p.is_meta for part in parts for p in part.parameters())
