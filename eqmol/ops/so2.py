@@ -114,7 +114,8 @@ class ContractGradient(torch.autograd.Function):
         split = len(bands(blocks.degree_in))
         before, after = features[:split], features[split:]
         back = blocks.transposed()
-        grad_hidden, grad_matrix = torch.empty_like(hidden), torch.zeros_like(matrix)
+        # contiguous, as it is filled through a view: zeros_like would keep permuted strides
+        grad_hidden, grad_matrix = torch.empty_like(hidden), matrix.new_zeros(matrix.shape)
         grad_features = back.empty(hidden, matrix.shape[-1]) if needs[2] else []
         flat = matrix.flatten(1)
         for rows in _chunks(hidden, matrix):
