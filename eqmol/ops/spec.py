@@ -21,7 +21,7 @@ import numpy as np
 
 from eqmol.errors import InputError
 from eqmol.so3.coupling import is_coupled, pairing_factor
-from eqmol.so3.symmetric import gaunt_coefficients, symmetric_paths
+from eqmol.so3.symmetric import gaunt_coefficients, gaunt_second_moment, symmetric_paths
 
 Operation = Literal["convolution", "product", "power"]
 Family = Literal["coupled", "gaunt"]
@@ -30,7 +30,7 @@ Parity = Literal["o3", "so3"]
 MAX_DEGREE = 12
 MAX_ORDER = 6
 #: Symmetric couplings grow like degree^(2 order); beyond this many monomials a coupled power is refused.
-MAX_MONOMIALS = 100_000
+MAX_MONOMIALS = 25_000
 
 PairPath = tuple[int, int, int]  # l1, l2, l3
 PowerPath = tuple[tuple[int, ...], int, int]  # degrees of the factors, l3, index among the couplings of these degrees
@@ -144,7 +144,7 @@ class Spec:
         assert self.family == "gaunt"
         if self.operation == "power":
             count = np.bincount([l3 for _, l3 in self.own_weights], minlength=self.degree_out + 1)
-            moments = [gaunt_coefficients(self.degree_in, order, l3).second_moment for order, l3 in self.own_weights]
+            moments = [gaunt_second_moment(self.degree_in, order, l3) for order, l3 in self.own_weights]
             return 1 / np.sqrt(np.array(moments) * count[[l3 for _, l3 in self.own_weights]])
         variance = np.zeros(self.degree_out + 1)
         for l1, l2, l3 in self.pair_paths:

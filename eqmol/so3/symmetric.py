@@ -116,10 +116,10 @@ def gaunt_coefficients(degree_in: int, order: int, l3: int) -> GauntPower:
         polynomial = target @ samples * np.array([_multiplicity(term) for term in terms])
         overlap = couplings(factors, l3)[:, l3] @ _moment_matrix(factors) @ polynomial
         coefficients |= {(factors, l3, i): float(c) for i, c in enumerate(overlap)}
-    return GauntPower(coefficients, _gaunt_second_moment(degree_in, order, l3))
+    return GauntPower(coefficients, gaunt_second_moment(degree_in, order, l3))
 
 
-def _gaunt_second_moment(degree_in: int, order: int, l3: int) -> float:
+def gaunt_second_moment(degree_in: int, order: int, l3: int) -> float:
     """½ ∫ E[f(r)^order f(r')^order] P_l3(r·r'): the field is Gaussian with covariance Σ (2l + 1) P_l(r·r')."""
     nodes, weights = np.polynomial.legendre.leggauss(order * degree_in // 2 + l3 // 2 + 2)
     legendre = np.polynomial.legendre.legval
