@@ -40,6 +40,7 @@ class Calculator(ASECalculator):
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's interface)
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
     nolabel = True  # `ase run` then passes no label
+    name = "eqmol"  # in trajectories
 
     def __init__(
         self,
