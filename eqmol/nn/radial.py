@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from eqmol.nn.activation import normalized_silu
+from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.nn.cutoff import polynomial_envelope
 
 
@@ -52,7 +52,8 @@ class RadialNetwork(nn.Module):
 
     def forward(self, basis: Tensor) -> tuple[Tensor, Tensor]:
         """Basis [E, B] -> hidden [E, H] and matrix [H, W, C]; the weights of an edge are their product."""
-        hidden = basis
+        hidden, gain = basis, 1.0
         for weight in self.layers:
-            hidden = normalized_silu(hidden @ (weight / math.sqrt(weight.shape[0])))
-        return hidden, self.matrix / math.sqrt(self.matrix.shape[0])
+            hidden = silu(hidden @ (weight * (gain / math.sqrt(weight.shape[0]))))
+            gain = SILU_GAIN
+        return hidden, self.matrix * (gain / math.sqrt(self.matrix.shape[0]))

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from eqmol.nn.activation import normalized_silu
+from eqmol.nn.activation import SILU_GAIN, silu
 
 
 class LinearReadout(nn.Module):
@@ -33,4 +33,4 @@ class NonlinearReadout(nn.Module):
 
     def forward(self, scalars: Tensor) -> Tensor:
         """[N, C] -> [N]."""
-        return self.last(normalized_silu(scalars @ (self.weight / math.sqrt(self.weight.shape[0]))))
+        return self.last(silu(scalars @ (self.weight / math.sqrt(self.weight.shape[0]))) * SILU_GAIN)

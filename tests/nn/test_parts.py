@@ -16,7 +16,7 @@ from eqmol.nn import (
     pad_degrees,
     polynomial_envelope,
 )
-from eqmol.nn.activation import normalized_silu
+from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.so3.layout import dim
 from eqmol.so3.wigner import wigner_matrices
 
@@ -82,9 +82,16 @@ def test_radial_network_keeps_variance() -> None:
     assert 0.5 < weights.pow(2).mean() < 2
 
 
-def test_activation_keeps_second_moment() -> None:
-    assert abs(normalized_silu(torch.randn(200_000)).pow(2).mean() - 1) < 0.02
-    assert normalized_silu(torch.zeros(1)) == 0
+def test_gain_restores_the_second_moment() -> None:
+    assert abs((SILU_GAIN * silu(torch.randn(200_000))).pow(2).mean() - 1) < 0.02
+    assert silu(torch.zeros(1)) == 0
+
+
+def test_activation_equals_that_of_torch_in_three_derivatives() -> None:
+    x = torch.linspace(-6, 6, 25)
+    for ours, theirs in zip(derivatives(silu, x, 3), derivatives(torch.nn.functional.silu, x, 3), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(silu))(x), derivatives(silu, x, 1)[1])
 
 
 @pytest.mark.parametrize(("degree_in", "degree_out"), [(0, 0), (2, 2), (3, 1)])
