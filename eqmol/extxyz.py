@@ -59,7 +59,17 @@ def _comment(atoms: ase.Atoms, info: dict[str, Any], columns: dict[str, NDArray[
     kinds = [f"{name}:{_KINDS.get(column.dtype.kind)}:{_width(column)}" for name, column in columns.items()]
     cell = " ".join(repr(float(x)) for x in atoms.cell.array.flat)
     lattice = f'Lattice="{cell}" ' if atoms.cell.any() else ""
-    return f"{lattice}Properties={':'.join(kinds)} {key_val_dict_to_str({**info, 'pbc': atoms.pbc})}"
+    values = {key: _plain(value) if isinstance(value, dict | list | tuple) else value for key, value in info.items()}
+    return f"{lattice}Properties={':'.join(kinds)} {key_val_dict_to_str({**values, 'pbc': atoms.pbc})}"
+
+
+def _plain(value: Any) -> Any:
+    """Nested containers with NumPy's arrays and numbers as lists and Python's numbers, which JSON can hold."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _width(column: NDArray[Any]) -> int:

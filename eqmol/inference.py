@@ -178,7 +178,7 @@ def _run(arguments: argparse.Namespace) -> None:
             metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
     console = Console()
     if errors.summary():
-        console.print(_table(errors, str(arguments.input)))
+        console.print(_table(errors, arguments.input.name))
     console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
 
 
@@ -230,7 +230,8 @@ def _predict_file(model: "Potential", frames: "Iterator[Frame]", file: Any, batc
 
     errors, number = Errors(), 0
     columns = (SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
         for (atoms, labels, _), result in _evaluated(model, frames, batch_size):
             for key in WRITTEN:  # of an earlier prediction
