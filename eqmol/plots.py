@@ -1,0 +1,136 @@
+"""Figures of a run, from the files that it wrote; never from a model."""
+
+import csv
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eqmol.files import replacing
+
+#: Colour-blind safe (Okabe and Ito).
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+_QUANTITIES = (
+    ("energy", "energy relative to isolated atoms", "eV/atom", "meV/atom"),
+    ("forces", "force components", "eV/Å", "meV/Å"),
+)
+
+
+def parity(data: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw prediction against reference, energies left and forces right, with the errors below.
+
+    Args:
+        data: npz file with arrays [2, points] named "<split>/energy" and "<split>/forces".
+        path: PNG file to write.
+    """
+    with np.load(data) as arrays:
+        points = {name: arrays[name] for name in arrays.files}
+    shown = [q for q in _QUANTITIES if any(name.endswith(f"/{q[0]}") for name in points)]
+    figure = Figure(figsize=(5.6 * len(shown), 7.2), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=(3, 1))
+    for column, (quantity, title, unit, milli_unit) in enumerate(shown):
+        series = {n.rsplit("/", 1)[0]: p for n, p in points.items() if n.endswith(f"/{quantity}")}
+        _draw_parity(axes[0, column], series, f"{title} ({unit})", milli_unit)
+        _draw_errors(axes[1, column], series, f"reference ({unit})", f"error ({milli_unit})")
+    _write(figure, path)
+
+
+def _draw_parity(axes: Axes, series: dict[str, NDArray[np.float32]], title: str, unit: str) -> None:
+    """Draw the points of every split on the diagonal."""
+    everything = np.concatenate([p.ravel() for p in series.values()])
+    low, high = float(np.nanmin(everything)), float(np.nanmax(everything))
+    margin = 0.04 * (high - low) or 0.1
+    ends = (low - margin, high + margin)
+    axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+    for (name, (reference, prediction)), color in zip(series.items(), _cycle(len(series)), strict=True):
+        error = 1000 * float(np.sqrt(np.nanmean((prediction - reference) ** 2)))
+        size = 14 if len(reference) < 2000 else 3
+        label = f"{name}: RMSE {error:.3g} {unit}"
+        axes.scatter(
+            reference, prediction, s=size, alpha=0.5, color=color, linewidths=0, label=label, rasterized=True
+        )
+    axes.set(title=title, ylabel="prediction", xlim=ends, ylim=ends, aspect="equal")
+    axes.legend(loc="upper left", fontsize="small", frameon=False, markerscale=2)
+
+
+def _draw_errors(axes: Axes, series: dict[str, NDArray[np.float32]], xlabel: str, ylabel: str) -> None:
+    """Draw prediction - reference, in thousandths, against the reference."""
+    axes.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
+    for (reference, prediction), color in zip(series.values(), _cycle(len(series)), strict=True):
+        size = 8 if len(reference) < 2000 else 2
+        axes.scatter(
+            reference, 1000 * (prediction - reference), s=size, alpha=0.4, color=color, linewidths=0, rasterized=True
+        )
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+
+
+def learning_curve(log: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw losses and validation errors over the epochs.
+
+    Args:
+        log: log.csv of a run.
+        path: PNG file to write.
+    """
+    columns = _read_columns(Path(log))
+    epoch = columns["epoch"]
+    figure = Figure(figsize=(11.2, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_curve(left, epoch, columns["train_loss"], "training loss (raw weights)", COLORS[0])
+    _draw_curve(left, epoch, columns["val_loss"], "validation loss (averaged, final loss weights)", COLORS[1])
+    left.set(title="loss", xlabel="epoch", yscale="log")
+    rate = left.twinx()
+    rate.plot(epoch, columns["learning_rate"], color="0.7", linewidth=1.0, linestyle="--")
+    rate.set_ylabel("learning rate (dashed)", color="0.5")
+    rate.set(yscale="log")
+    for name, label, color in (
+        ("val_forces_rmse_mev_per_a", "forces RMSE (meV/Å)", COLORS[2]),
+        ("val_energy_rmse_mev_per_atom", "energy RMSE (meV/atom)", COLORS[5]),
+        ("val_stress_rmse_mev_per_a3", "stress RMSE (meV/Å³)", COLORS[3]),
+    ):
+        _draw_curve(right, epoch, columns[name], label, color)
+    best = epoch[np.nan_to_num(columns["best"]) > 0]
+    if len(best) > 0:
+        right.axvline(best[-1], color="0.6", linewidth=0.8, linestyle=":", label=f"best model: epoch {int(best[-1])}")
+    right.set(title="validation errors", xlabel="epoch", yscale="log")
+    for axes in (left, right):
+        axes.grid(which="both", color="0.92")
+        axes.legend(fontsize="small")
+    _write(figure, path)
+
+
+def _draw_curve(axes: Axes, epoch: NDArray[np.float64], values: NDArray[np.float64], label: str, color: str) -> None:
+    """Draw what is there of a column; a single epoch is a dot."""
+    there = np.isfinite(values)
+    if there.any():
+        marker = "o" if there.sum() < 20 else None
+        axes.plot(epoch[there], values[there], label=label, color=color, linewidth=1.4, marker=marker, markersize=3)
+
+
+def _read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of a CSV file; empty cells are NaN."""
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        names: Sequence[str] = reader.fieldnames or ()
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def _cycle(count: int) -> list[str]:
+    """Return as many colours as there are series."""
+    return [COLORS[i % len(COLORS)] for i in range(count)]
+
+
+def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a PNG file in one step."""
+    buffer = BytesIO()
+    with mpl.rc_context({"font.size": 10}):
+        figure.savefig(buffer, format="png", dpi=130)
+    with replacing(path, "wb") as file:
+        file.write(buffer.getvalue())

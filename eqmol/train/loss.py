@@ -1,0 +1,137 @@
+"""The weighted loss: energy per atom, forces, stress.
+
+loss = Σ_t w_t · mean(error_t), with error_energy = (E - E*)/N per structure (eV per atom), error_forces over all force
+components of the batch (eV/Å) and error_stress over the nine components of every labelled periodic structure (eV/Å³).
+Energies enter per atom so that large structures do not drown small ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eqmol.errors import InputError
+from eqmol.graph import keys
+
+_ERRORS = {"mse": "squared error", "huber": "Huber"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much one quantity counts.
+
+    Args:
+        weight: factor of its mean error in the loss; 0 leaves it out.
+        final_weight: the factor in the last part of the run (see :class:`WeightedLoss`); None keeps ``weight``.
+        loss: "mse" for e², "huber" for e² up to ``delta`` and delta·(2|e| - delta) beyond (twice Huber's function, so
+            that both agree for small errors).
+        delta: where "huber" turns linear, in the quantity's unit.
+    """
+
+    weight: float
+    final_weight: float | None = None
+    loss: str = "mse"
+    delta: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.loss not in _ERRORS:
+            raise InputError(f"unknown loss {self.loss!r}; choose one of {', '.join(_ERRORS)}")
+        if self.delta <= 0:
+            raise InputError(f"delta={self.delta} of a Huber loss must be positive")
+        if min(self.weight, self.weight if self.final_weight is None else self.final_weight) < 0:
+            raise InputError(f"a loss weight cannot be negative: {self.weight}, final {self.final_weight}")
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the weight is not zero at any time of the run."""
+        return max(self.weight_at(False), self.weight_at(True)) > 0
+
+    def weight_at(self, final: bool) -> float:
+        """Return the weight before or in the last part of the run."""
+        return self.final_weight if final and self.final_weight is not None else self.weight
+
+    def mean_error(self, difference: Tensor) -> Tensor:
+        """Return the mean over all elements of a difference."""
+        if self.loss == "huber":
+            return 2.0 * F.huber_loss(difference, torch.zeros_like(difference), delta=self.delta)
+        return difference.square().mean()
+
+
+class WeightedLoss:
+    """The sum of the weighted mean errors of all targets.
+
+    Args:
+        targets: keys among "energy", "forces", "stress".
+        raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) after which final weights hold.
+    """
+
+    def __init__(self, targets: Mapping[str, Target], raise_at: float = 1.0):
+        unknown = set(targets) - set(keys.LABELS)
+        if unknown:
+            raise InputError(f"unknown target {sorted(unknown)[0]!r} in the loss; choose among {', '.join(keys.LABELS)}")
+        if not 0.0 <= raise_at <= 1.0:
+            raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
+        self.targets = dict(targets)
+        self.raise_at = raise_at
+        if not self.required:
+            raise InputError("every loss weight is zero, so there is nothing to train on; set one in task.targets")
+
+    @classmethod
+    def from_config(cls, targets: Mapping[str, Mapping[str, Any]], raise_at: float) -> "WeightedLoss":
+        """Return the loss for plain settings, as ``conf/task/forces.yaml`` has them."""
+        return cls({name: Target(**target) for name, target in targets.items()}, raise_at)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The labels that must be there: those with a weight at any time of the run."""
+        return tuple(name for name, target in self.targets.items() if target.is_used)
+
+    def is_final(self, progress: float) -> bool:
+        """Return whether the final weights hold at a fraction of the run."""
+        return progress >= self.raise_at
+
+    def __call__(self, output: Mapping[str, Tensor], batch: Any, final: bool) -> Tensor:
+        """Return the scalar loss (float64).
+
+        Args:
+            output: what the model returned.
+            batch: a batch of graphs with labels.
+            final: whether the final weights hold.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
+        for name in self.required:
+            target = self.targets[name]
+            difference = _DIFFERENCES[name](output, batch)
+            if difference.numel() > 0:  # a batch may hold no stress label at all
+                total = total + target.weight_at(final) * target.mean_error(difference)
+        return total
+
+
+def _energy_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:
+    """Return the errors [G] of the energies, eV per atom."""
+    return (output["energy"] - batch.energy) / batch.ptr.diff()
+
+
+def _forces_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:
+    """Return the errors [N, 3] of the forces, eV/Å."""
+    return output["forces"] - batch.forces
+
+
+def _stress_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:
+    """Return the errors [labelled structures, 3, 3] of the stress, eV/Å³.
+
+    From the virial, because a row of undefined stress (no volume) would put NaN into every gradient even when masked.
+    """
+    labelled = batch.stress.isfinite().all(dim=(1, 2)) & batch.pbc.all(dim=1)
+    volume = torch.linalg.det(batch.cell[labelled]).abs()
+    return -output["virial"][labelled] / volume[:, None, None] - batch.stress[labelled]
+
+
+_DIFFERENCES = {
+    keys.ENERGY: _energy_difference,
+    keys.FORCES: _forces_difference,
+    keys.STRESS: _stress_difference,
+}

@@ -1,0 +1,168 @@
+"""``last.ckpt``: everything that continues a run as if it had never stopped.
+
+Lightning's checkpoint (averaged and raw weights, optimiser, loops, the loader's cursor, early stopping) plus the
+schedule, the random states, the clock, the best score and the configuration. It holds plain values and tensors only, so
+it is loaded with ``weights_only=True``.
+"""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from eqmol.errors import InputError
+from eqmol.train.stop import Clock, Interrupt
+
+FORMAT = 1
+
+
+class LastCheckpoint(Callback):
+    """Write ``last.ckpt`` at the end of every epoch, every so many minutes, and when the run stops inside an epoch.
+
+    Must be the last callback: what the others do at the end of an epoch belongs into the checkpoint.
+
+    Args:
+        path: where.
+        config: the resolved configuration.
+        clock: started here.
+        interrupt: asked after every batch.
+        max_seconds: training time after which the run stops.
+        minutes: time between two checkpoints inside an epoch, or None for none.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        clock: Clock,
+        interrupt: Interrupt,
+        max_seconds: float | None = None,
+        minutes: float | None = None,
+    ):
+        self.path = path
+        self.config = config
+        self.clock = clock
+        self.interrupt = interrupt
+        self.max_seconds = float("inf") if max_seconds is None else max_seconds
+        self.interval = float("inf") if minutes is None else 60.0 * minutes
+        self._saved_at = 0.0
+        self._inside_epoch = False
+        self._random: dict[str, Any] | None = None
+        self._stopped_early = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; a run that is complete already does not go on."""
+        if self._random is not None and self._inside_epoch:
+            # Opening the loader drew from the generators; inside an epoch the uninterrupted run did not draw again.
+            set_random_state(self._random)
+        self.clock.start()
+        self._saved_at = self.clock.elapsed()
+        trainer.should_stop |= self._stopped_early or self._saved_at >= self.max_seconds
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to time the epoch."""
+        self.clock.begin_lap()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Stop or save between two batches; after the last batch the end of the epoch will do it."""
+        if trainer.is_last_batch:
+            return
+        elapsed = self.clock.elapsed()
+        stop = elapsed >= self.max_seconds
+        if stop or self.interrupt.requested is not None or elapsed - self._saved_at >= self.interval:
+            self._inside_epoch = True
+            self._save(trainer)
+        self.interrupt.check()
+        trainer.should_stop |= stop  # Lightning validates once more, then ends
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save; an epoch that the clock cut off keeps the checkpoint of its last batch."""
+        if not trainer.is_last_batch:
+            return
+        self._inside_epoch = False
+        self._stopped_early = trainer.should_stop
+        self._save(trainer)
+        self.interrupt.check()
+        trainer.should_stop |= self.clock.elapsed() >= self.max_seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return clock and random states."""
+        return {
+            "clock": self.clock.state_dict(),
+            "random": random_state(),
+            "inside_epoch": self._inside_epoch,
+            "stopped_early": self._stopped_early,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self.clock.load_state_dict(state_dict["clock"])
+        self._inside_epoch = state_dict["inside_epoch"]
+        self._stopped_early = state_dict["stopped_early"]
+        self._random = state_dict["random"]
+        set_random_state(state_dict["random"])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the configuration."""
+        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config}
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        """Replace the checkpoint in one step."""
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            trainer.save_checkpoint(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._saved_at = self.clock.elapsed()
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        InputError: not there, damaged, or not a checkpoint of this program.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"there is no checkpoint {path}; resume=auto starts anew when there is none") from None
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as a checkpoint ({reason}); give another one") from None
+    if not isinstance(checkpoint, dict) or checkpoint.get("eqmol", {}).get("format") != FORMAT:
+        raise InputError(f"{path} is not a last.ckpt of this version of eqmol")
+    return checkpoint
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of all random number generators, as tensors and plain values."""
+    name, words, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, python_words, python_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(words.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(python_words), python_gauss],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, words, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, words.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, python_words, python_gauss = state["python"]
+    random.setstate((version, tuple(python_words), python_gauss))

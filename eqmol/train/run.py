@@ -1,0 +1,196 @@
+"""A training run: configuration in, output folder out."""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from eqmol import checkpoint
+from eqmol.errors import InputError
+from eqmol.train import folder
+from eqmol.train.ema import EMA
+from eqmol.train.export import BestModel
+from eqmol.train.folder import RunFolder, check_unchanged, open_folder
+from eqmol.train.log import EpochLog, Screen
+from eqmol.train.loss import WeightedLoss
+from eqmol.train.report import print_summary, write_report
+from eqmol.train.resume import LastCheckpoint
+from eqmol.train.schedule import Budget, parse_duration
+from eqmol.train.stop import Interrupt
+from eqmol.train.task import Task
+
+PRECISIONS = {"float32": torch.float32, "32-true": torch.float32, "float64": torch.float64, "64-true": torch.float64}
+STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
+
+
+def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
+    """Train, evaluate, and write everything into the output folder.
+
+    Args:
+        cfg: composed from ``conf/train.yaml``; its ``output_dir`` and ``statistics`` are filled in here.
+        console: where to print.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        InputError: something the user gave is wrong.
+        NonFiniteLossError: the loss or its gradient became NaN or infinite; what was written before is kept.
+        Interrupted: Ctrl-C or SIGTERM; last.ckpt is written.
+    """
+    console = console or Console()
+    check_trainer(cfg.trainer)
+    loss = WeightedLoss.from_config(OmegaConf.to_container(cfg.task.targets, resolve=True), cfg.task.raise_at)
+    out = open_folder(cfg.output_dir, cfg.resume)
+    cfg.output_dir = str(out.path)
+    with quiet_lightning():
+        datamodule = instantiate(cfg.data, required=loss.required)
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        fill_statistics(cfg, datamodule.statistics(), out)
+        config = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(config, dict)
+        if out.config is not None:
+            check_unchanged(config, out.config)
+        task = make_task(cfg)
+        best = BestModel(out.path / folder.MODEL, make_ema(cfg))
+        interrupt = Interrupt()
+        trainer = make_trainer(cfg, config, task, best, interrupt, out, console)
+        out.begin(cfg)
+        print_summary(console, task, datamodule, out, trainer.strategy.root_device)
+        with interrupt:
+            trainer.fit(task, datamodule=datamodule, ckpt_path=out.checkpoint, weights_only=True)
+        extra = {
+            "seconds_per_epoch": task.clock.elapsed() * trainer.num_training_batches / max(trainer.global_step, 1),
+            "seconds": task.clock.elapsed(),
+            "steps": trainer.global_step,
+            "best_epoch": best.epoch,
+        }
+        metrics = write_report(out, datamodule.evaluation_dataloaders(), trainer.strategy.root_device, extra, console)
+    console.print(f"model: {out.path / folder.MODEL}", soft_wrap=True, highlight=False)
+    return metrics
+
+
+def check_trainer(settings: DictConfig) -> None:
+    """Refuse what cannot work before any work is done."""
+    if settings.precision not in PRECISIONS:
+        raise InputError(f"trainer.precision={settings.precision} is unknown; choose one of {', '.join(PRECISIONS)}")
+    Budget(settings.max_epochs, None if settings.max_time is None else parse_duration(settings.max_time))
+
+
+def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder) -> None:
+    """Freeze the statistics of the training set into the configuration, unless the user gave them.
+
+    A resumed run takes those of its checkpoint, and this tells whether its data are still the same.
+
+    Raises:
+        InputError: the data of a resumed run have changed.
+    """
+    if cfg.statistics is not None:
+        return
+    if out.config is None:
+        cfg.statistics = statistics
+        return
+    earlier = out.config["statistics"]
+    if not _close(statistics, earlier):
+        raise InputError(
+            f"cannot resume: the statistics of the training data are {statistics}, those of {out.checkpoint} are "
+            f"{earlier}; give the same data"
+        )
+    cfg.statistics = earlier
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Return whether two trees of numbers are equal up to rounding."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_close, a, b))
+    return math.isclose(a, b, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
+
+
+def make_task(cfg: DictConfig) -> Task:
+    """Build the model from its recipe, and what trains it."""
+    pl.seed_everything(cfg.seed, verbose=False)  # after the data, so that the weights do not depend on them
+    recipe = OmegaConf.to_container(cfg.predictor, resolve=True)
+    assert isinstance(recipe, dict)
+    with checkpoint.default_dtype(PRECISIONS[cfg.trainer.precision]):
+        predictor = checkpoint.build(recipe)  # type: ignore[arg-type]
+    task = instantiate(cfg.task, predictor=predictor, _convert_="all")
+    assert isinstance(task, Task)
+    return task
+
+
+def make_ema(cfg: DictConfig) -> EMA | None:
+    """Return the average of the weights, if one is wanted."""
+    return None if cfg.trainer.ema_decay is None else EMA(cfg.trainer.ema_decay)
+
+
+def make_trainer(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    task: Task,
+    best: BestModel,
+    interrupt: Interrupt,
+    out: RunFolder,
+    console: Console,
+) -> pl.Trainer:
+    """Assemble Lightning's trainer. The order of the callbacks matters: average, judge, log, show, save."""
+    settings = cfg.trainer
+    task.max_seconds = None if settings.max_time is None else parse_duration(settings.max_time)
+    log = EpochLog(out.path / folder.LOG, task.clock, best)
+    callbacks: list[Callback] = [] if best.ema is None else [best.ema]
+    callbacks.append(best)
+    if settings.early_stopping is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=settings.early_stopping, check_on_train_epoch_end=False))
+    callbacks += [
+        log,
+        Screen(console, log, best),
+        LastCheckpoint(
+            out.path / folder.LAST, config, task.clock, interrupt, task.max_seconds, settings.checkpoint_minutes
+        ),
+    ]
+    return pl.Trainer(
+        default_root_dir=out.path,
+        accelerator=settings.accelerator,
+        devices=1,
+        max_epochs=-1 if settings.max_epochs is None else settings.max_epochs,
+        gradient_clip_val=settings.gradient_clip_val,
+        check_val_every_n_epoch=settings.check_val_every_n_epoch,
+        limit_train_batches=settings.limit_train_batches,
+        limit_val_batches=settings.limit_val_batches,
+        num_sanity_val_steps=0,
+        inference_mode=False,  # forces need autograd in validation
+        logger=instantiate(cfg.logger) if cfg.logger else False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's hints, which are about choices made here on purpose."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)  # number of workers, logging interval
+            warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,150 @@
+"""How far the run is, and which learning rate belongs there.
+
+The fraction of the run, `progress`, is steps / (steps of all epochs), or elapsed / `max_time` when that is further. So a
+run with a time limit anneals completely within its time, whatever the machine; a run without one depends on nothing but
+its steps and is repeatable bit for bit.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eqmol.errors import InputError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What ends a run.
+
+    Args:
+        steps: optimiser steps of all epochs, or None for no limit.
+        seconds: training time of all sessions together, or None for no limit.
+    """
+
+    steps: int | None
+    seconds: float | None
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.seconds is None:
+            raise InputError("the run would never end: give trainer.max_epochs or trainer.max_time")
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Return the fraction of the run after ``step`` steps and ``elapsed`` seconds, in [0, 1]."""
+        by_steps = step / max(self.steps, 1) if self.steps is not None else 0.0
+        by_time = elapsed / self.seconds if self.seconds is not None else 0.0
+        return min(max(by_steps, by_time), 1.0)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of "DD:HH:MM:SS".
+
+    Raises:
+        InputError: another form, or no time at all.
+    """
+    parts = str(text).split(":")
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        raise InputError(f"trainer.max_time={text} must have the form DD:HH:MM:SS, e.g. 00:00:30:00 for half an hour")
+    days, hours, minutes, seconds = map(int, parts)
+    duration = float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    if duration == 0:
+        raise InputError(f"trainer.max_time={text} leaves no time to train")
+    return duration
+
+
+class Schedule(Protocol):
+    """A learning rate over a run, as a factor of the optimiser's own."""
+
+    def factor(self, step: int, progress: float) -> float:
+        """Return the factor for optimiser step ``step`` (from 0) at a fraction ``progress`` of the run."""
+
+    def validated(self, score: float) -> None:
+        """Take note of a validation loss."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+
+
+class Cosine:
+    """Linear warm-up, then half a cosine from 1 down to a floor (Loshchilov and Hutter, arXiv:1608.03983, eq. 5).
+
+    Args:
+        warmup_steps: steps until the full learning rate.
+        floor: the factor at the end of the run.
+    """
+
+    def __init__(self, warmup_steps: int = 50, floor: float = 0.01):
+        self.warmup_steps = warmup_steps
+        self.floor = floor
+
+    def factor(self, step: int, progress: float) -> float:
+        """Return the factor at a step."""
+        cosine = self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return _warmup(step, self.warmup_steps) * cosine
+
+    def validated(self, score: float) -> None:
+        """Ignore the score."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the factor depends on the step alone."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+class Plateau:
+    """Linear warm-up, then a reduction whenever the validation loss has not improved for a while.
+
+    Args:
+        warmup_steps: steps until the full learning rate.
+        factor: what the learning rate is multiplied with.
+        patience: validations without improvement that are still accepted.
+        threshold: relative improvement that counts.
+        floor: lowest factor.
+    """
+
+    def __init__(
+        self,
+        warmup_steps: int = 50,
+        factor: float = 0.8,
+        patience: int = 10,
+        threshold: float = 1e-3,
+        floor: float = 0.001,
+    ):
+        self.warmup_steps = warmup_steps
+        self.reduction = factor
+        self.patience = patience
+        self.threshold = threshold
+        self.floor = floor
+        self._best = math.inf
+        self._waited = 0
+        self._factor = 1.0
+
+    def factor(self, step: int, progress: float) -> float:
+        """Return the factor at a step."""
+        return _warmup(step, self.warmup_steps) * self._factor
+
+    def validated(self, score: float) -> None:
+        """Count validations without improvement, and reduce when there are too many."""
+        if score < self._best * (1.0 - self.threshold):
+            self._best, self._waited = score, 0
+            return
+        self._waited += 1
+        if self._waited > self.patience:
+            self._factor, self._waited = max(self._factor * self.reduction, self.floor), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the count, the best score and the present factor."""
+        return {"best": self._best, "waited": self._waited, "factor": self._factor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+        self._best, self._waited, self._factor = state["best"], state["waited"], state["factor"]
+
+
+def _warmup(step: int, warmup_steps: int) -> float:
+    """Return the factor of a linear warm-up that reaches 1 at step ``warmup_steps``."""
+    return min((step + 1) / (warmup_steps + 1), 1.0)

@@ -1,0 +1,86 @@
+"""What ends a run before its last epoch: the clock and the user."""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any, Self
+
+
+class Interrupted(BaseException):
+    """The user, or the queue, asked the run to stop; ``signum`` says by which signal."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class Clock:
+    """Training time over all sessions of a run, in seconds."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._started: float | None = None
+        self._lap_began = 0.0
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._started = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Return the seconds trained so far."""
+        return self._before + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    def begin_lap(self) -> None:
+        """Begin an epoch."""
+        self._lap_began = self.elapsed()
+
+    def lap(self) -> float:
+        """Return the seconds of the present epoch."""
+        return self.elapsed() - self._lap_began
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what a resumed run needs."""
+        return {"elapsed": self.elapsed(), "lap_began": self._lap_began}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from an earlier session."""
+        self._before, self._lap_began = state["elapsed"], state["lap_began"]
+
+
+class Interrupt:
+    """Turns Ctrl-C and SIGTERM into a request that the run grants between two batches; a second one stops at once.
+
+    An exception in the middle of an optimiser step would leave weights that no uninterrupted run ever has.
+    """
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._owner = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous.clear()
+
+    def check(self) -> None:
+        """Raise :class:`Interrupted` if a stop was requested."""
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
+        """Take note of the first request; stop at the second."""
+        if os.getpid() != self._owner:  # a terminal sends Ctrl-C to the data workers too, which inherit this handler
+            return
+        if self.requested is not None:
+            raise Interrupted(signum)
+        self.requested = signum
+        os.write(2, b"\nstopping after this batch; once more to stop at once\n")  # print() is not safe in a handler

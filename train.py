@@ -1,0 +1,3 @@
+from eqmol.train.cli import main
+
+main()
