@@ -124,7 +124,8 @@ def evaluate_graphs(model: Potential, graphs: Sequence[AtomGraph]) -> list[dict[
     """
     periodic = [bool(graph.pbc.all()) for graph in graphs]
     device = next(model.parameters()).device
-    output = model(collate(graphs).to(device), forces=True, stress=any(periodic))
+    batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
+    output = model(batch.to(device), forces=True, stress=any(periodic))
     values = {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
     results, begin = [], 0
     for number, graph in enumerate(graphs):
