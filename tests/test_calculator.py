@@ -156,9 +156,7 @@ def test_neighbours_are_reused(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     # a list with a skin keeps its object; vesin decides inside it
     calc = eqmol.Calculator(path)
     made = []
-    monkeypatch.setattr(
-        "eqmol.calculator.NeighborList", lambda *args: made.append(args) or NeighborList(*args)
-    )
+    monkeypatch.setattr("eqmol.calculator.NeighborList", lambda *args: made.append(args) or NeighborList(*args))
     atoms = ethanol()
     atoms.calc = calc
     for _ in range(3):

@@ -324,7 +324,9 @@ def bad(name: str, tmp_path: Path, path: Path) -> tuple[list[str], str]:
     match name:
         case "unseen element":
             structures[4] = molecule("NH3")
-            match = f"error: {source}, frame 4: atom 0 is N, an element that the model has not seen; it knows H, C, O, Cu"
+            match = (
+                f"error: {source}, frame 4: atom 0 is N, an element that the model has not seen; it knows H, C, O, Cu"
+            )
         case "NaN position":
             structures[1].positions[2, 0] = np.nan
             match = "frame 1: the position of atom 2"
@@ -424,7 +426,9 @@ def test_bad_input(path: Path, tmp_path: Path, name: str, capfd: Any) -> None:
     assert path.read_bytes() == model_before
 
 
-@pytest.mark.parametrize("options", [["--batch-size", "0"], ["--batch-size", "two"], ["--dtype", "float16"], ["--nothing"]])
+@pytest.mark.parametrize(
+    "options", [["--batch-size", "0"], ["--batch-size", "two"], ["--dtype", "float16"], ["--nothing"]]
+)
 def test_bad_options(path: Path, source: Path, options: list[str], tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         main([str(path), str(source), "-o", str(tmp_path / "out.xyz"), *options])
@@ -487,7 +491,9 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 def test_help_is_fast() -> None:
     code = "import sys; from eqmol.inference import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0
     assert "--batch-size" in done.stdout
 

@@ -54,7 +54,9 @@ SIGNATURES = {
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_public_signatures(name: str) -> None:
     parameters = inspect.signature(getattr(eqmol, name)).parameters.values()
-    plain = [parameter.replace(annotation=inspect.Parameter.empty, kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    plain = [
+        parameter.replace(annotation=inspect.Parameter.empty, kind=parameter.KEYWORD_ONLY) for parameter in parameters
+    ]
     assert [str(parameter) for parameter in plain] == SIGNATURES[name]
 
 
@@ -74,7 +76,9 @@ def test_nothing_is_unpickled() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"} & {n.split(".")[0] for n in names}, path
+            assert not {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"} & {
+                n.split(".")[0] for n in names
+            }, path
     for path, name, node in calls():
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         assert name not in ("eval", "exec", "os.system", "pandas.read_pickle"), path
@@ -133,7 +137,9 @@ def test_ase_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(model(), tmp_path / "model.safetensors")
     write(tmp_path / "in.xyz", molecule("H2O"))
     monkeypatch.chdir(tmp_path)
-    main(args=["run", "eqmol", "in.xyz", "-p", "path_or_model=model.safetensors,backend=escn,skin=0.2", "-o", "out.xyz"])
+    main(
+        args=["run", "eqmol", "in.xyz", "-p", "path_or_model=model.safetensors,backend=escn,skin=0.2", "-o", "out.xyz"]
+    )
     expected = eqmol.predict(molecule("H2O"), tmp_path / "model.safetensors")
     assert abs(read(tmp_path / "out.xyz").get_potential_energy() - expected["energy"]) < 1e-6
 
