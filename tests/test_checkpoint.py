@@ -18,11 +18,12 @@ import torch
 from ase.build import molecule
 
 import eqmol
-from eqmol import checkpoint
+from eqmol import header as header_module
 from eqmol.checkpoint import build, load, prepare, save
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
 from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.so3.layout import CONVENTION
 from tests.recipes import model, recipe
 
 ETHANOL = molecule("CH3CH2OH")
@@ -106,7 +107,7 @@ def test_document(path: Path) -> None:
     assert document["elements"] == [1, 6, 8, 29]
     assert document["metrics"] == {"rmse": 0.5, "loss": None}
     assert document["units"] == {"energy": "eV", "length": "Å"}
-    assert document["convention"] == checkpoint.CONVENTION
+    assert document["convention"] == CONVENTION
 
 
 @pytest.mark.parametrize("family", ["coupled", "gaunt"])
@@ -505,7 +506,7 @@ def test_recipe_larger_than_its_tensors_allocates_nothing(path: Path) -> None:
 
 
 def test_formats_are_upgraded_step_by_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    monkeypatch.setattr(header_module, "FORMAT", 3)
     steps = {1: lambda d: d | {"format": 2}, 2: lambda d: d | {"format": 3}}
-    monkeypatch.setattr(checkpoint, "UPGRADES", steps)
+    monkeypatch.setattr(header_module, "UPGRADES", steps)
     load(path)
