@@ -91,7 +91,7 @@ def edge_frame_blocks(spec: Spec) -> tuple[Blocks, np.ndarray]:
             if part.any():
                 first[odd] = len(columns)
                 columns.extend(part.T[odd:])  # the sine weight of m = 0 is zero
-        blocks.append(Block(l1, l3, k, *first))
+        blocks.append(Block(l1, l3, k, first[0], first[1]))
     return Blocks(spec.degree_in, spec.degree_out, len(columns), tuple(blocks)), np.stack(columns, axis=1)
 
 

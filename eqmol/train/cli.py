@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,8 +25,6 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
     try:
         _launch()
-    except InputError as error:
-        _fail(str(error), 2)
     except MissingConfigException as error:
         _fail(_describe_missing(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
@@ -46,8 +44,13 @@ def _launch(cfg: DictConfig) -> None:
     if context.mode == RunMode.MULTIRUN:
         cfg.output_dir = str(Path(cfg.output_dir or context.sweep.dir) / str(context.job.num))
     options = list(context.overrides.task)
+    # handled here and not in main(), as Hydra prints a line of its own about exceptions that leave the job
     try:
         run(cfg)
+    except InputError as error:
+        _fail(str(error), 2)
+    except InstantiationException as error:
+        _fail(_describe_instantiation(error), 2)
     except Interrupted as stop:
         last = Path(cfg.output_dir) / "last.ckpt"
         print(f"{stop}; {last} is written. To continue:" if last.exists() else f"{stop}. To begin again:", flush=True)
@@ -78,6 +81,16 @@ def _describe_missing(error: MissingConfigException) -> str:
         return _one_line(str(error))
     group, _, name = missing.rpartition("/")
     return f"{group}={name} is unknown; choose one of {', '.join(sorted(error.options))}"
+
+
+def _describe_instantiation(error: InstantiationException) -> str:
+    """Return the sentence of an input error inside a constructor, or Hydra's about arguments that do not fit."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return str(cause)
+        cause = cause.__cause__
+    return _one_line(str(error))
 
 
 def _describe_configuration(error: Exception) -> str:

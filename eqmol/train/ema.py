@@ -34,9 +34,7 @@ class EMA(WeightAveraging):
 
 
 @torch.no_grad()
-def average_(
-    decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int
-) -> None:
+def average_(decay: float, averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:
     """Move averages towards the current weights, in place.
 
     Args:
@@ -46,4 +44,4 @@ def average_(
         num_averaged: how many sets of weights the averages hold already.
     """
     n = int(num_averaged)
-    torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + n) / (10 + n)))
+    torch._foreach_lerp_(list(averaged), list(current), 1.0 - min(decay, (1 + n) / (10 + n)))

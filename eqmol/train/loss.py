@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from eqmol.errors import InputError
 from eqmol.graph import keys
@@ -56,7 +56,7 @@ class Target:
     def mean_error(self, difference: Tensor) -> Tensor:
         """Return the mean over all elements of a difference."""
         if self.loss == "huber":
-            return 2.0 * F.huber_loss(difference, torch.zeros_like(difference), delta=self.delta)
+            return 2.0 * huber_loss(difference, torch.zeros_like(difference), delta=self.delta)
         return difference.square().mean()
 
 
@@ -71,7 +71,9 @@ class WeightedLoss:
     def __init__(self, targets: Mapping[str, Target], raise_at: float = 1.0):
         unknown = set(targets) - set(keys.LABELS)
         if unknown:
-            raise InputError(f"unknown target {sorted(unknown)[0]!r} in the loss; choose among {', '.join(keys.LABELS)}")
+            raise InputError(
+                f"unknown target {sorted(unknown)[0]!r} in the loss; choose among {', '.join(keys.LABELS)}"
+            )
         if not 0.0 <= raise_at <= 1.0:
             raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
         self.targets = dict(targets)

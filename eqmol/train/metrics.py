@@ -35,7 +35,8 @@ class Errors:
         structure = torch.arange(batch.num_graphs, device=natoms.device)
         columns = [natoms.to(torch.float64)]
         for name, owner in ((keys.ENERGY, structure), (keys.FORCES, batch.batch), (keys.STRESS, structure)):
-            columns.extend(_sums(output.get(name), batch[name] if name in batch else None, owner, len(natoms)))
+            label = batch[name] if name in batch else None  # noqa: SIM401  graphs have no get
+            columns.extend(_sums(output.get(name), label, owner, len(natoms)))
         self._rows.append(torch.stack(columns, dim=1).cpu().numpy())
         self.config_types.extend(batch.config_type)
 

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -30,6 +30,7 @@ from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
 
 PRECISIONS = {"float32": torch.float32, "32-true": torch.float32, "float64": torch.float64, "64-true": torch.float64}
+ACCELERATORS = ("auto", "cpu", "gpu")
 STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
 
 
@@ -50,7 +51,8 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     """
     console = console or Console()
     check_trainer(cfg.trainer)
-    loss = WeightedLoss.from_config(OmegaConf.to_container(cfg.task.targets, resolve=True), cfg.task.raise_at)
+    check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
+    loss = WeightedLoss.from_config(plain(cfg.task.targets), cfg.task.raise_at)
     out = open_folder(cfg.output_dir, cfg.resume)
     cfg.output_dir = str(out.path)
     with quiet_lightning():
@@ -58,8 +60,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         datamodule.prepare_data()
         datamodule.setup("fit")
         fill_statistics(cfg, datamodule.statistics(), out)
-        config = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(config, dict)
+        config = plain(cfg)
         if out.config is not None:
             check_unchanged(config, out.config)
         task = make_task(cfg)
@@ -81,11 +82,29 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     return metrics
 
 
+def plain(settings: DictConfig) -> dict[str, Any]:
+    """Return settings as plain values, with all references resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+
+
 def check_trainer(settings: DictConfig) -> None:
     """Refuse what cannot work before any work is done."""
     if settings.precision not in PRECISIONS:
         raise InputError(f"trainer.precision={settings.precision} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if settings.accelerator not in ACCELERATORS:
+        raise InputError(f"trainer.accelerator={settings.accelerator} is unknown; choose {', '.join(ACCELERATORS)}")
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("trainer.accelerator=gpu, but torch finds no GPU here; use trainer.accelerator=cpu")
+    epochs = settings.max_epochs
+    if epochs is not None and (type(epochs) is not int or epochs < 1):
+        raise InputError(f"trainer.max_epochs={epochs} must be a positive integer, or null with trainer.max_time")
     Budget(settings.max_epochs, None if settings.max_time is None else parse_duration(settings.max_time))
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse what is not a positive number."""
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{name}={value} must be a positive number")
 
 
 def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder) -> None:
@@ -122,10 +141,8 @@ def _close(a: Any, b: Any) -> bool:
 def make_task(cfg: DictConfig) -> Task:
     """Build the model from its recipe, and what trains it."""
     pl.seed_everything(cfg.seed, verbose=False)  # after the data, so that the weights do not depend on them
-    recipe = OmegaConf.to_container(cfg.predictor, resolve=True)
-    assert isinstance(recipe, dict)
     with checkpoint.default_dtype(PRECISIONS[cfg.trainer.precision]):
-        predictor = checkpoint.build(recipe)  # type: ignore[arg-type]
+        predictor = checkpoint.build(plain(cfg.predictor))
     task = instantiate(cfg.task, predictor=predictor, _convert_="all")
     assert isinstance(task, Task)
     return task

@@ -82,7 +82,9 @@ class Task(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate."""
         factor = self.schedule.factor(self.global_step, self.progress)
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
