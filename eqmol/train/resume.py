@@ -53,10 +53,14 @@ class LastCheckpoint(Callback):
         self._saved_at = 0.0
         self._inside_epoch = False
         self._random: dict[str, Any] | None = None
+        self._loader: dict[str, Any] | None = None
         self._stopped_early = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; a run that is complete already does not go on."""
+        if self._loader is not None and not self._inside_epoch:
+            # Lightning restores the loader of an unfinished epoch only, and so would begin with the first epoch's order
+            trainer.train_dataloader.load_state_dict(self._loader)
         if self._random is not None and self._inside_epoch:
             # Opening the loader drew from the generators; inside an epoch the uninterrupted run did not draw again.
             set_random_state(self._random)
@@ -110,8 +114,15 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the configuration."""
+        """Add the configuration and the loader's cursor."""
         checkpoint["eqmol"] = {"format": FORMAT, "config": self.config}
+        checkpoint["loader"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember the loader's cursor until there is a loader."""
+        self._loader = checkpoint["loader"]
 
     def _save(self, trainer: pl.Trainer) -> None:
         """Replace the checkpoint in one step."""

@@ -1,0 +1,49 @@
+"""Every combination of the configuration composes to a recipe that builds."""
+
+from itertools import product
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from eqmol.checkpoint import build
+from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.train.cli import CONF
+
+STATISTICS = {"elements": [1, 6], "e0": [-13.6, -1029.5], "scale": 0.9, "avg_num_neighbors": 16.0}
+SMALL = ["model.channels=2", "model.filter_degree=1", "model.radial_hidden=[4]"]
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def recipe(*options: str) -> dict:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", list(options))
+    cfg.statistics = STATISTICS
+    return OmegaConf.to_container(cfg.predictor, resolve=True)
+
+
+@pytest.mark.parametrize(("model", "backend", "data"), list(product(names("model"), BACKENDS, names("data"))))
+def test_every_model_backend_and_data_set(model, backend, data):
+    composed = recipe(f"model={model}", f"backend={backend}", f"data={data}", *SMALL)
+    family = composed["backbone"]["family"]
+    assert composed["backbone"]["backend"] == backend
+    assert can_run(backend, family)
+    assert family == ("coupled" if backend in ("cg", "escn") else "gaunt")
+    build(composed)
+
+
+def test_every_backend_has_a_file():
+    assert names("backend") == sorted(BACKENDS)
+
+
+@pytest.mark.parametrize("group", ["debug", "experiment"])
+def test_every_preset_composes(group):
+    for name in names(group):
+        recipe(f"{group}={name}", *SMALL)
+
+
+def test_the_family_can_be_chosen_apart_from_the_backend():
+    assert recipe("backend=cg", "model.family=gaunt")["backbone"]["family"] == "gaunt"

@@ -1,0 +1,108 @@
+"""Loss, errors and averages against NumPy."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from eqmol.errors import InputError
+from eqmol.train.ema import average_
+from eqmol.train.loss import WeightedLoss
+from eqmol.train.metrics import Errors
+from eqmol.train.schedule import Budget, Cosine, parse_duration
+
+
+def made_up():
+    """A batch of two structures with three and two atoms, and predictions."""
+    labels = {"energy": torch.randn(2).double(), "forces": torch.randn(5, 3).double()}
+    output = {name: value + 0.1 * torch.randn_like(value) for name, value in labels.items()}
+
+    class Batch(SimpleNamespace):
+        def __contains__(self, name):
+            return name in vars(self)
+
+        def __getitem__(self, name):
+            return vars(self)[name]
+
+    ptr, batch = torch.tensor([0, 3, 5]), torch.tensor([0, 0, 0, 1, 1])
+    fields = {"ptr": ptr, "batch": batch, "num_graphs": 2, "pos": torch.zeros(5, 3), "config_type": ["hot", "cold"]}
+    return output, Batch(**labels, **fields)
+
+
+def huber(error: np.ndarray, delta: float) -> np.ndarray:
+    size = abs(error)
+    return np.where(size <= delta, size**2, delta * (2 * size - delta))
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_loss(final):
+    output, batch = made_up()
+    targets = {
+        "energy": {"weight": 2.0, "final_weight": 50.0},
+        "forces": {"weight": 3.0, "loss": "huber", "delta": 0.05},
+    }
+    loss = WeightedLoss.from_config(targets, 0.5)
+    energy = ((output["energy"] - batch.energy) / torch.tensor([3, 2])).numpy()
+    forces = (output["forces"] - batch.forces).numpy()
+    expected = (50.0 if final else 2.0) * np.mean(energy**2) + 3.0 * np.mean(huber(forces, 0.05))
+    assert float(loss(output, batch, final)) == pytest.approx(expected, rel=1e-12)
+    assert not loss.is_final(0.4)
+    assert loss.is_final(0.5)
+
+
+def test_labels_with_a_weight_at_any_time_are_required():
+    targets = {"energy": {"weight": 0.0, "final_weight": 1.0}, "forces": {"weight": 0.0}}
+    assert WeightedLoss.from_config(targets, 0.5).required == ("energy",)
+    with pytest.raises(InputError, match="every loss weight is zero"):
+        WeightedLoss.from_config({"forces": {"weight": 0.0}}, 0.5)
+
+
+def test_errors():
+    output, batch = made_up()
+    errors = Errors()
+    errors.update(output, batch)
+    energy = 1e3 * (output["energy"] - batch.energy).numpy()
+    forces = 1e3 * (output["forces"] - batch.forces).numpy()
+    summary = errors.summary()
+    assert summary["energy_rmse_mev"] == pytest.approx(np.sqrt(np.mean(energy**2)))
+    assert summary["energy_mae_mev_per_atom"] == pytest.approx(np.mean(abs(energy) / [3, 2]))
+    assert summary["forces_mae_mev_per_a"] == pytest.approx(np.mean(abs(forces)))
+    assert summary["forces_rmse_mev_per_a"] == pytest.approx(np.sqrt(np.mean(forces**2)))
+    groups = errors.by_config_type()
+    assert set(groups) == {"hot", "cold"}
+    assert groups["cold"]["forces_rmse_mev_per_a"] == pytest.approx(np.sqrt(np.mean(forces[3:] ** 2)))
+
+
+def test_average_follows_its_recurrence():
+    values = [torch.randn(3) for _ in range(20)]
+    average, expected = [values[0].clone()], values[0].clone()
+    for n, value in enumerate(values[1:], start=1):
+        average_(0.9, average, [value], n)
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(average[0], expected)
+
+
+def test_cosine_warms_up_and_ends_at_its_floor():
+    schedule = Cosine(warmup_steps=10, floor=0.01)
+    factors = [schedule.factor(step, step / 100) for step in range(101)]
+    assert factors[0] < 0.2
+    assert max(factors) == pytest.approx(1.0, abs=0.05)
+    assert factors[-1] == pytest.approx(0.01)
+    assert all(a >= b for a, b in zip(factors[11:], factors[12:], strict=False))
+
+
+def test_a_run_ends_with_what_comes_first():
+    budget = Budget(steps=100, seconds=60.0)
+    assert budget.progress(50, 6.0) == 0.5
+    assert budget.progress(5, 30.0) == 0.5
+    assert budget.progress(200, 0.0) == 1.0
+    with pytest.raises(InputError, match="never end"):
+        Budget(None, None)
+
+
+def test_durations():
+    assert parse_duration("01:02:03:04") == 93784.0
+    with pytest.raises(InputError, match="leaves no time"):
+        parse_duration("00:00:00:00")

@@ -1,0 +1,209 @@
+"""Whole runs: what lies in the folder, resuming to the bit, and what stops a run."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from ase.io import read
+from rich.console import Console
+
+import eqmol
+from eqmol.errors import InputError
+from eqmol.train.loss import WeightedLoss
+from eqmol.train.resume import LastCheckpoint
+from eqmol.train.run import run
+from eqmol.train.stop import Interrupted
+from eqmol.train.task import NonFiniteLossError, Task
+from tests.train.runs import assert_same, configuration, frames, train, weights
+
+
+def test_everything_of_a_run_lies_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metrics = train(tmp_path)
+    names = {"model.safetensors", "last.ckpt", "metrics.json", "config.yaml", "log.csv", "parity.png"}
+    names |= {"learning_curve.png", "parity.npz"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == names
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "train.xyz", "val.xyz", "test.xyz"}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert set(metrics["test"]) == {"later"}
+    for split in (metrics["train"], metrics["val"], metrics["test"]["later"]):
+        for kind in ("rmse", "mae"):
+            assert split[f"energy_{kind}_mev"] > split[f"energy_{kind}_mev_per_atom"] > 0
+            assert split[f"forces_{kind}_mev_per_a"] > 0
+    assert metrics["seconds_per_epoch"] > 0
+    assert metrics["peak_memory_mib"] > 0
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+    for picture in ("parity.png", "learning_curve.png"):
+        assert (tmp_path / "run" / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_reported_errors_are_those_of_the_saved_model(tmp_path):
+    metrics = train(tmp_path)["test"]["later"]
+    structures = read(tmp_path / "test.xyz", ":")
+    predicted = eqmol.predict(structures, eqmol.load(tmp_path / "run" / "model.safetensors"))
+    forces = np.concatenate(
+        [p["forces"] - s.calc.results["forces"] for p, s in zip(predicted, structures, strict=True)]
+    )
+    energy = np.array([p["energy"] - s.calc.results["energy"] for p, s in zip(predicted, structures, strict=True)])
+    assert metrics["forces_rmse_mev_per_a"] == pytest.approx(1e3 * np.sqrt(np.mean(forces**2)), rel=1e-5)
+    assert metrics["forces_mae_mev_per_a"] == pytest.approx(1e3 * np.mean(abs(forces)), rel=1e-5)
+    assert metrics["energy_rmse_mev"] == pytest.approx(1e3 * np.sqrt(np.mean(energy**2)), rel=1e-5)
+    assert metrics["energy_mae_mev_per_atom"] == pytest.approx(1e3 * np.mean(abs(energy)) / 27, rel=1e-5)
+
+
+def test_overfits_four_molecules(tmp_path):
+    four = frames(tmp_path / "four.xyz", 0, 4)
+    options = [f"data.train_file={four}", f"data.val_file={four}", "data.batch_size=4", "trainer.max_epochs=200"]
+    options += [
+        "trainer.check_val_every_n_epoch=20",
+        "trainer.checkpoint_minutes=null",
+        "task.schedule.warmup_steps=10",
+    ]
+    metrics = train(tmp_path, "run", *options, "model.channels=8", "model.filter_degree=2", "backend=grid")
+    assert metrics["train"]["forces_rmse_mev_per_a"] < 0.5 * metrics["train"]["forces_rms_mev_per_a"]
+    assert metrics["test"]["later"]["forces_rmse_mev_per_a"] > metrics["train"]["forces_rmse_mev_per_a"]
+
+
+def interrupt_at(monkeypatch, step):
+    """Press Ctrl-C during one training step."""
+    original = Task.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", training_step)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [5, 7], ids=["inside an epoch", "at its end"])
+def test_interrupted_and_resumed_is_as_uninterrupted(tmp_path, monkeypatch, workers, step):
+    options = [f"data.num_workers={workers}"]
+    train(tmp_path, "whole", *options)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(Interrupted):
+            train(tmp_path, "parts", *options)
+    metrics = train(tmp_path, "parts", *options, "resume=auto")
+    assert_same(weights(tmp_path, "parts"), weights(tmp_path, "whole"))
+    assert metrics["test"] == json.loads((tmp_path / "whole" / "metrics.json").read_text())["test"]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_killed_and_resumed_is_as_uninterrupted(tmp_path, monkeypatch, schedule):
+    """What a killed run leaves is the folder as it was after some checkpoint."""
+    options = [f"task/schedule={schedule}", "trainer.early_stopping=2"]
+    original = LastCheckpoint._save
+
+    def save(self, trainer):
+        original(self, trainer)
+        if trainer.current_epoch == 1:
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "_save", save)
+        train(tmp_path, "whole", *options)
+    train(tmp_path, "killed", *options, "resume=auto")
+    assert_same(weights(tmp_path, "killed"), weights(tmp_path, "whole"))
+
+
+def test_the_checkpoint_holds_what_a_run_needs(tmp_path):
+    train(tmp_path, "run", "trainer.early_stopping=5")
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert {"state_dict", "current_model_state", "optimizer_states", "schedule", "loops", "callbacks"} <= set(state)
+    callbacks = " ".join(state["callbacks"])
+    for name in ("EMA", "EarlyStopping", "BestModel", "LastCheckpoint"):
+        assert name in callbacks
+    moved = [k for k, v in state["current_model_state"].items() if not torch.equal(v, state["state_dict"][k])]
+    assert moved, "averaged and raw weights are the same"
+
+
+def test_a_changed_configuration_is_not_resumed(tmp_path):
+    train(tmp_path)
+    with pytest.raises(InputError, match=r"model.channels=5 \(was 4\)"):
+        train(tmp_path, "run", "model.channels=5", "resume=auto")
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    train(tmp_path, "run", "trainer.max_epochs=1")
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="already holds a run"):
+        train(tmp_path)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_max_time_stops_with_everything_written(tmp_path):
+    metrics = train(tmp_path, "run", "trainer.max_epochs=null", "trainer.max_time=00:00:00:02")
+    assert metrics["seconds"] < 20
+    assert (tmp_path / "run" / "parity.png").exists()
+
+
+@pytest.mark.parametrize("step", [0, 6])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, step):
+    original = WeightedLoss.__call__
+    calls = []
+
+    def loss(self, output, batch, final):
+        value = original(self, output, batch, final)
+        if output["energy"].requires_grad:
+            calls.append(1)
+            if len(calls) == step + 1:
+                return value * torch.nan
+        return value
+
+    monkeypatch.setattr(WeightedLoss, "__call__", loss)
+    with pytest.raises(NonFiniteLossError, match=rf"step {step} .*train\.xyz, frame \d+; "):
+        train(tmp_path)
+    kept = {p.name for p in (tmp_path / "run").iterdir()}
+    assert ({"model.safetensors", "last.ckpt"} <= kept) == (step > 0)
+    if step:
+        eqmol.load(tmp_path / "run" / "model.safetensors")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to output_dir"):
+        train(tmp_path, "file/run")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("trainer.max_epochs=abc", "max_epochs=abc"),
+        ("trainer.max_time=1h", "DD:HH:MM:SS"),
+        ("trainer.precision=half", "precision=half"),
+        ("trainer.accelerator=tpu", "accelerator=tpu"),
+        ("task.optimizer.lr=-1", "lr=-1"),
+        ("task.raise_at=2", "raise_at=2"),
+        ("+task.targets.charge={weight: 1}", "unknown target 'charge'"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, option, message):
+    with pytest.raises(InputError, match=message):
+        run(configuration(tmp_path, "run", option), Console(file=io.StringIO()))
+    assert not (tmp_path / "run").exists()
+
+
+FAMILIES = {"coupled": ["cg", "escn"], "gaunt": ["gaunt", "grid", "cg"]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_function_trains_the_same_way(tmp_path, family):
+    """Validation losses of every epoch, float64, under each algorithm of the family."""
+    curves = {}
+    for backend in FAMILIES[family]:
+        options = [f"backend={backend}", f"model.family={family}", "trainer.precision=float64", "trainer.max_epochs=4"]
+        train(tmp_path, backend, *options, "model.filter_degree=2")
+        with (tmp_path / backend / "log.csv").open() as file:
+            curves[backend] = np.array([float(row["val_loss"]) for row in csv.DictReader(file)])
+    first, *others = curves.values()
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-8)
