@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -136,9 +137,9 @@ def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder,
 
 def error_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
     """Return the table of errors: one row per split, and per config_type where there are several."""
-    table = Table(title="Errors of the best model (MAE / RMSE)", title_justify="left")
+    table = Table(title="Errors of the best model (MAE / RMSE)", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("split", no_wrap=True)
-    table.add_column("structures", justify="right")
+    table.add_column("frames", justify="right", no_wrap=True)
     shown = [
         (title, f"{name}_mae_{unit}", f"{name}_rmse_{unit}")
         for title, name, unit in (
@@ -153,7 +154,7 @@ def error_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("forces\nRMSE/RMS", justify="right", no_wrap=True)
     for name, errors in rows:
-        cells = [f"{errors[mae]:.2f} / {errors[rmse]:.2f}" if mae in errors else "" for _, mae, rmse in shown]
+        cells = [f"{errors[mae]:.3g} / {errors[rmse]:.3g}" if mae in errors else "" for _, mae, rmse in shown]
         rms = errors.get("forces_rms_mev_per_a", 0.0)
         relative = f"{100 * errors['forces_rmse_mev_per_a'] / rms:.1f} %" if rms > 0 else ""
         table.add_row(name, str(int(errors.get("structures", 0))), *cells, relative)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from eqmol.data.loader import ResumableLoader
 from eqmol.errors import InputError
 from eqmol.train.stop import Clock, Interrupt
 
@@ -60,7 +61,7 @@ class LastCheckpoint(Callback):
         """Start the clock; a run that is complete already does not go on."""
         if self._loader is not None and not self._inside_epoch:
             # Lightning restores the loader of an unfinished epoch only, and so would begin with the first epoch's order
-            trainer.train_dataloader.load_state_dict(self._loader)
+            _loader(trainer).load_state_dict(self._loader)
         if self._random is not None and self._inside_epoch:
             # Opening the loader drew from the generators; inside an epoch the uninterrupted run did not draw again.
             set_random_state(self._random)
@@ -116,7 +117,7 @@ class LastCheckpoint(Callback):
     ) -> None:
         """Add the configuration and the loader's cursor."""
         checkpoint["eqmol"] = {"format": FORMAT, "config": self.config}
-        checkpoint["loader"] = trainer.train_dataloader.state_dict()
+        checkpoint["loader"] = _loader(trainer).state_dict()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -136,6 +137,13 @@ class LastCheckpoint(Callback):
             temporary.unlink(missing_ok=True)
             raise
         self._saved_at = self.clock.elapsed()
+
+
+def _loader(trainer: pl.Trainer) -> ResumableLoader:
+    """Return the loader of training batches."""
+    loader = trainer.train_dataloader
+    assert isinstance(loader, ResumableLoader)
+    return loader
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -163,7 +171,13 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(name), torch.from_numpy(np.asarray(words).astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(words).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ],
         "python": [version, list(python_words), python_gauss],
     }
 

@@ -1,5 +1,6 @@
 """Loss, errors and averages against NumPy."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_cosine_warms_up_and_ends_at_its_floor():
     assert factors[0] < 0.2
     assert max(factors) == pytest.approx(1.0, abs=0.05)
     assert factors[-1] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(factors[11:], factors[12:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[11:]))
 
 
 def test_a_run_ends_with_what_comes_first():
