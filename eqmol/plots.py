@@ -53,9 +53,7 @@ def _draw_parity(axes: Axes, series: dict[str, NDArray[np.float32]], title: str,
         error = 1000 * float(np.sqrt(np.nanmean((prediction - reference) ** 2)))
         size = 14 if len(reference) < 2000 else 3
         label = f"{name}: RMSE {error:.3g} {unit}"
-        axes.scatter(
-            reference, prediction, s=size, alpha=0.5, color=color, linewidths=0, label=label, rasterized=True
-        )
+        axes.scatter(reference, prediction, s=size, alpha=0.5, color=color, linewidths=0, label=label, rasterized=True)
     axes.set(title=title, ylabel="prediction", xlim=ends, ylim=ends, aspect="equal")
     axes.legend(loc="upper left", fontsize="small", frameon=False, markerscale=2)
 

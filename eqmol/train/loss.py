@@ -64,11 +64,11 @@ class WeightedLoss:
     """The sum of the weighted mean errors of all targets.
 
     Args:
-        targets: arguments of a :class:`Target` for each of "energy", "forces", "stress" that counts.
+        targets: keys among "energy", "forces", "stress".
         raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) after which final weights hold.
     """
 
-    def __init__(self, targets: Mapping[str, Mapping[str, Any]], raise_at: float = 1.0):
+    def __init__(self, targets: Mapping[str, Target], raise_at: float = 1.0):
         unknown = set(targets) - set(keys.LABELS)
         if unknown:
             raise InputError(
@@ -76,7 +76,7 @@ class WeightedLoss:
             )
         if not 0.0 <= raise_at <= 1.0:
             raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
-        self.targets = {name: Target(**arguments) for name, arguments in targets.items()}
+        self.targets = dict(targets)
         self.raise_at = raise_at
         if not self.required:
             raise InputError("every loss weight is zero, so there is nothing to train on; set one in task.targets")

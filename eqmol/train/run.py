@@ -23,7 +23,6 @@ from eqmol.train.export import BestModel
 from eqmol.train.folder import RunFolder, check_unchanged, open_folder
 from eqmol.train.log import EpochLog, Screen
 from eqmol.train.loss import WeightedLoss
-from eqmol.train.loss import WeightedLoss
 from eqmol.train.report import print_summary, write_report
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.schedule import Budget, parse_duration
@@ -60,8 +59,6 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         datamodule = instantiate(cfg.data, required=loss.required)
         datamodule.prepare_data()
         datamodule.setup("fit")
-        if cfg.trainer.overfit is not None:
-            datamodule.train_graphs = datamodule.val_graphs = datamodule.train_graphs[: cfg.trainer.overfit]
         fill_statistics(cfg, datamodule.statistics(), out)
         config = plain(cfg)
         if out.config is not None:

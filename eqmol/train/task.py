@@ -26,9 +26,10 @@ class Task(pl.LightningModule):
 
     Args:
         predictor: the model.
-        targets, raise_at: see :class:`eqmol.train.loss.WeightedLoss`.
+        targets: weight and kind of error per quantity, see :class:`eqmol.train.loss.Target`.
         optimizer: takes parameters, returns an optimiser; its learning rate is the one before the schedule's factor.
         schedule: factor of the learning rate over the run.
+        raise_at: fraction of the run after which final weights hold.
 
     Attributes:
         clock: training time; the run starts it.
