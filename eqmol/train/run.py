@@ -59,6 +59,8 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         datamodule = instantiate(cfg.data, required=loss.required)
         datamodule.prepare_data()
         datamodule.setup("fit")
+        if cfg.trainer.overfit is not None:
+            datamodule.train_graphs = datamodule.val_graphs = datamodule.train_graphs[: cfg.trainer.overfit]
         fill_statistics(cfg, datamodule.statistics(), out)
         config = plain(cfg)
         if out.config is not None:
