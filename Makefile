@@ -1,5 +1,5 @@
 # make env    the environment only
-# make train  the environment, then a training run on the embedded data: make train ARGS="backend=grid"
+# make train  the environment, then six minutes of training on the embedded data: make train ARGS="backend=grid"
 # make test   the environment, then the tests
 # make check  linters, types and import contracts
 # For a GPU: make train TORCH="torch==2.13.0 --index-url <PyTorch's CUDA index>"
@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 train: env
-	$(PY) train.py $(ARGS)
+	$(PY) train.py trainer.max_time=00:00:06:00 $(ARGS)
 
 test: env
 	$(PY) -m pytest $(ARGS)

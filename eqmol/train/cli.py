@@ -23,6 +23,8 @@ CONF = Path(__file__).parents[2] / "conf"  #: the configuration lies beside the 
 def main() -> None:
     """Run the command line; errors of the user exit with 2, a failed run with 1, Ctrl-C with 130."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
+    # on a shared machine threads that spin at barriers make a step several times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         _launch()
     except MissingConfigException as error:
