@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -37,36 +38,32 @@ def parity(data: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=(3, 1))
     for column, (quantity, title, unit, milli_unit) in enumerate(shown):
         series = {n.rsplit("/", 1)[0]: p for n, p in points.items() if n.endswith(f"/{quantity}")}
-        _draw_parity(axes[0, column], series, f"{title} ({unit})", milli_unit)
-        _draw_errors(axes[1, column], series, f"reference ({unit})", f"error ({milli_unit})")
+        _draw_parity((axes[0, column], axes[1, column]), series, title, unit, milli_unit)
     _write(figure, path)
 
 
-def _draw_parity(axes: Axes, series: dict[str, NDArray[np.float32]], title: str, unit: str) -> None:
-    """Draw the points of every split on the diagonal."""
-    everything = np.concatenate([p.ravel() for p in series.values()])
+def _draw_parity(
+    axes: tuple[Axes, Axes], series: dict[str, NDArray[np.float32]], title: str, unit: str, milli_unit: str
+) -> None:
+    """Draw prediction against reference above, their difference below."""
+    above, below = axes
+    everything = np.concatenate([points.ravel() for points in series.values()])
     low, high = float(np.nanmin(everything)), float(np.nanmax(everything))
     margin = 0.04 * (high - low) or 0.1
     ends = (low - margin, high + margin)
-    axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
-    for (name, (reference, prediction)), color in zip(series.items(), _cycle(len(series)), strict=True):
-        error = 1000 * float(np.sqrt(np.nanmean((prediction - reference) ** 2)))
-        size = 14 if len(reference) < 2000 else 3
-        label = f"{name}: RMSE {error:.3g} {unit}"
-        axes.scatter(reference, prediction, s=size, alpha=0.5, color=color, linewidths=0, label=label, rasterized=True)
-    axes.set(title=title, ylabel="prediction", xlim=ends, ylim=ends, aspect="equal")
-    axes.legend(loc="upper left", fontsize="small", frameon=False, markerscale=2)
-
-
-def _draw_errors(axes: Axes, series: dict[str, NDArray[np.float32]], xlabel: str, ylabel: str) -> None:
-    """Draw prediction - reference, in thousandths, against the reference."""
-    axes.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
-    for (reference, prediction), color in zip(series.values(), _cycle(len(series)), strict=True):
-        size = 8 if len(reference) < 2000 else 2
-        axes.scatter(
-            reference, 1000 * (prediction - reference), s=size, alpha=0.4, color=color, linewidths=0, rasterized=True
-        )
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    errors = {name: 1000 * float(np.sqrt(np.nanmean((p[1] - p[0]) ** 2))) for name, p in series.items()}
+    # what covers most lies at the bottom
+    bottom_up = sorted(series, key=lambda name: errors[name] * series[name].shape[1], reverse=True)
+    for index, (name, (reference, prediction)) in enumerate(series.items()):
+        style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linewidths": 0, "rasterized": True}
+        style |= {"s": 14 if len(reference) < 2000 else 4, "alpha": 0.5, "zorder": 1 + bottom_up.index(name)}
+        above.scatter(reference, prediction, label=f"{name}: RMSE {errors[name]:.3g} {milli_unit}", **style)
+        below.scatter(reference, 1000 * (prediction - reference), **style)
+    above.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+    below.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
+    above.set(title=f"{title} ({unit})", ylabel=f"prediction ({unit})", xlim=ends, ylim=ends)
+    above.legend(loc="upper left", fontsize="small", frameon=False, markerscale=2)
+    below.set(xlabel=f"reference ({unit})", ylabel=f"error ({milli_unit})", xlim=ends)
 
 
 def learning_curve(log: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -118,11 +115,6 @@ def _read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
         rows = list(reader)
         names: Sequence[str] = reader.fieldnames or ()
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-
-
-def _cycle(count: int) -> list[str]:
-    """Return as many colours as there are series."""
-    return [COLORS[i % len(COLORS)] for i in range(count)]
 
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +27,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         _launch()
+    except OverrideParseException as error:
+        _fail(f"cannot read the option {error.override}: {_one_line(error.message).split(' See https')[0]}", 2)
     except MissingConfigException as error:
         _fail(_describe_missing(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
@@ -38,10 +40,12 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _launch(cfg: DictConfig) -> None:
     """Run one job."""
+    from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch
     from eqmol.train.stop import Interrupted
     from eqmol.train.task import NonFiniteLossError
 
+    keep_freed_memory()
     context = HydraConfig.get()
     if context.mode == RunMode.MULTIRUN:
         cfg.output_dir = str(Path(cfg.output_dir or context.sweep.dir) / str(context.job.num))

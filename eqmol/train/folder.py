@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,11 +44,13 @@ class RunFolder:
         path: the folder; exists and can be written.
         checkpoint: the last.ckpt to continue from.
         state: its contents.
+        created: the folders made for it, innermost first.
     """
 
     path: Path
     checkpoint: Path | None = None
     state: dict[str, Any] | None = None
+    created: tuple[Path, ...] = ()
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -65,6 +67,17 @@ class RunFolder:
                     shutil.copy2(self.checkpoint.parent / name, self.path / name)
         for leftover in self.path.glob(".*.tmp"):  # of a killed session
             leftover.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the folders that were made for a run that never began."""
+        for made in self.created:
+            try:
+                made.rmdir()
+            except OSError:  # not empty, or gone
+                return
 
 
 def open_folder(output_dir: str | None, resume_from: str | None) -> RunFolder:
@@ -102,19 +115,24 @@ def open_folder(output_dir: str | None, resume_from: str | None) -> RunFolder:
         )
     if checkpoint is None and METRICS in present:
         raise InputError(f"output_dir={path} holds a finished run without {LAST}, so it cannot be resumed")
-    _make_writable(path)
-    return RunFolder(path, checkpoint, state)
+    return RunFolder(path, checkpoint, state, _make_writable(path))
 
 
-def _make_writable(path: Path) -> None:
-    """Make a folder and try to write there; ``os.access`` does not tell for root or for network drives."""
+def _make_writable(path: Path) -> tuple[Path, ...]:
+    """Make a folder and try to write there; ``os.access`` does not tell for root or for network drives.
+
+    Returns:
+        The folders that were made, innermost first.
+    """
     probe = path / f".write_test.{os.getpid()}"
+    created = tuple(folder for folder in (path, *path.parents) if not folder.exists())
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise InputError(f"cannot write to output_dir={path}: {error.strerror}; give another folder") from None
+    return created
 
 
 def check_unchanged(config: dict[str, Any], earlier: dict[str, Any]) -> None:

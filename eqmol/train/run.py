@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
 
 PRECISIONS = {"float32": torch.float32, "32-true": torch.float32, "float64": torch.float64, "64-true": torch.float64}
+LOG_WIDTH = 110  #: columns of tables in a pipe or a file
 ACCELERATORS = ("auto", "cpu", "gpu")
 STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
 
@@ -49,13 +52,13 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         NonFiniteLossError: the loss or its gradient became NaN or infinite; what was written before is kept.
         Interrupted: Ctrl-C or SIGTERM; last.ckpt is written.
     """
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH)
     check_trainer(cfg.trainer)
     check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
     loss = WeightedLoss.from_config(plain(cfg.task.targets), cfg.task.raise_at)
     out = open_folder(cfg.output_dir, cfg.resume)
     cfg.output_dir = str(out.path)
-    with quiet_lightning():
+    with out, quiet_lightning():
         datamodule = instantiate(cfg.data, required=loss.required)
         datamodule.prepare_data()
         datamodule.setup("fit")

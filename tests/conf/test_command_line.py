@@ -1,0 +1,33 @@
+"""What a user sees of a wrong command: one sentence, a non-zero exit code, and nothing left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def train_py(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("backend=fft", "backend=fft is unknown; choose one of cg, escn, gaunt, grid"),
+        ("model.channles=3", "there is no option model.channles; did you mean model.channels?"),
+        ("data=[xyz", "cannot read the option data=[xyz"),
+        ("data=xyz", "data.train_file is missing"),  # composes, so it gets as far as the run
+    ],
+)
+def test_one_sentence(tmp_path, option, message):
+    done = train_py(tmp_path, option)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
