@@ -7,8 +7,8 @@ Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, W own weig
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -48,11 +48,26 @@ class TensorProduct(nn.Module, ABC):
         super().__init__()
         assert spec.operation == self.operation, f"{type(self).__name__} computes a {self.operation}, not {spec}"
         self.spec = spec
+        self._exact: dict[str, np.ndarray] = {}
 
     def add_table(self, name: str, values: np.ndarray) -> None:
         """Register a constant: floats in the default dtype (moved and cast with the module), integers as they are."""
-        dtype = torch.get_default_dtype() if np.issubdtype(values.dtype, np.floating) else torch.int64
+        floating = np.issubdtype(values.dtype, np.floating)
+        dtype = torch.get_default_dtype() if floating else torch.int64
         self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
+        if floating:
+            self._exact[name] = values
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Cast tables from their float64 values: a module made in float32 and cast to float64 is exact to float64."""
+        before = {name: self.get_buffer(name).dtype for name in self._exact}
+        super()._apply(fn, recurse)
+        for name, dtype in before.items():
+            table = self.get_buffer(name)
+            if table.dtype != dtype:
+                exact = torch.tensor(self._exact[name], dtype=table.dtype, device=table.device)
+                self.register_buffer(name, exact, persistent=False)
+        return self
 
     def extra_repr(self) -> str:
         s = self.spec

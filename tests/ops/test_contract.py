@@ -49,6 +49,15 @@ def test_no_parameters_and_empty_state(spec, name):
     assert op.state_dict() == {}
 
 
+@pytest.mark.parametrize(("spec", "name"), runnable(SMALL), ids=spec_id)
+def test_tables_are_exact_after_a_cast(spec, name):
+    torch.set_default_dtype(torch.float32)
+    op = create(spec, name).double()
+    torch.set_default_dtype(torch.float64)
+    case = make_case(spec)
+    torch.testing.assert_close(case.run(op), case.reference(), atol=1e-10, rtol=0)
+
+
 def transform(spec: Spec, case, rotation: torch.Tensor, inversion: bool):
     """The same case seen in another frame, and the map of results."""
     matrices = torch.block_diag(*wigner_matrices(rotation, 8))
