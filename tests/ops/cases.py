@@ -94,7 +94,8 @@ def make_case(
     x = normal(nodes, dim(spec.degree_in), channels)
     features = [x, normal(nodes, dim(spec.degree_filter), channels)] if spec.operation == "product" else [x]
     if spec.operation == "convolution":
-        weights = [normal(edges, 2), normal(2, spec.num_weights, channels)]
+        # not contiguous, as a rebased matrix is
+        weights = [normal(edges, 2), normal(spec.num_weights, 2, channels).transpose(0, 1)]
     elif spec.operation == "product":
         weights = [normal(spec.num_weights, channels)]
     else:

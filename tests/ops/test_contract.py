@@ -97,7 +97,7 @@ def test_twice_differentiable(spec, name):
     if spec.operation == "convolution":
         inputs.append(case.vectors)
     count = len(case.features)
-    leaves = [t.clone().requires_grad_() for t in inputs]
+    leaves = [t.detach().requires_grad_() for t in inputs]
 
     def function(*tensors: torch.Tensor) -> torch.Tensor:
         features, weights = list(tensors[:count]), list(tensors[count : count + len(case.weights)])
