@@ -16,8 +16,8 @@ from eqmol.nn.cutoff import polynomial_envelope
 class BesselBasis(nn.Module):
     """Spherical Bessel functions of order zero inside a smooth envelope.
 
-    B_n(r) = sin(n π x) / (2 x) u(x), x = r/r_c, n = 1 ... B, with the envelope u. Orthogonal over the ball of radius r_c
-    but for the envelope; the amplitude does not depend on r_c and is of order one where most neighbours are.
+    B_n(r) = √(2/3) sin(n π x) / x · u(x), x = r/r_c, n = 1 ... B, with the envelope u. But for the envelope the functions
+    are orthogonal over the ball of radius r_c, with unit mean square.
 
     Source: Gasteiger et al. 2020, arXiv:2003.03123, equation 7, in another normalisation.
     """
@@ -33,7 +33,7 @@ class BesselBasis(nn.Module):
     def forward(self, lengths: Tensor) -> Tensor:
         """Edge lengths [E] in Å, all positive -> [E, B]."""
         x = lengths / self.cutoff
-        amplitude = 0.5 * polynomial_envelope(x, self.envelope_exponent) / x
+        amplitude = math.sqrt(2 / 3) * polynomial_envelope(x, self.envelope_exponent) / x
         return torch.sin((math.pi * x).unsqueeze(-1) * self.order) * amplitude.unsqueeze(-1)
 
 

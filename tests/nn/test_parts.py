@@ -54,12 +54,12 @@ def test_envelope_falls_monotonically() -> None:
     assert (slope <= 1e-12).all()
 
 
-def test_bessel_basis_is_orthogonal_and_vanishes_at_the_cutoff() -> None:
+def test_bessel_basis_is_orthonormal_and_vanishes_at_the_cutoff() -> None:
     basis = BesselBasis(cutoff=4.0, size=6)
     # midpoints: exact for trigonometric functions
     x = (torch.arange(200) + 0.5) / 200
     bare = basis(4 * x) / polynomial_envelope(x).unsqueeze(-1) * x.unsqueeze(-1)
-    torch.testing.assert_close(3 * bare.T @ bare / len(x), 3 / 8 * torch.eye(6))
+    torch.testing.assert_close(3 * bare.T @ bare / len(x), torch.eye(6))
     assert basis(torch.tensor([4.0, 4.5])).abs().max() == 0
 
 
