@@ -25,7 +25,7 @@ class Target:
 
     Args:
         weight: factor of its mean error in the loss; 0 leaves it out.
-        final_weight: the factor in the last part of the run (see :class:`WeightedLoss`); None keeps ``weight``.
+        final_weight: the factor at the end of the run (see :class:`WeightedLoss`); None keeps ``weight``.
         loss: "mse" for e², "huber" for e² up to ``delta`` and delta·(2|e| - delta) beyond (twice Huber's function, so
             that both agree for small errors).
         delta: where "huber" turns linear, in the quantity's unit.
@@ -47,11 +47,15 @@ class Target:
     @property
     def is_used(self) -> bool:
         """Whether the weight is not zero at any time of the run."""
-        return max(self.weight_at(False), self.weight_at(True)) > 0
+        return max(self.weight_at(0.0), self.weight_at(1.0)) > 0
 
-    def weight_at(self, final: bool) -> float:
-        """Return the weight before or in the last part of the run."""
-        return self.final_weight if final and self.final_weight is not None else self.weight
+    def weight_at(self, raised: float) -> float:
+        """Return the weight on its way from ``weight`` (0) to ``final_weight`` (1), by equal factors if it can."""
+        if self.final_weight is None:
+            return self.weight
+        if self.weight == 0 or self.final_weight == 0:
+            return (1.0 - raised) * self.weight + raised * self.final_weight
+        return self.weight ** (1.0 - raised) * self.final_weight**raised
 
     def mean_error(self, difference: Tensor) -> Tensor:
         """Return the mean over all elements of a difference."""
@@ -65,7 +69,8 @@ class WeightedLoss:
 
     Args:
         targets: keys among "energy", "forces", "stress".
-        raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) after which final weights hold.
+        raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) from which on the weights move to their final
+            values. They arrive at the end: a step would upset Adam's averages of squared gradients.
     """
 
     def __init__(self, targets: Mapping[str, Target], raise_at: float = 1.0):
@@ -91,24 +96,24 @@ class WeightedLoss:
         """The labels that must be there: those with a weight at any time of the run."""
         return tuple(name for name, target in self.targets.items() if target.is_used)
 
-    def is_final(self, progress: float) -> bool:
-        """Return whether the final weights hold at a fraction of the run."""
-        return progress >= self.raise_at
+    def raised(self, progress: float) -> float:
+        """Return how far the weights are on their way to the final ones, 0 to 1, at a fraction of the run."""
+        return max(progress - self.raise_at, 0.0) / max(1.0 - self.raise_at, 1e-9)
 
-    def __call__(self, output: Mapping[str, Tensor], batch: Any, final: bool) -> Tensor:
+    def __call__(self, output: Mapping[str, Tensor], batch: Any, raised: float) -> Tensor:
         """Return the scalar loss (float64).
 
         Args:
             output: what the model returned.
             batch: a batch of graphs with labels.
-            final: whether the final weights hold.
+            raised: how far the weights are on their way, 1 for the final ones.
         """
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
         for name in self.required:
             target = self.targets[name]
             difference = _DIFFERENCES[name](output, batch)
             if difference.numel() > 0:  # a batch may hold no stress label at all
-                total = total + target.weight_at(final) * target.mean_error(difference)
+                total = total + target.weight_at(raised) * target.mean_error(difference)
         return total
 
 

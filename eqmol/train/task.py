@@ -29,7 +29,7 @@ class Task(pl.LightningModule):
         targets: weight and kind of error per quantity, see :class:`eqmol.train.loss.Target`.
         optimizer: takes parameters, returns an optimiser; its learning rate is the one before the schedule's factor.
         schedule: factor of the learning rate over the run.
-        raise_at: fraction of the run after which final weights hold.
+        raise_at: fraction of the run from which on the weights move to their final values.
 
     Attributes:
         clock: training time; the run starts it.
@@ -90,7 +90,7 @@ class Task(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         self._sources = batch.source
-        loss = self.loss(self(batch), batch, final=self.loss.is_final(self.progress))
+        loss = self.loss(self(batch), batch, self.loss.raised(self.progress))
         self._loss = loss.detach()
         return loss
 
@@ -125,7 +125,7 @@ class Task(pl.LightningModule):
         """Add a batch to the validation."""
         output = {name: value.detach() for name, value in self(batch).items()}
         self.validation.errors.update(output, batch)
-        loss = float(self.loss(output, batch, final=True))
+        loss = float(self.loss(output, batch, raised=1.0))
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the validation loss is not finite after step {self.global_step} (epoch {self.current_epoch}); "

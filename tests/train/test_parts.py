@@ -36,8 +36,8 @@ def huber(error: np.ndarray, delta: float) -> np.ndarray:
     return np.where(size <= delta, size**2, delta * (2 * size - delta))
 
 
-@pytest.mark.parametrize("final", [False, True])
-def test_loss(final):
+@pytest.mark.parametrize(("raised", "weight"), [(0.0, 2.0), (0.5, 10.0), (1.0, 50.0)])
+def test_loss(raised, weight):
     output, batch = made_up()
     targets = {
         "energy": {"weight": 2.0, "final_weight": 50.0},
@@ -46,10 +46,9 @@ def test_loss(final):
     loss = WeightedLoss.from_config(targets, 0.5)
     energy = ((output["energy"] - batch.energy) / torch.tensor([3, 2])).numpy()
     forces = (output["forces"] - batch.forces).numpy()
-    expected = (50.0 if final else 2.0) * np.mean(energy**2) + 3.0 * np.mean(huber(forces, 0.05))
-    assert float(loss(output, batch, final)) == pytest.approx(expected, rel=1e-12)
-    assert not loss.is_final(0.4)
-    assert loss.is_final(0.5)
+    expected = weight * np.mean(energy**2) + 3.0 * np.mean(huber(forces, 0.05))
+    assert float(loss(output, batch, raised)) == pytest.approx(expected, rel=1e-12)
+    assert [loss.raised(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.5, 1.0]
 
 
 def test_labels_with_a_weight_at_any_time_are_required():
