@@ -11,7 +11,7 @@ from eqmol.errors import InputError
 from eqmol.train.ema import average_
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.metrics import Errors
-from eqmol.train.schedule import Budget, Cosine, parse_duration
+from eqmol.train.schedule import Budget, Cosine, Plateau, parse_duration
 
 
 def made_up():
@@ -49,6 +49,24 @@ def test_loss(raised, weight):
     expected = weight * np.mean(energy**2) + 3.0 * np.mean(huber(forces, 0.05))
     assert float(loss(output, batch, raised)) == pytest.approx(expected, rel=1e-12)
     assert [loss.raised(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.5, 1.0]
+
+
+def test_stress_counts_only_where_it_is_defined_and_labelled():
+    """Three cells: labelled, without a label, and without a volume."""
+    cell = torch.stack((4.0 * torch.eye(3), 5.0 * torch.eye(3), torch.zeros(3, 3))).double()
+    label = torch.full((3, 3, 3), torch.nan).double()
+    label[0] = 0.01 * torch.randn(3, 3)
+    strain = torch.randn(3, 3, 3).double().requires_grad_()
+    volume = torch.tensor([64.0, 125.0, torch.nan]).double()
+    output = {"virial": -strain, "stress": strain / volume[:, None, None]}
+    pbc = torch.tensor([[True] * 3, [True] * 3, [False] * 3])
+    batch = SimpleNamespace(stress=label, cell=cell, pbc=pbc, pos=cell)
+    loss = WeightedLoss.from_config({"stress": {"weight": 7.0}}, 1.0)(output, batch, 0.0)
+    expected = 7.0 * np.mean((strain[0].detach().numpy() / 64.0 - label[0].numpy()) ** 2)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, strain)
+    assert gradient[0].abs().min() > 0
+    assert not gradient[1:].any()
 
 
 def test_labels_with_a_weight_at_any_time_are_required():
@@ -91,6 +109,21 @@ def test_cosine_warms_up_and_ends_at_its_floor():
     assert max(factors) == pytest.approx(1.0, abs=0.05)
     assert factors[-1] == pytest.approx(0.01)
     assert all(a >= b for a, b in pairwise(factors[11:]))
+
+
+def test_plateau_reduces_as_torch_does():
+    scores = [5.0, 4.0, 4.0, 4.1, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
+    schedule = Plateau(warmup_steps=0, factor=0.5, patience=1, threshold=1e-3, floor=0.1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    options = {"factor": 0.5, "patience": 1, "threshold": 1e-3, "min_lr": 0.1}
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
+    for score in scores:
+        schedule.validated(score)
+        reference.step(score)
+        assert schedule.factor(100, 0.0) == pytest.approx(optimizer.param_groups[0]["lr"])
+        again = Plateau(warmup_steps=0, factor=0.5, patience=1, threshold=1e-3, floor=0.1)
+        again.load_state_dict(schedule.state_dict())
+        schedule = again
 
 
 def test_a_run_ends_with_what_comes_first():

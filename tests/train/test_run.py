@@ -15,12 +15,13 @@ from rich.console import Console
 
 import eqmol
 from eqmol.errors import InputError
+from eqmol.train.cli import main
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.run import run
-from eqmol.train.stop import Interrupted
+from eqmol.train.stop import Clock, Interrupted
 from eqmol.train.task import NonFiniteLossError, Task
-from tests.train.runs import assert_same, configuration, frames, train, weights
+from tests.train.runs import TINY, assert_same, configuration, frames, train, weights
 
 
 def test_everything_of_a_run_lies_in_one_folder(tmp_path, monkeypatch):
@@ -97,6 +98,34 @@ def test_interrupted_and_resumed_is_as_uninterrupted(tmp_path, monkeypatch, work
     assert metrics["test"] == json.loads((tmp_path / "whole" / "metrics.json").read_text())["test"]
 
 
+def command_line(monkeypatch, folder, *options):
+    """Run train.py in this process; return its exit code."""
+    configuration(folder)  # writes the files
+    files = [f"data.train_file={folder / 'train.xyz'}", f"data.val_file={folder / 'val.xyz'}"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr("sys.argv", ["train.py", *TINY, *files, f"output_dir={folder / 'run'}", *options])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capfd):
+    interrupt_at(monkeypatch, 5)
+    assert command_line(monkeypatch, tmp_path) == 130
+    out, err = capfd.readouterr()
+    assert "once more to stop at once" in err
+    assert out.splitlines()[-1].endswith(
+        f"logger=csv data.train_file={tmp_path / 'train.xyz'} "
+        f"data.val_file={tmp_path / 'val.xyz'} output_dir={tmp_path / 'run'} resume=auto"
+    )
+
+
+def test_a_failed_run_says_what_is_kept(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(WeightedLoss, "__call__", lambda self, output, *_: output["energy"].sum() * torch.nan)
+    assert command_line(monkeypatch, tmp_path) == 1
+    assert capfd.readouterr().err.startswith("error: the loss is not finite at step 0 (epoch 0); the structures of")
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_killed_and_resumed_is_as_uninterrupted(tmp_path, monkeypatch, schedule):
     """What a killed run leaves is the folder as it was after some checkpoint."""
@@ -140,10 +169,25 @@ def test_a_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
-def test_max_time_stops_with_everything_written(tmp_path):
-    metrics = train(tmp_path, "run", "trainer.max_epochs=null", "trainer.max_time=00:00:00:02")
-    assert metrics["seconds"] < 20
-    assert (tmp_path / "run" / "parity.png").exists()
+def test_max_time_stops_with_everything_written(tmp_path, monkeypatch):
+    """Also inside the first epoch, from where the run goes on with more time."""
+    monkeypatch.setattr(Clock, "elapsed", lambda self: 0.5 * self.steps)
+    monkeypatch.setattr(Clock, "steps", 0, raising=False)
+    original = Task.training_step
+
+    def training_step(self, batch, batch_idx):
+        self.clock.steps = self.global_step + 1
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", training_step)
+    metrics = train(tmp_path, "run", "trainer.max_epochs=null", "trainer.max_time=00:00:00:01")
+    assert metrics["steps"] == 2
+    for name in ("model.safetensors", "last.ckpt", "metrics.json", "parity.png", "learning_curve.png"):
+        assert (tmp_path / "run" / name).exists()
+    metrics = train(tmp_path, "run", "trainer.max_epochs=null", "trainer.max_time=00:00:00:03", "resume=auto")
+    assert metrics["steps"] == 6
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert [(row["epoch"], row["step"]) for row in csv.DictReader(file)] == [("1", "4"), ("2", "6")]
 
 
 @pytest.mark.parametrize("step", [0, 6])
