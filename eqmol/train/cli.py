@@ -23,6 +23,9 @@ CONF = Path(__file__).parents[2] / "conf"  #: the configuration lies beside the 
 def main() -> None:
     """Run the command line; errors of the user exit with 2, a failed run with 1, Ctrl-C with 130."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
+    folder = [option for option in sys.argv if option.startswith("output_dir=")]
+    if folder and {"-m", "--multirun"} & set(sys.argv):
+        sys.argv.append(f"hydra.sweep.dir={folder[-1].removeprefix('output_dir=')}")  # Hydra's own file goes there too
     # on a shared machine threads that spin at barriers make a step several times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eqmol.files import replacing
 from eqmol.train.export import BestModel
@@ -108,42 +108,32 @@ class Screen(Callback):
 
     def __init__(self, console: Console, log: EpochLog, best: BestModel):
         self.console = console
-        self.log_row = log
+        self.epoch_log = log
         self.best = best
-        self._bar = Progress(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            refresh_per_second=4,
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn(compact=True))
+        self._bar = Progress(*columns, TextColumn("{task.fields[errors]}"), console=console, refresh_per_second=4)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
-        if not self.console.is_terminal:
-            return
-        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-        self._task = self._bar.add_task("", total=epochs, completed=trainer.current_epoch, state="")
-        self._bar.start()
+        if self.console.is_terminal:
+            self._line = self._bar.add_task("", total=1.0, errors="")
+            self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Move the bar by a fraction of an epoch."""
+        """Move the bar."""
+        assert isinstance(pl_module, Task)
         if self.console.is_terminal:
-            done = trainer.current_epoch + (trainer.fit_loop.batch_idx + 1) / max(trainer.num_training_batches, 1)
-            self._bar.update(self._task, completed=round(done, 2))
+            self._bar.update(self._line, completed=pl_module.progress, description=_epoch(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the numbers of the epoch."""
-        text = describe(self.log_row.row)
+        row = self.epoch_log.row
         if self.console.is_terminal:
-            self._bar.update(self._task, completed=trainer.current_epoch + 1, state=text)
+            self._bar.update(self._line, errors=describe_errors(row))
             return
-        epochs = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        mark = "  best" if self.best.improved else ""
-        line = f"epoch {trainer.current_epoch + 1}{epochs}  {text}  {self.log_row.row['seconds']:.1f} s{mark}"
-        self.console.print(line, soft_wrap=True, highlight=False)
+        parts = [_epoch(trainer), f"loss {row['train_loss']:.3g}", describe_errors(row)]
+        parts += [f"lr {row['learning_rate']:.2g}", f"{row['seconds']:.1f} s", "best" if self.best.improved else ""]
+        self.console.print("  ".join(part for part in parts if part), soft_wrap=True, highlight=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the terminal."""
@@ -154,16 +144,18 @@ class Screen(Callback):
         self._bar.stop()
 
 
-def describe(row: dict[str, Any]) -> str:
-    """Return the numbers of a row for a reader, e.g. "loss 0.0123  val: E 1.2 meV/atom, F 45.6 meV/Å"."""
-    parts = [f"loss {row['train_loss']:.3g}"]
+def _epoch(trainer: pl.Trainer) -> str:
+    """Return "epoch 3/100", or "epoch 3" where only the time is limited."""
+    limited = trainer.max_epochs is not None and trainer.max_epochs > 0
+    return f"epoch {trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if limited else "")
+
+
+def describe_errors(row: dict[str, Any]) -> str:
+    """Return the errors of a row for a reader, e.g. "val RMSE E 1.2 meV/atom, F 45.6 meV/Å"; "" without validation."""
     shown = (
         ("E", "val_energy_rmse_mev_per_atom", "meV/atom"),
         ("F", "val_forces_rmse_mev_per_a", "meV/Å"),
         ("S", "val_stress_rmse_mev_per_a3", "meV/Å³"),
     )
     errors = [f"{name} {row[key]:.3g} {unit}" for name, key, unit in shown if math.isfinite(row.get(key, math.nan))]
-    if errors:
-        parts.append("val RMSE " + ", ".join(errors))
-    parts.append(f"lr {row['learning_rate']:.2g}")
-    return "  ".join(parts)
+    return "val RMSE " + ", ".join(errors) if errors else ""

@@ -106,6 +106,8 @@ def write_report(
         else:
             metrics["test"][name] = summary
         parity |= {f"{name}/{quantity}": points for quantity, points in evaluation.parity().items()}
+    if model.recipe["backbone"]["parity"] == "so3":
+        metrics["mirror_error_mev_per_atom"] = mirror_error(model, loaders[VAL], device)
     metrics |= extra
     metrics["peak_memory_mib"] = round(peak_memory_mib(device), 1)
     with replacing(run.path / folder.METRICS) as file:
@@ -115,7 +117,24 @@ def write_report(
     plots.parity(run.path / folder.PARITY_DATA, run.path / folder.PARITY)
     plots.learning_curve(run.path / folder.LOG, run.path / folder.LEARNING_CURVE)
     console.print(error_table(rows))
+    if "mirror_error_mev_per_atom" in metrics:
+        error = metrics["mirror_error_mev_per_atom"]
+        console.print(f"parity so3: mirror images of validation structures differ by {error:.3g} meV/atom (RMS)")
     return metrics
+
+
+def mirror_error(model: Potential, loader: Any, device: torch.device) -> float:
+    """Return the RMS difference (meV per atom) between the energies of structures and of their mirror images.
+
+    It should vanish; parity "so3" does not make it vanish.
+    """
+    differences = []
+    for batch in loader:
+        image = batch.to(device)
+        energy = model(image, forces=False)["energy"]
+        image.pos, image.cell = -image.pos, -image.cell
+        differences.append((model(image, forces=False)["energy"] - energy) / image.ptr.diff())
+    return 1000.0 * float(torch.cat(differences).square().mean().sqrt())
 
 
 def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder, device: torch.device) -> None:

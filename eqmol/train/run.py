@@ -189,8 +189,6 @@ def make_trainer(
         max_epochs=-1 if settings.max_epochs is None else settings.max_epochs,
         gradient_clip_val=settings.gradient_clip_val,
         check_val_every_n_epoch=settings.check_val_every_n_epoch,
-        limit_train_batches=settings.limit_train_batches,
-        limit_val_batches=settings.limit_val_batches,
         num_sanity_val_steps=0,
         inference_mode=False,  # forces need autograd in validation
         logger=instantiate(cfg.logger) if cfg.logger else False,

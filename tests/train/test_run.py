@@ -251,3 +251,17 @@ def test_the_same_function_trains_the_same_way(tmp_path, family):
     first, *others = curves.values()
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-8)
+
+
+def test_the_mirror_error_is_reported_for_so3_alone(tmp_path):
+    options = ["trainer.max_epochs=1", "model.filter_degree=2"]
+    assert train(tmp_path, "so3", *options, "model.parity=so3")["mirror_error_mev_per_atom"] > 0
+    assert "mirror_error_mev_per_atom" not in train(tmp_path, "o3", *options)
+
+
+@pytest.mark.parametrize("preset", ["fast", "overfit"])
+def test_debug_presets_run(tmp_path, preset):
+    options = [f"debug={preset}", "trainer.max_epochs=2", "trainer.overfit=4"]
+    metrics = train(tmp_path, "run", *options)
+    assert metrics["train"] == metrics["val"]
+    assert metrics["steps"] == 4
