@@ -15,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from eqmol.ops.contract import Convolution, RadialWeight, sum_edges, unit
-from eqmol.ops.so2 import Block, Blocks, bands, contract
+from eqmol.ops.rotate import rotate
+from eqmol.ops.so2 import Block, Blocks, contract
 from eqmol.ops.spec import Spec
 from eqmol.so3.coupling import wigner_3j
 from eqmol.so3.frames import edge_frames
@@ -38,16 +38,13 @@ class ESCNConvolution(Convolution):
         return type(self), self.degree, self.blocks.order
 
     def geometry(self, vectors: Tensor) -> list[Tensor]:
-        """Rotations into the edge frame, per band of degrees [E, rows, components]."""
+        """Rotations into the edge frame, per degree [E, 2k + 1, 2l + 1]."""
         matrices = wigner_matrices(edge_frames(unit(vectors)), self.degree, self.blocks.order)
         inward = []
         for matrix in matrices:
             k = matrix.shape[-1] // 2
             order = torch.tensor([*range(k, 2 * k + 1), *range(k - 1, -1, -1)], device=matrix.device)
             inward.append(matrix.mT.index_select(-2, order))
-        if self.degree > 0:
-            first = pad(inward[1], (1, 0, 1, 0)) + pad(inward[0], (0, 3, 0, inward[1].shape[1]))
-            inward[:2] = [first]
         return inward
 
     def forward(
@@ -59,15 +56,13 @@ class ESCNConvolution(Convolution):
         receivers: Tensor,
         num_receivers: int,
     ) -> Tensor:
-        widths = [sum(2 * l + 1 for l in band) for band in bands(self.spec.degree_in)]
-        sent = [part.contiguous().index_select(0, senders) for part in x.split(widths, dim=1)]
-        # scalars alone are the same in every frame
-        if self.spec.degree_in > 0:
-            sent = [torch.bmm(inward, part) for inward, part in zip(geometry, sent, strict=False)]
+        parts = x.split([2 * l + 1 for l in range(self.spec.degree_in + 1)], dim=1)
+        scalars, *sent = (part.contiguous().index_select(0, senders) for part in parts)
+        # degree 0 is the same in every frame
+        rotated = [scalars, *(rotate(inward, part) for inward, part in zip(geometry[1:], sent, strict=False))]
         basis = _basis(self.spec, weight.matrix.dtype, weight.matrix.device)
-        messages = contract(self.blocks, *weight.rebased(basis), sent)
-        if self.spec.degree_out > 0:
-            messages = tuple(torch.bmm(inward.mT, part) for inward, part in zip(geometry, messages, strict=False))
+        scalars, *mixed = contract(self.blocks, *weight.rebased(basis), rotated)
+        messages = [scalars, *(rotate(inward.mT, part) for inward, part in zip(geometry[1:], mixed, strict=False))]
         return torch.cat([sum_edges(message, receivers, num_receivers) for message in messages], dim=1)
 
 

@@ -8,8 +8,8 @@ for every pair of degrees (l1, l3) and m <= min(l1, l3), summed over l1. The pro
 so its derivatives of every order are products of the same kind: :class:`Contract` and :class:`ContractGradient` are closed
 under differentiation.
 
-Shapes: E edges, C channels, H hidden, S weights. Features are one tensor [E, rows, C] per band of degrees: 0 and 1 together,
-for the sake of larger matrices, then 2, 3, ... alone. Degree l has the orders 0 ... k, then -1 ... -k, with k = min(l, order).
+Shapes: E edges, C channels, H hidden, S weights. Features are one tensor [E, 2k + 1, C] per degree l, k = min(l, order), of
+orders 0 ... k, then -1 ... -k.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,20 +61,8 @@ class Blocks(NamedTuple):
 
     def empty(self, like: Tensor, channels: int) -> list[Tensor]:
         """Features of all degrees out for the edges of ``like`` [E, ...], not initialised."""
-        rows = [sum(2 * min(l, self.order) + 1 for l in band) for band in bands(self.degree_out)]
-        return [like.new_empty(like.shape[0], width, channels) for width in rows]
-
-    def rows(self, features: Sequence[Tensor], degree: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Components of one degree, of order 0 ... k, 1 ... k and -1 ... -k."""
-        band = features[max(degree - 1, 0)]
-        first = 1 if degree == 1 else 0
-        minus = first + min(degree, self.order) + 1
-        return band[:, first : first + k + 1], band[:, first + 1 : first + k + 1], band[:, minus : minus + k]
-
-
-def bands(degree: int) -> list[range]:
-    """The degrees of each band of features of degrees 0 ... ``degree``."""
-    return [range(min(degree, 1) + 1), *(range(l, l + 1) for l in range(2, degree + 1))]
+        widths = [2 * min(l, self.order) + 1 for l in range(self.degree_out + 1)]
+        return [like.new_empty(like.shape[0], width, channels) for width in widths]
 
 
 def contract(blocks: Blocks, hidden: Tensor, matrix: Tensor, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -87,6 +75,7 @@ class Contract(torch.autograd.Function):
 
     @staticmethod
     def forward(blocks: Blocks, hidden: Tensor, matrix: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
+        matrix = matrix.contiguous()
         result = blocks.empty(hidden, matrix.shape[-1])
         for rows in _chunks(hidden, matrix):
             _mix(blocks, _weights(hidden[rows], matrix), [f[rows] for f in features], [y[rows] for y in result])
@@ -111,11 +100,12 @@ class ContractGradient(torch.autograd.Function):
     def forward(
         blocks: Blocks, needs: tuple[bool, bool, bool], hidden: Tensor, matrix: Tensor, *features: Tensor
     ) -> tuple[Tensor, ...]:
-        split = len(bands(blocks.degree_in))
+        split = blocks.degree_in + 1
         before, after = features[:split], features[split:]
         back = blocks.transposed()
-        # contiguous, as it is filled through a view: zeros_like would keep permuted strides
-        grad_hidden, grad_matrix = torch.empty_like(hidden), matrix.new_zeros(matrix.shape)
+        # flattened per chunk below, without a copy; zeros_like would otherwise keep permuted strides
+        matrix = matrix.contiguous()
+        grad_hidden, grad_matrix = hidden.new_empty(hidden.shape), torch.zeros_like(matrix)
         grad_features = back.empty(hidden, matrix.shape[-1]) if needs[2] else []
         flat = matrix.flatten(1)
         for rows in _chunks(hidden, matrix):
@@ -140,7 +130,7 @@ class ContractGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         blocks = ctx.blocks
         hidden, matrix, *features = ctx.saved_tensors
-        split = len(bands(blocks.degree_in))
+        split = blocks.degree_in + 1
         before, after = features[:split], features[split:]
         incoming = iter(grads)
         by_hidden = next(incoming) if ctx.needs[0] else None
@@ -173,7 +163,7 @@ def _gradient(
     before: Sequence[Tensor],
     after: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """:class:`ContractGradient` with None for what is not needed: hidden, matrix, features of every band in."""
+    """:class:`ContractGradient` with None for what is not needed: hidden, matrix, features of every degree in."""
     if not any(needs):
         return [None] * (2 + len(before))
     found = iter(ContractGradient.apply(blocks, needs, hidden, matrix, *before, *after))
@@ -201,13 +191,19 @@ def _weights(hidden: Tensor, matrix: Tensor) -> Tensor:
     return (hidden @ matrix.flatten(1)).unflatten(-1, matrix.shape[1:])
 
 
+def _rows(features: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Components of order 0 ... k, 1 ... k and -1 ... -k."""
+    minus = features.shape[1] // 2 + 1
+    return features[:, : k + 1], features[:, 1 : k + 1], features[:, minus : minus + k]
+
+
 def _mix(blocks: Blocks, weight: Tensor, features: Sequence[Tensor], result: Sequence[Tensor]) -> None:
     """Write the product of weight [E, S, C] and features into ``result``."""
     for y in result:
         y.zero_()
     for b in blocks.blocks:
-        x_even, x_plus, x_minus = blocks.rows(features, b.source, b.k)
-        y_even, y_plus, y_minus = blocks.rows(result, b.target, b.k)
+        x_even, x_plus, x_minus = _rows(features[b.source], b.k)
+        y_even, y_plus, y_minus = _rows(result[b.target], b.k)
         if b.cosine is not None:
             cosine = weight[:, b.cosine : b.cosine + b.k + 1]
             y_even.addcmul_(cosine, x_even)
@@ -223,8 +219,8 @@ def _pair(blocks: Blocks, before: Sequence[Tensor], after: Sequence[Tensor]) -> 
     edges, _, channels = before[0].shape
     weight = before[0].new_empty(edges, blocks.num_weights, channels)
     for b in blocks.blocks:
-        x_even, x_plus, x_minus = blocks.rows(before, b.source, b.k)
-        y_even, y_plus, y_minus = blocks.rows(after, b.target, b.k)
+        x_even, x_plus, x_minus = _rows(before[b.source], b.k)
+        y_even, y_plus, y_minus = _rows(after[b.target], b.k)
         if b.cosine is not None:
             cosine = weight[:, b.cosine : b.cosine + b.k + 1]
             torch.mul(x_even, y_even, out=cosine)
