@@ -188,21 +188,3 @@ _NORMAL_MOMENTS = np.array([0.0 if k % 2 else float(math.prod(range(1, k, 2))) f
 def _norm(candidate: np.ndarray, moment: np.ndarray, l3: int) -> float:
     # equal for every order by Schur's lemma: one suffices
     return math.sqrt(max(candidate[l3] @ moment @ candidate[l3], 0.0))
-
-
-def count_symmetric(factors: tuple[int, ...], l3: int) -> int:
-    """Number of symmetric couplings from characters: an independent check on the length of :func:`couplings`."""
-    angles = np.pi * (np.arange(2000) + 0.5) / 2000
-    density = (1 - np.cos(angles)) * (1 / 2000)
-
-    def character(l: int, multiple: int = 1) -> np.ndarray:
-        return 1 + 2 * sum((np.cos(multiple * m * angles) for m in range(1, l + 1)), np.zeros_like(angles))
-
-    total = np.ones_like(angles)
-    for l, copies in groupby(factors):
-        symmetric = [np.ones_like(angles)]
-        for k in range(1, len(list(copies)) + 1):
-            newton = sum((character(l, i) * symmetric[k - i] for i in range(1, k + 1)), np.zeros_like(angles))
-            symmetric.append(newton / k)
-        total = total * symmetric[-1]
-    return round(float(density @ (total * character(l3))))

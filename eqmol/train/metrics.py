@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eqmol.graph import keys
-
-MEV = 1000.0  #: meV in an eV
+from eqmol.units import MEV
 
 
 class Errors:

@@ -22,6 +22,7 @@ from eqmol.train import folder
 from eqmol.train.folder import RunFolder
 from eqmol.train.metrics import Errors
 from eqmol.train.task import Task
+from eqmol.units import MEV
 
 TRAIN, VAL = "train", "val"  #: names of the splits that are not tests
 MAX_POINTS = 20_000  #: force components per split in the parity plot
@@ -134,7 +135,7 @@ def mirror_error(model: Potential, loader: Any, device: torch.device) -> float:
         energy = model(image, forces=False)["energy"]
         image.pos, image.cell = -image.pos, -image.cell
         differences.append((model(image, forces=False)["energy"] - energy) / image.ptr.diff())
-    return 1000.0 * float(torch.cat(differences).square().mean().sqrt())
+    return MEV * float(torch.cat(differences).square().mean().sqrt())
 
 
 def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder, device: torch.device) -> None:
