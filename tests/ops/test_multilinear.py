@@ -1,0 +1,58 @@
+"""Multilinear forms against the derivatives that autograd finds."""
+
+import torch
+
+from eqmol.ops.multilinear import partials
+
+SUBSCRIPTS = ("ni", "nj", "ij", "nj")
+
+
+class Bilinear:
+    """Σ x_ni y_nj w_ij g_nj."""
+
+    def partials(self, slots, arguments):
+        assert not torch.is_grad_enabled()
+        return [self.partial(slot, arguments) for slot in slots]
+
+    @staticmethod
+    def partial(slot, arguments):
+        others = [k for k in range(4) if k != slot]
+        subscripts = ",".join(SUBSCRIPTS[k] for k in others) + "->" + SUBSCRIPTS[slot]
+        return torch.einsum(subscripts, *(arguments[k] for k in others))
+
+
+def arguments():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 2), (3, 4), (2, 4)]
+    return [torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes]
+
+
+def evaluate(x, y, w):
+    (value,) = partials(Bilinear(), [3], [x, y, w, None])
+    return value
+
+
+def test_value_and_derivatives_of_three_orders():
+    assert torch.equal(evaluate(*arguments()), Bilinear.partial(3, [*arguments(), None]))
+    assert torch.autograd.gradcheck(evaluate, arguments())
+    assert torch.autograd.gradgradcheck(evaluate, arguments())
+
+    def slope(x, y, w):
+        return torch.autograd.grad(evaluate(x, y, w).square().sum(), (x, y), create_graph=True)
+
+    assert torch.autograd.gradgradcheck(slope, arguments())
+
+
+def test_functional_transform():
+    x, y, w = arguments()
+    found = torch.func.grad(lambda x: evaluate(x, y, w).square().sum())(x)
+    (expected,) = torch.autograd.grad(Bilinear.partial(3, [x, y, w, None]).square().sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_nothing_is_computed_for_constant_arguments():
+    x, y, w = arguments()
+    y.requires_grad_(False)
+    evaluate(x, y, w).sum().backward()
+    assert y.grad is None
+    assert x.grad is not None
