@@ -113,6 +113,12 @@ class Convolution(TensorProduct):
         """
 
 
+    def message(self, x: Tensor, geometry: Any, weight: RadialWeight) -> Tensor:
+        """Message of every edge, for models that need each: x [E, lm_in, C] of the edges -> [E, lm_out, C]."""
+        edges = torch.arange(len(x), device=x.device)
+        return self.forward(x, geometry, weight, edges, edges, len(x))
+
+
 class Product(TensorProduct):
     """z = x ⊗ y, channel by channel."""
 

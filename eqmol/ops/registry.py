@@ -33,6 +33,15 @@ def can_run(backend: str, family: str) -> bool:
     return family == "gaunt" or backend not in GAUNT_ONLY
 
 
+def candidates(spec: Spec) -> tuple[str, ...]:
+    """Backends whose algorithms for the spec differ from one another, the reference first."""
+    found: dict[type[TensorProduct], str] = {}
+    for name in BACKENDS:
+        if can_run(name, spec.family):
+            found.setdefault(type(create(spec, name)), name)
+    return tuple(found.values())
+
+
 def create(spec: Spec, backend: Backend) -> TensorProduct:
     """The algorithm of ``backend`` for ``spec``.
 
