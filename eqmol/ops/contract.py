@@ -112,7 +112,6 @@ class Convolution(TensorProduct):
             [num_receivers, lm_out, C].
         """
 
-
     def message(self, x: Tensor, geometry: Any, weight: RadialWeight) -> Tensor:
         """Message of every edge, for models that need each: x [E, lm_in, C] of the edges -> [E, lm_out, C]."""
         edges = torch.arange(len(x), device=x.device)
