@@ -38,11 +38,20 @@ def candidates(spec: Spec) -> tuple[str, ...]:
     found: dict[type[TensorProduct], str] = {}
     for name in BACKENDS:
         if can_run(name, spec.family):
-            found.setdefault(type(create(spec, name)), name)
+            found.setdefault(algorithm(spec, name), name)
     return tuple(found.values())
 
 
 def create(spec: Spec, backend: Backend) -> TensorProduct:
+    """The algorithm of ``backend`` for ``spec``, made.
+
+    Raises:
+        InputError: see :func:`algorithm`.
+    """
+    return algorithm(spec, backend)(spec)
+
+
+def algorithm(spec: Spec, backend: Backend) -> type[TensorProduct]:
     """The algorithm of ``backend`` for ``spec``.
 
     Raises:
@@ -57,5 +66,5 @@ def create(spec: Spec, backend: Backend) -> TensorProduct:
             f"use backend cg or escn, or train with model.family=gaunt"
         )
     if spec.operation == "convolution" and spec.degree_in == 0:
-        return ScalarConvolution(spec)
-    return ALGORITHMS[name][spec.operation](spec)
+        return ScalarConvolution
+    return ALGORITHMS[name][spec.operation]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eqmol.ops import RadialWeight, Spec
 from eqmol.ops.contract import TensorProduct
-from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.ops.registry import candidates
 from eqmol.so3.layout import dim
 from tests import reference
 
@@ -23,14 +23,8 @@ def spec_id(value: object) -> str:
 
 
 def runnable(specs: list[Spec]) -> list[tuple[Spec, str]]:
-    """Every (spec, backend) that the backend claims with an algorithm of its own."""
-    own = {"escn": {"convolution"}}
-    return [
-        (spec, backend)
-        for spec in specs
-        for backend in BACKENDS
-        if can_run(backend, spec.family) and spec.operation in own.get(backend, {spec.operation})
-    ]
+    """Every spec with every algorithm that runs it."""
+    return [(spec, name) for spec in specs for name in candidates(spec)]
 
 
 PAIRS = [

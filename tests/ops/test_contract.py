@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eqmol.errors import InputError
-from eqmol.ops import Spec
+from eqmol.ops import RadialWeight, Spec
 from eqmol.ops.registry import create
 from eqmol.so3.layout import degrees, dim
 from eqmol.so3.wigner import wigner_matrices
@@ -24,6 +24,7 @@ SMALL = [
     Spec("power", "coupled", "o3", 1, 0, 1, 3),
     Spec("power", "gaunt", "o3", 1, 0, 1, 3),
 ]
+CONVOLUTIONS = [spec for spec in PAIRS if spec.operation == "convolution"]
 HIGH = [Spec("convolution", family, "so3", 8, 8, 8) for family in ("coupled", "gaunt")]
 HIGH += [Spec("convolution", "coupled", "o3", 2, 6, 8), Spec("product", "gaunt", "so3", 8, 8, 8)]
 HIGH += [Spec("product", "coupled", "o3", 6, 6, 6), Spec("power", "gaunt", "o3", 8, 0, 2, 2)]
@@ -40,6 +41,18 @@ def test_equals_the_dense_reference_at_high_degree(spec, name):
     op, case = create(spec, name), make_case(spec, nodes=2, channels=1, edges=7)
     expected = case.reference()
     torch.testing.assert_close(case.run(op), expected, atol=1e-10 * float(expected.abs().max().clamp(min=1)), rtol=0)
+
+
+@pytest.mark.parametrize(("spec", "name"), runnable(CONVOLUTIONS), ids=spec_id)
+def test_messages_of_edges_sum_to_the_convolution(spec, name):
+    op, case = create(spec, name), make_case(spec)
+    x, geometry = case.features[0], op.geometry(case.vectors)
+    messages = op.message(x[case.senders], geometry, RadialWeight(*case.weights))
+    assert messages.shape == (len(case.senders), dim(spec.degree_out), x.shape[2])
+    summed = x.new_zeros(len(x), *messages.shape[1:])
+    for message, receiver in zip(messages, case.receivers, strict=True):
+        summed[receiver] += message
+    torch.testing.assert_close(summed, case.reference(), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(("spec", "name"), runnable(PAIRS + POWERS), ids=spec_id)
@@ -155,30 +168,6 @@ def test_unit_variance(spec, name):
     out = case.run(op)
     for l in sorted(set(spec.path_degrees.tolist())):
         assert 0.5 < out[:, l**2 : (l + 1) ** 2].square().mean() < 2, f"degree {l}"
-
-
-@pytest.mark.parametrize("spec", [s for s in PAIRS + POWERS if s.family == "coupled"][:3], ids=spec_id)
-@pytest.mark.parametrize("name", ["gaunt", "grid"])
-def test_coupled_specs_are_refused_by_name(spec, name):
-    with pytest.raises(InputError, match=f"{name}.*coupled"):
-        create(spec, name)
-
-
-@pytest.mark.parametrize("spec", [PAIRS[-1], POWERS[0]], ids=spec_id)
-def test_escn_says_that_cg_runs_what_has_no_axis(spec):
-    assert type(create(spec, "escn")) is type(create(spec, "cg"))
-
-
-def test_a_mixture_names_one_algorithm_per_operation():
-    mixture = {"convolution": "escn", "product": "grid", "power": "cg"}
-    for operation, name in mixture.items():
-        spec = Spec(operation, "gaunt", "o3", 1, 1, 1)
-        assert type(create(spec, mixture)) is type(create(spec, name))
-
-
-def test_unknown_backend_lists_the_known():
-    with pytest.raises(InputError, match=r"'gird'.*cg, escn, gaunt, grid"):
-        create(PAIRS[0], "gird")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""The table of algorithms: what runs what, and what is refused."""
+
+import pytest
+
+from eqmol.errors import InputError
+from eqmol.ops import Spec
+from eqmol.ops.registry import BACKENDS, algorithm, candidates, create
+from tests.ops.cases import PAIRS, POWERS, spec_id
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (Spec("convolution", "coupled", "o3", 1, 2, 1), ("cg", "escn")),
+        (Spec("convolution", "gaunt", "o3", 1, 2, 1), ("cg", "escn", "gaunt", "grid")),
+        (Spec("convolution", "gaunt", "o3", 0, 2, 1), ("cg",)),
+        (Spec("product", "coupled", "o3", 1, 1, 1), ("cg",)),
+        (Spec("product", "gaunt", "so3", 1, 1, 1), ("cg", "gaunt", "grid")),
+        (Spec("power", "gaunt", "o3", 1, 0, 1, 2), ("cg", "gaunt", "grid")),
+    ],
+    ids=spec_id,
+)
+def test_candidates_differ_and_begin_with_the_reference(spec, expected):
+    assert candidates(spec) == expected
+
+
+@pytest.mark.parametrize("spec", PAIRS + POWERS, ids=spec_id)
+def test_every_backend_is_a_candidate_or_the_same_as_one_or_refuses(spec):
+    offered = {algorithm(spec, name) for name in candidates(spec)}
+    for name in BACKENDS:
+        try:
+            assert algorithm(spec, name) in offered
+        except InputError:
+            assert name not in candidates(spec)
+
+
+@pytest.mark.parametrize("spec", [s for s in PAIRS + POWERS if s.family == "coupled"][:3], ids=spec_id)
+@pytest.mark.parametrize("name", ["gaunt", "grid"])
+def test_coupled_specs_are_refused_by_name(spec, name):
+    with pytest.raises(InputError, match=f"{name}.*coupled"):
+        create(spec, name)
+
+
+@pytest.mark.parametrize("spec", [PAIRS[-1], POWERS[0]], ids=spec_id)
+def test_escn_says_that_cg_runs_what_has_no_axis(spec):
+    assert type(create(spec, "escn")) is type(create(spec, "cg"))
+
+
+def test_a_mixture_names_one_algorithm_per_operation():
+    mixture = {"convolution": "escn", "product": "grid", "power": "cg"}
+    for operation, name in mixture.items():
+        spec = Spec(operation, "gaunt", "o3", 1, 1, 1)
+        assert type(create(spec, mixture)) is type(create(spec, name))
+
+
+def test_unknown_backend_lists_the_known():
+    with pytest.raises(InputError, match=r"'gird'.*cg, escn, gaunt, grid"):
+        create(PAIRS[0], "gird")
