@@ -1,6 +1,6 @@
 """Clebsch-Gordan algorithms: they run every spec and define what the others mean.
 
-A spec of the gaunt family is run with path weights w @ spec.paths.
+A spec with weights of its own is run with path weights w @ spec.paths.
 
 - convolution: the harmonics of an edge are contracted with the 3j symbols once (geometry, shared by layers), leaving a small
   matrix per edge that acts on the sender's features; messages are summed per path before the paths are joined.
@@ -75,7 +75,7 @@ class CGConvolution(Convolution):
         receivers: Tensor,
         num_receivers: int,
     ) -> Tensor:
-        if self.spec.family == "gaunt":
+        if self.spec.has_own_weights:
             weight = weight.rebased(self.basis)
         sent = x.index_select(0, senders)
         paths = torch.cat([torch.bmm(m, sent[:, degree_slice(l)]) for l, m in enumerate(geometry)], dim=1)

@@ -72,6 +72,7 @@ class TensorProduct(nn.Module, ABC):
     def extra_repr(self) -> str:
         s = self.spec
         order = f", order {s.order}" if s.operation == "power" else f", filter {s.degree_filter}"
+        order += "" if s.order_max is None else f", |m| <= {s.order_max}"
         return f"{s.family}, {s.parity}, degree {s.degree_in} -> {s.degree_out}{order}, {s.num_weights} weights"
 
 

@@ -20,8 +20,7 @@ from eqmol.ops.contract import Convolution, RadialWeight, sum_edges, unit
 from eqmol.ops.rotate import rotate
 from eqmol.ops.so2 import Block, Blocks, contract
 from eqmol.ops.spec import Spec
-from eqmol.so3.coupling import wigner_3j
-from eqmol.so3.frames import edge_frames
+from eqmol.so3.frames import edge_frames, polar_coupling
 from eqmol.so3.wigner import wigner_matrices
 
 
@@ -73,29 +72,23 @@ def edge_frame_blocks(spec: Spec) -> tuple[Blocks, np.ndarray]:
     Returns:
         blocks, and [num_paths, S] with the constants of the paths included.
     """
+    order = min(spec.degree_in, spec.degree_out)
+    order = order if spec.order_max is None else spec.order_max
     blocks: list[Block] = []
     columns: list[np.ndarray] = []
     for l1, l3 in sorted({(l1, l3) for l1, _, l3 in spec.pair_paths}):
-        k = min(l1, l3)
+        k = min(l1, l3, order)
         first: list[int | None] = [None, None]
         for odd in (0, 1):
             part = np.zeros((spec.num_paths, k + 1))
             for path, (a, l2, c) in enumerate(spec.pair_paths):
                 if (a, c) == (l1, l3) and (l1 + l2 + l3) % 2 == odd:
-                    part[path] = _edge_frame_path(l1, l2, l3) * spec.path_normalization[path]
-            if part.any():
+                    part[path] = polar_coupling(l1, l2, l3)[: k + 1] * spec.path_normalization[path]
+            if part[:, odd:].any():
                 first[odd] = len(columns)
                 columns.extend(part.T[odd:])  # the sine weight of m = 0 is zero
         blocks.append(Block(l1, l3, k, first[0], first[1]))
-    return Blocks(spec.degree_in, spec.degree_out, len(columns), tuple(blocks)), np.stack(columns, axis=1)
-
-
-def _edge_frame_path(l1: int, l2: int, l3: int) -> np.ndarray:
-    """Cosine or sine weights for m = 0 ... min(l1, l3) of a path with unit weight."""
-    m = np.arange(min(l1, l3) + 1)
-    # of the harmonics along the polar axis only order 0 is not zero
-    polar = wigner_3j(l1, l2, l3)[:, l2, :] * np.sqrt(2 * l2 + 1)
-    return polar[l1 - m, l3 + m] if (l1 + l2 + l3) % 2 else polar[l1 + m, l3 + m]
+    return Blocks(spec.degree_in, spec.degree_out, order, len(columns), tuple(blocks)), np.stack(columns, axis=1)
 
 
 @lru_cache(maxsize=256)

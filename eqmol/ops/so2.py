@@ -46,18 +46,14 @@ class Blocks(NamedTuple):
 
     degree_in: int
     degree_out: int
+    order: int  # highest that couples
     num_weights: int
     blocks: tuple[Block, ...]
-
-    @property
-    def order(self) -> int:
-        """Highest order that couples."""
-        return min(self.degree_in, self.degree_out)
 
     def transposed(self) -> "Blocks":
         """The map from out to in with the same weights."""
         flipped = tuple(b._replace(source=b.target, target=b.source, sign=-b.sign) for b in self.blocks)
-        return Blocks(self.degree_out, self.degree_in, self.num_weights, flipped)
+        return Blocks(self.degree_out, self.degree_in, self.order, self.num_weights, flipped)
 
     def empty(self, like: Tensor, channels: int) -> list[Tensor]:
         """Features of all degrees out for the edges of ``like`` [E, ...], not initialised."""

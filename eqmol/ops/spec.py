@@ -8,6 +8,9 @@ is the coupled product with path weights w @ paths. Two families:
   order and output degree (power). Under ``so3`` the curl pairing r·(∇f × ∇g) adds the paths of odd l1 + l2 + l3 with
   weights of their own.
 
+``order_max`` restricts a coupled convolution to orders |m| <= order_max in the frame of the edge: a smaller space of
+functions, whose own weights are those of the frame (see :func:`eqmol.so3.frames.polar_coupling`).
+
 Degrees carry natural parity (-1)^l; ``o3`` keeps the paths of even l1 + l2 + l3, ``so3`` keeps all.
 Own weights that reach no path do not exist. Constants give every output component unit variance for independent inputs
 and weights of unit variance.
@@ -21,6 +24,7 @@ import numpy as np
 
 from eqmol.errors import InputError
 from eqmol.so3.coupling import is_coupled, pairing_factor
+from eqmol.so3.frames import polar_coupling
 from eqmol.so3.symmetric import gaunt_coefficients, gaunt_second_moment, symmetric_paths
 
 Operation = Literal["convolution", "product", "power"]
@@ -47,9 +51,10 @@ class Spec:
         degree_filter: highest degree of the second factor; 0 for a power.
         degree_out: highest degree of the result.
         order: highest order of a power, 1 for the other operations.
+        order_max: highest |m| in the edge frame; None, also for a value that restricts nothing, keeps all.
 
     Raises:
-        InputError: an unknown name, or degrees and orders out of range.
+        InputError: an unknown name, degrees and orders out of range, or an ``order_max`` that the function does not have.
     """
 
     operation: Operation
@@ -59,6 +64,7 @@ class Spec:
     degree_filter: int
     degree_out: int
     order: int = 1
+    order_max: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("operation", Operation), ("family", Family), ("parity", Parity)):
@@ -72,6 +78,25 @@ class Spec:
                 raise InputError(f"{name}={value!r} must be an integer from 0 to {MAX_DEGREE}")
         if type(self.order) is not int or not 1 <= self.order <= MAX_ORDER:
             raise InputError(f"order={self.order!r} must be an integer from 1 to {MAX_ORDER}")
+        if self.order_max is not None:
+            self._check_order_max()
+
+    def _check_order_max(self) -> None:
+        given = f"order_max={self.order_max!r}"
+        if type(self.order_max) is not int or self.order_max < 0:
+            raise InputError(f"{given} must be an integer of at least 0, or None for all orders")
+        if self.operation != "convolution" or self.family != "coupled":
+            raise InputError(
+                f"{given} restricts convolutions of the coupled family; a {self.operation} of the {self.family} family "
+                f"has no orders to restrict: leave order_max out, or use family coupled"
+            )
+        if self.order_max >= min(self.degree_in, self.degree_out):
+            object.__setattr__(self, "order_max", None)
+        elif self.degree_filter < self.degree_in + self.degree_out:
+            raise InputError(
+                f"{given} needs every degree of the filter: degree_filter={self.degree_filter} must be at least "
+                f"degree_in + degree_out = {self.degree_in + self.degree_out}"
+            )
 
     @cached_property
     def pair_paths(self) -> tuple[PairPath, ...]:
@@ -112,11 +137,17 @@ class Spec:
         return np.sqrt((1 if self.operation == "power" else 2 * self.path_degrees + 1) / count)
 
     @cached_property
-    def own_weights(self) -> tuple[tuple[int, int], ...]:
-        """What each own weight of the gaunt family belongs to.
+    def own_weights(self) -> tuple[tuple[int, ...], ...]:
+        """What each own weight of the gaunt family or of a restricted convolution belongs to.
 
         Convolution and product: (0, l2) for the product f·g, (1, l2) for the curl pairing. Power: (order, l3).
+        Restricted: (l1, l3, 0, m) for the cosine of order m, (l1, l3, 1, m) for the sine.
         """
+        if self.order_max is not None:
+            blocks = sorted({(l1, l3, (l1 + l2 + l3) % 2) for l1, l2, l3 in self.pair_paths})
+            return tuple(
+                (l1, l3, odd, m) for l1, l3, odd in blocks for m in range(odd, min(l1, l3, self.order_max) + 1)
+            )
         if self.operation == "power":
             return tuple(
                 (order, l3)
@@ -129,14 +160,21 @@ class Spec:
     @cached_property
     def paths(self) -> np.ndarray:
         """Own weights -> path weights of the coupled product, float64 [num_weights, num_paths]."""
-        if self.family == "coupled":
+        if not self.has_own_weights:
             return np.eye(self.num_paths)
+        if self.order_max is not None:
+            return self._restricted_paths()
         return self._gaunt_power_paths() if self.operation == "power" else self._gaunt_pair_paths()
+
+    @property
+    def has_own_weights(self) -> bool:
+        """Whether own weights are others than those of the paths."""
+        return self.family == "gaunt" or self.order_max is not None
 
     @property
     def num_weights(self) -> int:
         """Number of own weights per channel."""
-        return self.num_paths if self.family == "coupled" else len(self.own_weights)
+        return len(self.own_weights) if self.has_own_weights else self.num_paths
 
     @cached_property
     def gaunt_scale(self) -> np.ndarray:
@@ -150,6 +188,17 @@ class Spec:
         for l1, l2, l3 in self.pair_paths:
             variance[l3] += pairing_factor(l1, l2, l3) ** 2 / (2 * l3 + 1)
         return 1 / np.sqrt(np.where(variance > 0, variance, 1))
+
+    def _restricted_paths(self) -> np.ndarray:
+        """Rows are orthogonal up to the constants of the degrees out."""
+        degree_out = np.array([l3 for _, l3, _, _ in self.own_weights])
+        count = np.bincount(degree_out)[degree_out]
+        matrix = np.zeros((self.num_weights, self.num_paths))
+        for row, (l1, l3, odd, m) in enumerate(self.own_weights):
+            for column, (a, l2, c) in enumerate(self.pair_paths):
+                if (a, c, (l1 + l2 + l3) % 2) == (l1, l3, odd):
+                    matrix[row, column] = polar_coupling(l1, l2, l3)[m] * np.sqrt(2.0 if m else 1.0)
+        return matrix * np.sqrt((2 * degree_out + 1) / count)[:, None] / self.path_normalization
 
     def _gaunt_pair_paths(self) -> np.ndarray:
         index = {own: row for row, own in enumerate(self.own_weights)}

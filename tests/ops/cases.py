@@ -17,6 +17,7 @@ AXES = torch.cat([torch.eye(3), -torch.eye(3)])
 def spec_id(value: object) -> str:
     if isinstance(value, Spec):
         order = f"-order{value.order}" if value.operation == "power" else ""
+        order += "" if value.order_max is None else f"-m{value.order_max}"
         degrees = f"{value.degree_in}{value.degree_filter}{value.degree_out}"
         return f"{value.operation}-{value.family}-{value.parity}-{degrees}{order}"
     return str(value)
@@ -34,6 +35,12 @@ PAIRS = [
     for parity in ("o3", "so3")
     for degrees in ((1, 1, 1), (2, 3, 2), (1, 3, 3), (3, 2, 4), (0, 3, 2), (2, 0, 3))
 ]
+RESTRICTED = [
+    Spec("convolution", "coupled", parity, *degrees, order_max=order_max)
+    for parity in ("o3", "so3")
+    for *degrees, order_max in ((2, 5, 3, 0), (3, 5, 2, 1), (3, 6, 3, 2))
+]
+PAIRS += RESTRICTED
 POWERS = [
     Spec("power", family, parity, degree_in, 0, degree_out, order)
     for family in ("coupled", "gaunt")
