@@ -16,6 +16,8 @@ CELL: Final = "cell"  #: [G, 3, 3] float64, Å; rows are the lattice vectors, ze
 PBC: Final = "pbc"  #: [G, 3] bool, periodic directions
 EDGE_INDEX: Final = "edge_index"  #: [2, E] int64; row 0 senders, row 1 receivers, sorted by receiver
 SHIFTS: Final = "shifts"  #: [E, 3] float64 holding integers, lattice translations of the sender
+TAGS: Final = "tags"  #: [N] int64, 0 below the surface, 1 surface, 2 adsorbate; only where the data carry them
+FIXED: Final = "fixed"  #: [N] bool, atoms held in place when the data were made; only where the data carry them
 BATCH: Final = "batch"  #: [N] int64, the graph of each atom; only in a batch
 
 ENERGY: Final = "energy"  #: [G] float64, eV; NaN where the frame carries none

@@ -1,8 +1,9 @@
 """The weighted loss: energy per atom, forces, stress.
 
 loss = Σ_t w_t · mean(error_t), with error_energy = (E - E*)/N per structure (eV per atom), error_forces over all force
-components of the batch (eV/Å) and error_stress over the nine components of every labelled periodic structure (eV/Å³).
-Energies enter per atom so that large structures do not drown small ones.
+components of the batch's free atoms (eV/Å) and error_stress over the nine components of every labelled periodic structure
+(eV/Å³). Energies enter per atom so that large structures do not drown small ones. With several processes the means are
+those over the batches of all of them.
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from eqmol.errors import InputError
 from eqmol.graph import keys
 
-_ERRORS = {"mse": "squared error", "huber": "Huber"}
+_ERRORS = ("mse", "mae", "norm", "huber")
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Target:
     Args:
         weight: factor of its mean error in the loss; 0 leaves it out.
         final_weight: the factor at the end of the run (see :class:`WeightedLoss`); None keeps ``weight``.
-        loss: "mse" for e², "huber" for e² up to ``delta`` and delta·(2|e| - delta) beyond (twice Huber's function, so
-            that both agree for small errors).
+        loss: "mse" for e², "mae" for |e|, "norm" for the length of each vector of errors, "huber" for e² up to ``delta``
+            and delta·(2|e| - delta) beyond (twice Huber's function, so that it agrees with "mse" for small errors).
         delta: where "huber" turns linear, in the quantity's unit.
     """
 
@@ -57,11 +59,17 @@ class Target:
             return (1.0 - raised) * self.weight + raised * self.final_weight
         return self.weight ** (1.0 - raised) * self.final_weight**raised
 
-    def mean_error(self, difference: Tensor) -> Tensor:
-        """Return the mean over all elements of a difference."""
-        if self.loss == "huber":
-            return 2.0 * huber_loss(difference, torch.zeros_like(difference), delta=self.delta)
-        return difference.square().mean()
+    def errors(self, difference: Tensor) -> Tensor:
+        """Return the errors of all elements of a difference, or of all its rows for "norm"."""
+        match self.loss:
+            case "huber":
+                return 2.0 * huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
+            case "mae":
+                return difference.abs()
+            case "norm":
+                return torch.linalg.vector_norm(difference.reshape(-1, difference.shape[-1]), dim=-1)
+            case _:
+                return difference.square()
 
 
 class WeightedLoss:
@@ -83,6 +91,9 @@ class WeightedLoss:
             raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
         self.targets = dict(targets)
         self.raise_at = raise_at
+        for name, target in self.targets.items():
+            if target.loss == "norm" and name != keys.FORCES:
+                raise InputError(f"task.targets.{name}.loss=norm is for vectors, the forces; choose mse, mae or huber")
         if not self.required:
             raise InputError("every loss weight is zero, so there is nothing to train on; set one in task.targets")
 
@@ -100,20 +111,25 @@ class WeightedLoss:
         """Return how far the weights are on their way to the final ones, 0 to 1, at a fraction of the run."""
         return max(progress - self.raise_at, 0.0) / max(1.0 - self.raise_at, 1e-9)
 
-    def __call__(self, output: Mapping[str, Tensor], batch: Any, raised: float) -> Tensor:
+    def __call__(self, output: Mapping[str, Tensor], batch: Any, raised: float, shared: bool = False) -> Tensor:
         """Return the scalar loss (float64).
 
         Args:
             output: what the model returned.
             batch: a batch of graphs with labels.
             raised: how far the weights are on their way, 1 for the final ones.
+            shared: means over the batches of all processes, which must all call this.
         """
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
-        for name in self.required:
-            target = self.targets[name]
-            difference = _DIFFERENCES[name](output, batch)
-            if difference.numel() > 0:  # a batch may hold no stress label at all
-                total = total + target.weight_at(raised) * target.mean_error(difference)
+        errors = [self.targets[name].errors(_DIFFERENCES[name](output, batch)) for name in self.required]
+        counts = total.new_tensor([error.numel() for error in errors])
+        if shared and dist.is_available() and dist.is_initialized():
+            # gradients are averaged over processes, so sums divided by mean counts give the means over all
+            dist.all_reduce(counts)
+            counts /= dist.get_world_size()
+        for name, error, count in zip(self.required, errors, counts, strict=True):
+            # a batch may hold no stress label at all
+            total = total + self.targets[name].weight_at(raised) * error.sum() / count.clamp(min=1e-9)
         return total
 
 
@@ -123,8 +139,9 @@ def _energy_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:
 
 
 def _forces_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:
-    """Return the errors [N, 3] of the forces, eV/Å."""
-    return output["forces"] - batch.forces
+    """Return the errors [free atoms, 3] of the forces, eV/Å; atoms that were held fixed do not count."""
+    difference = output["forces"] - batch.forces
+    return difference[~batch.fixed] if keys.FIXED in batch else difference
 
 
 def _stress_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:

@@ -1,7 +1,12 @@
 """Errors of energies, forces and stress over a set of structures.
 
-Energies are compared per structure (meV) and per atom (meV per atom), forces over all components of all atoms (meV/Å),
-stress over all nine components (meV/Å³).
+Energies are compared per structure (meV) and per atom (meV per atom), forces over all components of all atoms that were
+not held fixed (meV/Å), stress over all nine components (meV/Å³).
+
+The metrics of the Open Catalyst Project (Chanussot et al. 2021, arXiv:2010.09990) go by its names and units: energy_mae (eV),
+forces_mae (eV/Å), forces_cos (mean cosine between predicted and true force of an atom), efwt (fraction of structures whose
+energy is within 0.02 eV and whose force components are all within 0.03 eV/Å); forces_mae_of_zero is the forces_mae of
+predicting none.
 """
 
 from collections.abc import Mapping
@@ -15,11 +20,19 @@ from torch import Tensor
 from eqmol.graph import keys
 from eqmol.units import MEV
 
+ENERGY_THRESHOLD = 0.02  #: eV
+FORCE_THRESHOLD = 0.03  #: eV/Å
+
 
 class Errors:
-    """Sums of errors per structure, filled batch by batch."""
+    """Sums of errors per structure, filled batch by batch.
 
-    def __init__(self) -> None:
+    Args:
+        oc20: also return the metrics of the Open Catalyst Project.
+    """
+
+    def __init__(self, oc20: bool = False) -> None:
+        self.oc20 = oc20
         self._rows: list[NDArray[np.float64]] = []
         self.config_types: list[str] = []
 
@@ -34,8 +47,8 @@ class Errors:
         structure = torch.arange(batch.num_graphs, device=natoms.device)
         columns = [natoms.to(torch.float64)]
         for name, owner in ((keys.ENERGY, structure), (keys.FORCES, batch.batch), (keys.STRESS, structure)):
-            label = batch[name] if name in batch else None  # noqa: SIM401  graphs have no get
-            columns.extend(_sums(output.get(name), label, owner, len(natoms)))
+            columns.extend(_sums(output.get(name), _label(batch, name), owner, len(natoms)))
+        columns.extend(_agreement(output.get(keys.FORCES), _label(batch, keys.FORCES), batch.batch, len(natoms)))
         self._rows.append(torch.stack(columns, dim=1).cpu().numpy())
         self.config_types.extend(batch.config_type)
 
@@ -46,7 +59,7 @@ class Errors:
 
     def summary(self) -> dict[str, float]:
         """Return the errors of all structures; quantities without any label are absent."""
-        return _summary(np.concatenate(self._rows)) if self._rows else {}
+        return self._summary(np.concatenate(self._rows)) if self._rows else {}
 
     def by_config_type(self) -> dict[str, dict[str, float]]:
         """Return the errors per ``config_type``; empty unless some structure names one."""
@@ -54,7 +67,20 @@ class Errors:
         if not any(self.config_types):
             return {}
         rows = np.concatenate(self._rows)
-        return {name or "(none)": _summary(rows[names == name]) for name in sorted(set(self.config_types))}
+        return {name or "(none)": self._summary(rows[names == name]) for name in sorted(set(self.config_types))}
+
+    def _summary(self, rows: NDArray[np.float64]) -> dict[str, float]:
+        return _summary(rows) | (_oc20_summary(rows) if self.oc20 else {})
+
+
+def _label(batch: Any, name: str) -> Tensor | None:
+    """Return the labels of a batch, NaN where they do not count."""
+    if name not in batch:
+        return None
+    label: Tensor = batch[name]
+    if name == keys.FORCES and keys.FIXED in batch:
+        label = label.masked_fill(batch.fixed[:, None], torch.nan)
+    return label
 
 
 def _sums(prediction: Tensor | None, label: Tensor | None, owner: Tensor, num_structures: int) -> list[Tensor]:
@@ -71,8 +97,25 @@ def _sums(prediction: Tensor | None, label: Tensor | None, owner: Tensor, num_st
     return [total.index_add_(0, owner, term.sum(dim=1)) for total, term in zip(sums, terms, strict=True)]
 
 
+def _agreement(prediction: Tensor | None, label: Tensor | None, owner: Tensor, num_structures: int) -> list[Tensor]:
+    """Return per structure, each [num_structures]: number of compared vectors, Σ cosine, largest |error| of a component,
+    Σ |component of the label|.
+    """
+    sums = [torch.zeros(num_structures, dtype=torch.float64, device=owner.device) for _ in range(4)]
+    if prediction is None or label is None:
+        return sums
+    count, cosine, largest, size = sums
+    known = label.isfinite().all(dim=1)
+    label, prediction, owner = label[known], prediction.detach()[known], owner[known]
+    count.index_add_(0, owner, torch.ones_like(label[:, 0]))
+    cosine.index_add_(0, owner, torch.cosine_similarity(prediction, label, dim=1))
+    largest.scatter_reduce_(0, owner, (prediction - label).abs().amax(dim=1), "amax")
+    size.index_add_(0, owner, label.abs().sum(dim=1))
+    return sums
+
+
 def _summary(rows: NDArray[np.float64]) -> dict[str, float]:
-    """Return the named errors of the rows [structures, natoms + 3 · (count, Σ|e|, Σe², Σlabel²)] of :class:`Errors`."""
+    """Return the named errors of the rows [structures, natoms + 3 · (count, Σ|e|, Σe², Σlabel²) + ...] of :class:`Errors`."""
     natoms = rows[:, 0]
     energy, forces, stress = (rows[:, 1 + 4 * k : 5 + 4 * k] for k in range(3))
     summary: dict[str, float] = {"structures": len(rows)}
@@ -89,6 +132,25 @@ def _summary(rows: NDArray[np.float64]) -> dict[str, float]:
         if count > 0:
             summary |= _mean_and_root(name, unit, absolute / count, square / count)
             summary[f"{name}_rms_{unit}"] = MEV * float(np.sqrt(reference / count))
+    return summary
+
+
+def _oc20_summary(rows: NDArray[np.float64]) -> dict[str, float]:
+    """Return the metrics of the Open Catalyst Project of the rows of :class:`Errors`."""
+    (has_energy, energy), (components, forces) = rows[:, 1:3].T, rows[:, 5:7].T
+    vectors, cosine, largest, size = rows[:, 13:].T
+    summary: dict[str, float] = {}
+    if has_energy.any():
+        summary["energy_mae"] = float(energy.sum() / has_energy.sum())
+    if vectors.any():
+        summary |= {
+            "forces_mae": float(forces.sum() / components.sum()),
+            "forces_mae_of_zero": float(size.sum() / components.sum()),
+            "forces_cos": float(cosine.sum() / vectors.sum()),
+        }
+    both = (has_energy > 0) & (vectors > 0)
+    if both.any():
+        summary["efwt"] = float(np.mean((energy[both] < ENERGY_THRESHOLD) & (largest[both] < FORCE_THRESHOLD)))
     return summary
 
 

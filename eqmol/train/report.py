@@ -31,8 +31,8 @@ MAX_POINTS = 20_000  #: force components per split in the parity plot
 class Evaluation:
     """Errors and parity data of one split."""
 
-    def __init__(self, model: Potential):
-        self.errors = Errors()
+    def __init__(self, model: Potential, oc20: bool):
+        self.errors = Errors(oc20)
         self._model = model
         self._energies: list[Tensor] = []
         self._forces: list[Tensor] = []
@@ -75,7 +75,12 @@ def _isolated_energy(model: Potential, batch: Any) -> Tensor:
 
 
 def write_report(
-    run: RunFolder, loaders: Mapping[str, Any], device: torch.device, extra: Mapping[str, Any], console: Console
+    run: RunFolder,
+    loaders: Mapping[str, Any],
+    device: torch.device,
+    extra: Mapping[str, Any],
+    console: Console,
+    oc20: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the saved model on every split; print the table, write metrics.json and the figures.
 
@@ -85,6 +90,7 @@ def write_report(
         device: where to evaluate.
         extra: further entries of metrics.json.
         console: where to print.
+        oc20: also report the metrics of the Open Catalyst Project.
 
     Returns:
         What metrics.json holds: "train", "val", "test" (by name), and ``extra``.
@@ -94,7 +100,7 @@ def write_report(
     parity: dict[str, NDArray[np.float32]] = {}
     rows: list[tuple[str, dict[str, float]]] = []
     for name, loader in loaders.items():
-        evaluation = Evaluation(model)
+        evaluation = Evaluation(model, oc20)
         evaluation.run(loader, device)
         summary: dict[str, Any] = dict(evaluation.errors.summary())
         rows.append((name, summary))
@@ -118,6 +124,8 @@ def write_report(
     plots.parity(run.path / folder.PARITY_DATA, run.path / folder.PARITY)
     plots.learning_curve(run.path / folder.LOG, run.path / folder.LEARNING_CURVE)
     console.print(error_table(rows))
+    if oc20:
+        console.print(oc20_table(rows))
     if "mirror_error_mev_per_atom" in metrics:
         error = metrics["mirror_error_mev_per_atom"]
         console.print(f"parity so3: mirror images of validation structures differ by {error:.3g} meV/atom (RMS)")
@@ -178,6 +186,24 @@ def error_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
         rms = errors.get("forces_rms_mev_per_a", 0.0)
         relative = f"{100 * errors['forces_rmse_mev_per_a'] / rms:.1f} %" if rms > 0 else ""
         table.add_row(name, str(int(errors.get("structures", 0))), *cells, relative)
+    return table
+
+
+def oc20_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
+    """Return the table of the Open Catalyst Project's metrics, forces of free atoms only."""
+    table = Table(title="Open Catalyst metrics", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("split", no_wrap=True)
+    columns = (
+        ("energy_mae\neV", "energy_mae", "{:.4f}"),
+        ("forces_mae\neV/Å", "forces_mae", "{:.4f}"),
+        ("forces_mae\nzero forces", "forces_mae_of_zero", "{:.4f}"),
+        ("forces_cos", "forces_cos", "{:.3f}"),
+        ("efwt", "efwt", "{:.2%}"),
+    )
+    for title, _, _ in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, errors in rows:
+        table.add_row(name, *(form.format(errors[key]) if key in errors else "" for _, key, form in columns))
     return table
 
 

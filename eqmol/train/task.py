@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eqmol.errors import InputError
 from eqmol.graph import keys
 from eqmol.models import Potential
 from eqmol.train.loss import WeightedLoss
+from eqmol.train.memory import memory_errors
 from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Budget, Schedule
 from eqmol.train.stop import Clock
+
+METRICS = ("default", "oc20")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -30,6 +34,10 @@ class Task(pl.LightningModule):
         optimizer: takes parameters, returns an optimiser; its learning rate is the one before the schedule's factor.
         schedule: factor of the learning rate over the run.
         raise_at: fraction of the run from which on the weights move to their final values.
+        metrics: "default", or "oc20" to add those of the Open Catalyst Project.
+
+    Raises:
+        InputError: an unknown name of metrics, or what :class:`eqmol.train.loss.WeightedLoss` refuses.
 
     Attributes:
         clock: training time; the run starts it.
@@ -43,8 +51,12 @@ class Task(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
         raise_at: float = 1.0,
+        metrics: str = "default",
     ):
         super().__init__()
+        if metrics not in METRICS:
+            raise InputError(f"task.metrics={metrics} is unknown; choose one of {', '.join(METRICS)}")
+        self.oc20 = metrics == "oc20"
         self.predictor = predictor
         self.loss = WeightedLoss.from_config(targets, raise_at)
         self.make_optimizer = optimizer
@@ -54,8 +66,8 @@ class Task(pl.LightningModule):
         self.budget = Budget(steps=1, seconds=None)
         self.train_loss = RunningMean()
         self.gradient_norm = RunningMean()
-        self.validation = Validation()
-        self._sources: list[str] = []
+        self.validation = Validation(self.oc20)
+        self._batch: Any = None
         self._loss = torch.zeros(())
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
@@ -89,10 +101,16 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        self._sources = batch.source
-        loss = self.loss(self(batch), batch, self.loss.raised(self.progress))
+        self._batch = batch
+        with memory_errors(batch):
+            loss = self.loss(self(batch), batch, self.loss.raised(self.progress), shared=True)
         self._loss = loss.detach()
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate the loss."""
+        with memory_errors(self._batch):
+            super().backward(loss, *args, **kwargs)
 
     def configure_gradient_clipping(
         self,
@@ -107,7 +125,7 @@ class Task(pl.LightningModule):
             what = "gradient of the loss" if math.isfinite(loss) else "loss"
             raise NonFiniteLossError(
                 f"the {what} is not finite at step {self.global_step} (epoch {self.current_epoch}); "
-                f"the structures of this batch are: {'; '.join(self._sources)}"
+                f"the structures of this batch are: {'; '.join(self._batch.source)}"
             )
         self.train_loss.update(loss)
         self.gradient_norm.update(norm_value)
@@ -119,11 +137,12 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a new validation."""
-        self.validation = Validation()
+        self.validation = Validation(self.oc20)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the validation."""
-        output = {name: value.detach() for name, value in self(batch).items()}
+        with memory_errors(batch):
+            output = {name: value.detach() for name, value in self(batch).items()}
         self.validation.errors.update(output, batch)
         loss = float(self.loss(output, batch, raised=1.0))
         if not math.isfinite(loss):
@@ -183,9 +202,9 @@ class RunningMean:
 class Validation:
     """Loss with the final weights, so that it means the same all through the run, and errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, oc20: bool) -> None:
         self.loss = RunningMean()
-        self.errors = Errors()
+        self.errors = Errors(oc20)
 
     @property
     def score(self) -> float:

@@ -10,6 +10,7 @@ import torch
 from eqmol.errors import InputError
 from eqmol.train.ema import average_
 from eqmol.train.loss import WeightedLoss
+from eqmol.train.memory import OutOfMemoryError, memory_errors
 from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Budget, Cosine, Plateau, parse_duration
 
@@ -51,6 +52,21 @@ def test_loss(raised, weight):
     assert [loss.raised(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.5, 1.0]
 
 
+@pytest.mark.parametrize("kind", ["mse", "mae", "norm"])
+def test_forces_loss_is_that_of_free_atoms(kind):
+    output, batch = made_up()
+    batch.fixed = torch.tensor([True, False, False, True, False])
+    forces = (output["forces"] - batch.forces).numpy()[[1, 2, 4]]
+    size = {"mse": forces**2, "mae": abs(forces), "norm": np.linalg.norm(forces, axis=1)}[kind]
+    loss = WeightedLoss.from_config({"forces": {"weight": 3.0, "loss": kind}}, 1.0)
+    assert float(loss(output, batch, 0.0)) == pytest.approx(3.0 * size.mean(), rel=1e-12)
+
+
+def test_norm_is_for_vectors():
+    with pytest.raises(InputError, match=r"energy.loss=norm is for vectors"):
+        WeightedLoss.from_config({"energy": {"weight": 1.0, "loss": "norm"}}, 1.0)
+
+
 def test_stress_counts_only_where_it_is_defined_and_labelled():
     """Three cells: labelled, without a label, and without a volume."""
     cell = torch.stack((4.0 * torch.eye(3), 5.0 * torch.eye(3), torch.zeros(3, 3))).double()
@@ -90,6 +106,41 @@ def test_errors():
     groups = errors.by_config_type()
     assert set(groups) == {"hot", "cold"}
     assert groups["cold"]["forces_rmse_mev_per_a"] == pytest.approx(np.sqrt(np.mean(forces[3:] ** 2)))
+
+
+def test_metrics_of_the_open_catalyst_project():
+    output, batch = made_up()
+    batch.fixed = torch.tensor([True, False, False, False, False])
+    output = {"energy": batch.energy + torch.tensor([0.019, -0.021]), "forces": batch.forces.clone()}
+    output["forces"][0] += 1.0  # fixed
+    output["forces"][1, 2] += 0.029
+    output["forces"][4] = -batch.forces[4]
+    errors = Errors(oc20=True)
+    errors.update(output, batch)
+    summary = errors.summary()
+    assert summary["energy_mae"] == pytest.approx(0.02)
+    assert summary["forces_mae"] == pytest.approx((0.029 + 2 * float(batch.forces[4].abs().sum())) / 12)
+    cosine = torch.cosine_similarity(output["forces"][1], batch.forces[1], dim=0)
+    assert summary["forces_cos"] == pytest.approx((float(cosine) + 2.0 - 1.0) / 4)
+    assert summary["forces_mae_of_zero"] == pytest.approx(float(batch.forces[1:].abs().mean()))
+    assert summary["efwt"] == 0.5
+    assert errors.by_config_type()["hot"]["efwt"] == 1.0
+    assert summary["forces_mae_mev_per_a"] == pytest.approx(1e3 * summary["forces_mae"])
+    assert "efwt" not in Errors().summary()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_errors_name_the_largest_structure(error):
+    _, batch = made_up()
+    batch.edge_index = torch.tensor([[0, 1, 3, 4, 3], [1, 0, 4, 3, 4]])
+    batch.source = ["a.xyz, frame 7", "a.xyz, frame 8"]
+    sentence = r"5 atoms and 5 edges.*a.xyz, frame 8 with 2 atoms and 3 edges; lower"
+    with pytest.raises(OutOfMemoryError, match=sentence), memory_errors(batch):
+        raise error
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors(batch):
+        raise RuntimeError("shapes differ")
 
 
 def test_average_follows_its_recurrence():
