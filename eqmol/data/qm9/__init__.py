@@ -1,0 +1,1 @@
+"""QM9: molecules with twelve properties."""
