@@ -12,7 +12,7 @@ from eqmol.ops.contract import TensorProduct
 from eqmol.ops.escn import ESCNConvolution
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
-from eqmol.ops.scalar import ScalarConvolution
+from eqmol.ops.scalar import InvariantConvolution, ScalarConvolution
 from eqmol.ops.spec import Spec
 
 ALGORITHMS: dict[str, dict[str, type[TensorProduct]]] = {
@@ -67,4 +67,6 @@ def algorithm(spec: Spec, backend: Backend) -> type[TensorProduct]:
         )
     if spec.operation == "convolution" and spec.degree_in == 0:
         return ScalarConvolution
+    if spec.operation == "convolution" and spec.degree_out == 0:
+        return InvariantConvolution
     return ALGORITHMS[name][spec.operation]

@@ -1,49 +1,99 @@
-"""Convolution of scalar features: message = w_l x Y_l, which needs no algorithm.
+"""Convolutions from or to scalars, which need no algorithm: w_l x Y_l, and the sum of w_l x_l · Y_l over degrees l.
 
-Each degree has one path (0, l, l), with constant one in either family and parity, so every backend uses this.
+Each degree has one path, (0, l, l) or (l, l, 0), in either family and parity, so every backend uses these.
 """
 
-from collections.abc import Hashable
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eqmol.ops.contract import Convolution, RadialWeight, sum_edges, unit
+from eqmol.ops.contract import Convolution, RadialWeight, unit
+from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.spec import Spec
 from eqmol.so3.harmonics import spherical_harmonics
 from eqmol.so3.layout import degrees, dim
 
 
-class ScalarConvolution(Convolution):
-    """Any convolution with ``degree_in`` 0."""
+class _OnePathPerDegree(Convolution):
+    """Degrees 0 ... reach; the highest of the filter that couples."""
 
-    degree: Tensor
+    mask: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        assert spec.degree_in == 0
-        self.reach = min(spec.degree_filter, spec.degree_out)
-        self.add_table("degree", degrees(self.reach))
+        assert min(spec.degree_in, spec.degree_out) == 0
+        self.reach = min(spec.degree_filter, max(spec.degree_in, spec.degree_out))
+        self.add_table("mask", 1.0 * (np.arange(self.reach + 1)[:, None] == degrees(self.reach)))
 
     @property
     def geometry_key(self) -> Hashable:
-        return type(self), self.reach
+        return _OnePathPerDegree, self.reach
 
     def geometry(self, vectors: Tensor) -> Tensor:
         """Harmonics [E, lm]."""
         return spherical_harmonics(unit(vectors), self.reach)
 
     def forward(
-        self,
-        x: Tensor,
-        geometry: Tensor,
-        weight: RadialWeight,
-        senders: Tensor,
-        receivers: Tensor,
-        num_receivers: int,
+        self, x: Tensor, geometry: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
     ) -> Tensor:
-        weighted = weight.dense() * x[:, 0].index_select(0, senders).unsqueeze(1)
-        messages = geometry.unsqueeze(-1) * weighted.index_select(1, self.degree)
-        missing = dim(self.spec.degree_out) - dim(self.reach)
-        total = sum_edges(messages, receivers, num_receivers)
-        return pad(total, (0, 0, 0, missing))  # degrees that no path reaches
+        return self._sum(x, geometry, weight, Nodes(senders, receivers, num_receivers))
+
+    def message(self, x: Tensor, geometry: Tensor, weight: RadialWeight) -> Tensor:
+        return self._sum(x, geometry, weight)
+
+    @abstractmethod
+    def _sum(self, x: Tensor, geometry: Tensor, weight: RadialWeight, nodes: Nodes | None = None) -> Tensor: ...
+
+
+class ScalarConvolution(_OnePathPerDegree):
+    """Any convolution with ``degree_in`` 0."""
+
+    def _sum(self, x: Tensor, geometry: Tensor, weight: RadialWeight, nodes: Nodes | None = None) -> Tensor:
+        total = sum_messages(_Zonal(self.mask, 1), dim(self.reach), x, [geometry], weight, nodes)
+        return pad(total, (0, 0, 0, dim(self.spec.degree_out) - dim(self.reach)))  # degrees that no path reaches
+
+
+class InvariantConvolution(_OnePathPerDegree):
+    """Any convolution with ``degree_out`` 0."""
+
+    scale: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        # the 3j symbol (l, l, 0) is the unit matrix over √(2l + 1)
+        path = spec.path_normalization / np.sqrt(2 * np.arange(self.reach + 1) + 1)
+        self.add_table("scale", spec.paths * path)
+
+    def _sum(self, x: Tensor, geometry: Tensor, weight: RadialWeight, nodes: Nodes | None = None) -> Tensor:
+        x = x[:, : dim(self.reach)]
+        return sum_messages(_Zonal(self.mask, 3), 1, x, [geometry], weight.rebased(self.scale), nodes)
+
+
+class _Zonal:
+    """Σ_l w_l s v_l · Y_l in weights [e, L + 1, C], scalars s [e, 1, C], harmonics [e, lm] and features v [e, lm, C].
+
+    The scalars are the features of the sender (slot 1) or the cotangent of the result (slot 3); v is the other.
+    """
+
+    def __init__(self, mask: Tensor, scalar_slot: int) -> None:
+        self.mask = mask
+        self.scalar_slot = scalar_slot
+
+    def partials(self, slots: Sequence[int], arguments: Sequence[Any]) -> list[Tensor]:
+        return [self._partial(slot, arguments) for slot in slots]
+
+    def _partial(self, slot: int, arguments: Sequence[Any]) -> Tensor:
+        weight, harmonics = arguments[0], arguments[2]
+        scalar, vector = arguments[self.scalar_slot], arguments[4 - self.scalar_slot]
+        if slot == 2:
+            return (torch.bmm(weight * scalar, vector.mT) * self.mask).sum(1)
+        by_degree = harmonics.unsqueeze(1) * self.mask
+        if slot == 4 - self.scalar_slot:
+            return torch.bmm(by_degree.mT, weight * scalar)
+        projected = torch.bmm(by_degree, vector)
+        return projected * scalar if slot == 0 else (projected * weight).sum(1, keepdim=True)

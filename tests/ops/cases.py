@@ -33,7 +33,7 @@ PAIRS = [
     for operation in ("convolution", "product")
     for family in ("coupled", "gaunt")
     for parity in ("o3", "so3")
-    for degrees in ((1, 1, 1), (2, 3, 2), (1, 3, 3), (3, 2, 4), (0, 3, 2), (2, 0, 3))
+    for degrees in ((1, 1, 1), (2, 3, 2), (1, 3, 3), (3, 2, 4), (0, 3, 2), (2, 0, 3), (3, 2, 0), (2, 4, 0), (0, 1, 0))
 ]
 RESTRICTED = [
     Spec("convolution", "coupled", parity, *degrees, order_max=order_max)

@@ -21,6 +21,7 @@ SMALL = [
     Spec("convolution", "gaunt", "so3", 2, 2, 2),
     Spec("convolution", "coupled", "so3", 2, 4, 2, order_max=1),
     Spec("convolution", "coupled", "o3", 0, 2, 2),
+    Spec("convolution", "gaunt", "so3", 2, 3, 0),
     Spec("power", "coupled", "o3", 1, 0, 1, 3),
     Spec("power", "gaunt", "o3", 1, 0, 1, 3),
 ]

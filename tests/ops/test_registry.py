@@ -14,6 +14,7 @@ from tests.ops.cases import PAIRS, POWERS, spec_id
         (Spec("convolution", "coupled", "o3", 1, 2, 1), ("cg", "escn")),
         (Spec("convolution", "gaunt", "o3", 1, 2, 1), ("cg", "escn", "gaunt", "grid")),
         (Spec("convolution", "gaunt", "o3", 0, 2, 1), ("cg",)),
+        (Spec("convolution", "gaunt", "o3", 2, 2, 0), ("cg",)),
         (Spec("product", "coupled", "o3", 1, 1, 1), ("cg",)),
         (Spec("product", "gaunt", "so3", 1, 1, 1), ("cg", "gaunt", "grid")),
         (Spec("power", "gaunt", "o3", 1, 0, 1, 2), ("cg", "gaunt", "grid")),
