@@ -5,13 +5,13 @@ al., arXiv:2205.06643: one molecule of 27 atoms, DFT energies in eV and forces i
 """
 
 import hashlib
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pooch
 
 from eqmol.data.datamodule import DataModule
+from eqmol.data.places import find, not_found
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.keys import ENERGY, FORCES
@@ -33,9 +33,6 @@ TESTS = {
 #: Frames of train_mixedT.xyz that are hotter than 300 K throughout and not in train_300K.xyz.
 HOT = slice(315, 500)
 SAMPLE = ("train_300K.xyz", "test_300K.xyz", "test_600K.xyz", "iso_atoms.xyz")
-
-CHECKOUT = Path(__file__).parents[2]
-
 
 class ThreeBPA(DataModule):
     """3BPA: 450 frames at 300 K train, 50 validate, the hot frames of ``train_mixedT.xyz`` test.
@@ -74,14 +71,14 @@ class ThreeBPA(DataModule):
         Raises:
             InputError: the files are neither here nor reachable.
         """
-        if _find("3bpa", SHA256) is None:
+        if find("3bpa", SHA256) is None:
             _download(Path("data", "3bpa"))
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files, verify that they are the published ones, read them."""
-        folder = _find("3bpa", SHA256)
+        folder = find("3bpa", SHA256)
         if folder is None:
-            raise _not_found("3bpa", "call prepare_data() to download it, or use data=sample")
+            raise not_found("3bpa", "call prepare_data() to download it, or use data=sample")
         for name, expected in SHA256.items():
             _verify(folder / name, pooch.file_hash(str(folder / name)), expected, "sha256")
         tests = {name: entry for name, entry in TESTS.items() if (folder / entry[0]).is_file()}
@@ -133,28 +130,11 @@ class Sample(DataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files and read them."""
-        folder = _find("sample", SAMPLE)
+        folder = find("sample", SAMPLE)
         if folder is None:
-            raise _not_found("sample", "it comes with the repository: run from a checkout")
+            raise not_found("sample", "it comes with the repository: run from a checkout")
         self.folder = folder
         super().setup(stage)
-
-
-def _folders(name: str) -> list[Path]:
-    """Return where a data set may lie, the most specific first."""
-    roots = [Path(root).expanduser() for root in [os.environ.get("EQMOL_DATA", "")] if root]
-    return [root / name for root in dict.fromkeys([*roots, Path("data"), CHECKOUT / "data"])]
-
-
-def _find(name: str, files: Iterable[str]) -> Path | None:
-    """Return the first folder that holds all files, or None."""
-    return next((folder for folder in _folders(name) if all((folder / file).is_file() for file in files)), None)
-
-
-def _not_found(name: str, advice: str) -> InputError:
-    """Return the error for a data set that is nowhere."""
-    places = ", ".join(str(folder) for folder in _folders(name))
-    return InputError(f"the data set {name} is in none of {places}; {advice}")
 
 
 def _download(folder: Path) -> None:
@@ -167,7 +147,7 @@ def _download(folder: Path) -> None:
         reason = str(error) if isinstance(error, ValueError) else type(error).__name__
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-        raise _not_found(
+        raise not_found(
             "3bpa",
             f"downloading it from {URL} failed ({reason}); put the files into one of these "
             "folders (data/README.md says how), set EQMOL_DATA, or use data=sample",

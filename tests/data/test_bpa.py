@@ -10,7 +10,7 @@ import pooch
 import pytest
 import torch
 
-from eqmol.data import bpa
+from eqmol.data import bpa, places
 from eqmol.data.bpa import Sample, ThreeBPA
 from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
@@ -24,7 +24,7 @@ def nowhere(tmp_path, monkeypatch) -> Path:
     """An empty current folder, without EQMOL_DATA and without the checkout's data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EQMOL_DATA", raising=False)
-    monkeypatch.setattr(bpa, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(places, "CHECKOUT", tmp_path / "checkout")
     return tmp_path
 
 
