@@ -5,6 +5,7 @@ of the result. All derivatives of such a product, of any order, are derivatives 
 places, so an algorithm writes one function, which need not record its intermediates, and is differentiable any number of times.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,14 +24,25 @@ class Form(Protocol):
         """
 
 
-def partials(form: Form, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+class Polynomial(ABC):
+    """A number that is a polynomial of argument 0 and linear in every other.
+
+    Arguments after its own are tangents of argument 0, along which it is differentiated: then it is linear in them too.
+    """
+
+    @abstractmethod
+    def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        """As :meth:`Form.partials`, for any number of appended tangents; the derivative for slot 0 depends on argument 0."""
+
+
+def partials(form: Form | Polynomial, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """``form.partials(slots, arguments)``, differentiable any number of times with respect to the arguments."""
     return _Partials.apply(form, tuple(slots), *arguments)
 
 
 class _Partials(torch.autograd.Function):
     @staticmethod
-    def forward(form: Form, slots: tuple[int, ...], *arguments: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(form: Form | Polynomial, slots: tuple[int, ...], *arguments: Tensor | None) -> tuple[Tensor, ...]:
         return tuple(form.partials(slots, arguments))
 
     @staticmethod
@@ -41,14 +53,19 @@ class _Partials(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple:
-        # the outputs against their cotangents h_i are the sum over i of F with h_i in place of argument i
+        # the outputs against their cotangents h_i are the sum over i of F with h_i in place of argument i, or, where F is a
+        # polynomial of it, of F differentiated along h_i
         total: list[Tensor | None] = [None] * len(ctx.saved_tensors)
         for slot, gradient in zip(ctx.slots, gradients, strict=True):
-            wanted = [j for j in range(len(total)) if j != slot and ctx.needs_input_grad[2 + j]]
+            along = slot == 0 and isinstance(ctx.form, Polynomial)
+            wanted = [j for j in range(len(total)) if (along or j != slot) and ctx.needs_input_grad[2 + j]]
             if gradient is None or not wanted:
                 continue
             arguments = list(ctx.saved_tensors)
-            arguments[slot] = gradient
+            if along:
+                arguments.append(gradient)
+            else:
+                arguments[slot] = gradient
             for j, value in zip(wanted, partials(ctx.form, wanted, arguments), strict=True):
                 earlier = total[j]
                 total[j] = value if earlier is None else earlier + value

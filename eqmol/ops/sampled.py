@@ -1,189 +1,132 @@
 """The gaunt family on sampled functions, for any rule of points on the sphere.
 
-Features are sampled, multiplied point by point, and projected back; edges are summed on the samples, so that a convolution
-projects once per node. Under ``so3`` the curl pairing r·(∇f × ∇g) = f_θ g_φ - f_φ g_θ of the same two functions is added
-before the projection; its gradients are divided by √(l(l+1)) per degree.
+Features are sampled, multiplied point by point, and projected back. Under ``so3`` the curl pairing r·(∇f × ∇g) =
+f_θ g_φ - f_φ g_θ of the same two functions is added; its gradients are divided by √(l(l+1)) per degree. Both are products of
+samples, so their tables are stacked: the points of f g, then those of f_θ g_φ, then those of f_φ g_θ.
 
-Shapes: N nodes, E edges, G points, C channels, W own weights, lm components.
+Derivatives evaluate the samples again, so that none is stored; the rows are taken a few at a time, so that samples stay in the
+cache.
+
+Shapes: N nodes, G stacked points, C channels, W own weights, J weighted components of the second factor, lm components.
 """
 
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from eqmol.ops.contract import Convolution, Power, Product, RadialWeight, sum_edges
+from eqmol.ops.contract import Product, TensorProduct
+from eqmol.ops.multilinear import partials
 from eqmol.ops.spec import Spec
-from eqmol.so3.layout import degrees
+from eqmol.so3.layout import degree_slice, degrees
 from eqmol.so3.quadrature import Rule
 
 
-class SampledGeometry(NamedTuple):
-    """Harmonics of every edge, summed over orders against those of every point: [E, G, filter degrees].
+class Sampled(TensorProduct):
+    """An operation on samples; a subclass names its rule."""
 
-    The filter of an edge is zonal about it: with weights w its samples are Σ_l w_l · value_l. ``south`` and ``east`` are its
-    derivatives along θ and φ for the degrees from 1 on, absent without a curl pairing.
+    @staticmethod
+    @abstractmethod
+    def rule(band: int, degree_out: int) -> Rule:
+        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
+
+
+class PairTables(NamedTuple):
+    """A pointwise product of two functions on samples; float64.
+
+    Attributes:
+        first: [G, lm_in] samples of the first factor.
+        second: [G, J] samples of the second factor's weighted components.
+        projection: [G, lm_out] of the products, with the constants of the outputs.
+        component, own: [J] which component of the second factor, and its own weight.
+        points: where among G the products of each kind (plain, curl) lie.
     """
 
-    value: Tensor
-    south: Tensor | None
-    east: Tensor | None
+    first: np.ndarray
+    second: np.ndarray
+    projection: np.ndarray
+    component: np.ndarray
+    own: np.ndarray
+    points: list[slice]
 
 
-def weights_of(spec: Spec, curl: int) -> slice:
-    """Where the own weights of the product (curl 0) or of the curl pairing (curl 1) lie."""
-    chosen = [i for i, (kind, _) in enumerate(spec.own_weights) if kind == curl]
-    return slice(chosen[0], chosen[-1] + 1) if chosen else slice(0, 0)
+def pair_tables(rule: Rule, spec: Spec) -> PairTables:
+    """Tables of a convolution or product."""
+    kinds = [[(i, own[1]) for i, own in enumerate(spec.own_weights) if own[0] == kind] for kind in (0, 1)]
+    component, own = ([np.arange(0)] * 2 for _ in range(2))
+    for kind, weights in enumerate(kinds):
+        if weights:
+            component[kind] = np.concatenate([np.r_[degree_slice(l)] for _, l in weights])
+            own[kind] = np.concatenate([np.full(2 * l + 1, i) for i, l in weights])
+    size = len(rule.azimuth)
+    first, signs = [rule.sample(spec.degree_in)], [1]
+    second = [np.pad(rule.sample(spec.degree_filter)[:, component[0]], ((0, 0), (0, len(component[1]))))]
+    if kinds[1]:
+        south, east = rule.gradient(spec.degree_in)
+        filter_south, filter_east = (np.pad(t[:, component[1]], ((0, 0), (len(component[0]), 0)))
+                                     for t in rule.gradient(spec.degree_filter))  # fmt: skip
+        first, second, signs = [*first, south, east], [*second, filter_east, filter_south], [1, 1, -1]
+    projection = rule.projection * spec.gaunt_scale[degrees(spec.degree_out)]
+    return PairTables(
+        np.concatenate(first),
+        np.concatenate(second),
+        np.concatenate([sign * projection for sign in signs]),
+        np.concatenate(component),
+        np.concatenate(own),
+        [slice(0, size), slice(size, len(signs) * size)],
+    )
 
 
-def filter_degrees(spec: Spec, curl: int) -> list[int]:
-    """Filter degrees that have an own weight for the product or the curl pairing."""
-    return [l for kind, l in spec.own_weights if kind == curl]
+def chunks(rows: int, row_size: int, like: Tensor) -> Iterator[slice]:
+    """Slices of ``rows`` rows of ``row_size`` numbers that stay in the cache of a CPU or fill a GPU."""
+    step = max(1, (2**17 if like.device.type == "cpu" else 2**25) // row_size)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-class SampledConvolution(Convolution):
-    """Zonal filters on samples; a subclass names its rule and evaluates the filters its own way."""
-
-    to_samples: Tensor
-    to_south: Tensor
-    to_east: Tensor
-    projection: Tensor
-
-    @staticmethod
-    @abstractmethod
-    def rule(band: int, degree_out: int) -> Rule:
-        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
-        rule = type(self).rule(spec.degree_in + spec.degree_filter, spec.degree_out)
-        self.plain = weights_of(spec, 0)
-        self.curl = weights_of(spec, 1)
-        self.has_curl = self.curl.stop > 0
-        self.add_table("to_samples", rule.sample(spec.degree_in))
-        self.add_table("projection", rule.projection * spec.gaunt_scale[degrees(spec.degree_out)])
-        if self.has_curl:
-            south, east = rule.gradient(spec.degree_in)
-            self.add_table("to_south", south)
-            self.add_table("to_east", east)
-        self.add_filter_tables(rule)
-
-    @abstractmethod
-    def add_filter_tables(self, rule: Rule) -> None:
-        """Register what :meth:`geometry` needs."""
-
-    @property
-    def geometry_key(self) -> Hashable:
-        s = self.spec
-        return type(self), s.parity, s.degree_filter, self.plain.stop, s.degree_in + s.degree_filter, s.degree_out
-
-    def forward(
-        self,
-        x: Tensor,
-        geometry: SampledGeometry,
-        weight: RadialWeight,
-        senders: Tensor,
-        receivers: Tensor,
-        num_receivers: int,
-    ) -> Tensor:
-        dense = weight.dense()
-        product = (self.to_samples @ x).index_select(0, senders) * (geometry.value @ dense[:, self.plain])
-        if geometry.south is not None and geometry.east is not None:
-            curl = dense[:, self.curl]
-            product = product + (self.to_south @ x).index_select(0, senders) * (geometry.east @ curl)
-            product = product - (self.to_east @ x).index_select(0, senders) * (geometry.south @ curl)
-        return self.projection.T @ sum_edges(product, receivers, num_receivers)
-
-
-class SampledProduct(Product):
+class SampledProduct(Sampled, Product):
     """Point-by-point product of two sampled features."""
 
-    x_value: Tensor
-    x_south: Tensor
-    x_east: Tensor
-    y_value: Tensor
-    y_south: Tensor
-    y_east: Tensor
+    first: Tensor
+    second: Tensor
     projection: Tensor
-    plain_of: Tensor
-    curl_of: Tensor
-
-    @staticmethod
-    @abstractmethod
-    def rule(band: int, degree_out: int) -> Rule:
-        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
+    component: Tensor
+    own: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        rule = type(self).rule(spec.degree_in + spec.degree_filter, spec.degree_out)
-        self.plain = weights_of(spec, 0)
-        self.curl = weights_of(spec, 1)
-        self.has_curl = self.curl.stop > 0
-        self.add_table("x_value", rule.sample(spec.degree_in))
-        self.add_table("projection", rule.projection * spec.gaunt_scale[degrees(spec.degree_out)])
-        self.add_table("y_value", rule.sample(spec.degree_filter))
-        self.add_table("plain_of", _weight_index(spec, 0))
-        if self.has_curl:
-            for name, degree in (("x", spec.degree_in), ("y", spec.degree_filter)):
-                south, east = rule.gradient(degree)
-                self.add_table(f"{name}_south", south)
-                self.add_table(f"{name}_east", east)
-            self.add_table("curl_of", _weight_index(spec, 1))
+        tables = pair_tables(self.rule(spec.degree_in + spec.degree_filter, spec.degree_out), spec)
+        self.add_table("first", tables.first)
+        self.add_table("second", tables.second)
+        self.add_table("projection", tables.projection)
+        self.add_table("component", tables.component)
+        self.add_table("own", tables.own)
+        self.is_whole = np.array_equal(tables.component, np.arange(len(degrees(spec.degree_filter))))
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        # degrees without an own weight get the appended zero
-        padded = torch.cat([weight, torch.zeros_like(weight[..., :1, :])], dim=-2)
-        plain = y * padded.index_select(-2, self.plain_of)
-        product = (self.x_value @ x) * (self.y_value @ plain)
-        if self.has_curl:
-            curl = y * padded.index_select(-2, self.curl_of)
-            product = product + (self.x_south @ x) * (self.y_east @ curl)
-            product = product - (self.x_east @ x) * (self.y_south @ curl)
-        return self.projection.T @ product
+        second = y if self.is_whole else y.index_select(-2, self.component)
+        form = PointwiseProduct((self.first, self.second, self.projection))
+        (z,) = partials(form, [2], [x, second * weight.index_select(-2, self.own), None])
+        return z
 
 
-def _weight_index(spec: Spec, curl: int) -> np.ndarray:
-    """Component of the second factor -> its own weight; num_weights where it has none."""
-    index = {l: i for i, (kind, l) in enumerate(spec.own_weights) if kind == curl}
-    return np.array([index.get(int(l), spec.num_weights) for l in degrees(spec.degree_filter)])
+class PointwiseProduct:
+    """The form Σ_g (A a)_g (B b)_g (C c)_g of three features, given the tables A, B, C of samples [G, lm]."""
 
+    def __init__(self, tables: tuple[Tensor, Tensor, Tensor]) -> None:
+        self.tables = tables
 
-class SampledPower(Power):
-    """Powers of one sampled field."""
-
-    to_samples: Tensor
-    projection: Tensor
-    weight_of1: Tensor
-    scale: Tensor
-
-    @staticmethod
-    @abstractmethod
-    def rule(band: int, degree_out: int) -> Rule:
-        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
-        rule = type(self).rule(spec.order * spec.degree_in, spec.degree_out)
-        self.add_table("to_samples", rule.sample(spec.degree_in))
-        self.add_table("projection", rule.projection)
-        # own weight of every (order, component); degrees that the order does not reach take the appended zero
-        index = {own: i for i, own in enumerate(spec.own_weights)}
-        reach = degrees(spec.degree_out)
-        for order in range(1, spec.order + 1):
-            own = [index.get((order, int(l)), spec.num_weights) for l in reach]
-            self.add_table(f"weight_of{order}", np.array(own))
-        self.add_table("scale", np.append(spec.gaunt_scale, 0.0))
-
-    def forward(self, x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
-        padded = torch.cat([weight, torch.zeros_like(weight[:, :1])], dim=1) * self.scale.unsqueeze(-1)
-        own = padded.index_select(0, group)
-        samples = self.to_samples @ x
-        power = samples
-        total = (self.projection.T @ power) * own.index_select(1, self.weight_of1)
-        for order in range(2, self.spec.order + 1):
-            power = power * samples
-            total = total + (self.projection.T @ power) * own.index_select(1, self.get_buffer(f"weight_of{order}"))
-        return total
+    def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
+        given = next(a for a in arguments if a is not None)
+        rows, channels = given.shape[0], given.shape[-1]
+        results = [given.new_empty(rows, self.tables[slot].shape[1], channels) for slot in slots]
+        for chunk in chunks(rows, self.tables[0].shape[0] * channels, given):
+            samples = [
+                None if argument is None or slots == (i,) else table @ argument[chunk]
+                for i, (table, argument) in enumerate(zip(self.tables, arguments, strict=True))
+            ]
+            for slot, result in zip(slots, results, strict=True):
+                a, b = (s for i, s in enumerate(samples) if i != slot)
+                result[chunk] = self.tables[slot].T @ (a * b)  # type: ignore[operator]
+        return results
