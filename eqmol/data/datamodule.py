@@ -8,11 +8,12 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from eqmol.data.loader import ResumableLoader
+from eqmol.data.loader import Limits, ResumableLoader, fill
 from eqmol.data.reader import LabelSummary, missing_label, read_frames
 from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
 from eqmol.errors import InputError
@@ -23,11 +24,128 @@ from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 SPLITS = ("train", "val")
 
 
-class DataModule(pl.LightningDataModule):
-    """All sets of one run, with neighbour lists computed once and kept in memory.
+class GraphSets(pl.LightningDataModule):
+    """Training, validation and test sets, their batches and their statistics; subclasses fill them in :meth:`setup`.
 
     Args:
         cutoff: of the neighbour lists, Å.
+        batch_size: most structures per batch.
+        batch_atoms: most atoms per batch, or None.
+        batch_edges: most edges per batch, or None.
+        num_workers: processes that make batches; 0 for none.
+        seed: of the split and of the order of the batches.
+        required: labels ("energy", "forces", "stress") that the loss needs.
+
+    Raises:
+        InputError: an option of a wrong kind.
+    """
+
+    train_graphs: Sequence[AtomGraph]
+    val_graphs: Sequence[AtomGraph]
+    test_graphs: dict[str, Any]
+
+    def __init__(
+        self,
+        *,
+        cutoff: float,
+        batch_size: int = 5,
+        batch_atoms: int | None = None,
+        batch_edges: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        required: Sequence[str] = (ENERGY, FORCES),
+    ) -> None:
+        super().__init__()
+        if not isinstance(cutoff, int | float) or not cutoff > 0:
+            raise InputError(f"the cutoff {cutoff!r} must be a positive number of Å")
+        check_integers(1, batch_size=batch_size)
+        check_integers(0, num_workers=num_workers, seed=seed)
+        for name, limit in (("batch_atoms", batch_atoms), ("batch_edges", batch_edges)):
+            if limit is not None:
+                check_integers(1, **{name: limit})
+        self.cutoff = cutoff
+        self.batch_size = batch_size
+        self.batch_atoms = batch_atoms
+        self.batch_edges = batch_edges
+        self.num_workers = num_workers
+        self.seed = seed
+        self.required = tuple(required)
+        self.train_graphs = []
+        self.val_graphs = []
+        self.test_graphs = {}
+        self._statistics: Statistics | None = None
+
+    def statistics(self) -> dict[str, Any]:
+        """Return "elements", "e0" (eV, in their order), "scale" (eV/Å) and "avg_num_neighbors" of the training set."""
+        return self._measured().plain()
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return shuffled batches of the training set, resumable within an epoch; those of this process, if several train."""
+        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        graphs = self.train_graphs
+        return ResumableLoader(
+            graphs, self.batch_size, self.seed, self.num_workers, self._limits(graphs), rank, num_ranks
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation set in its order."""
+        return self._ordered(self.val_graphs)
+
+    def evaluation_dataloaders(self) -> dict[str, DataLoader]:
+        """Return every set in its order: "train", "val", and each test set by name."""
+        return {name: self._ordered(graphs) for name, graphs in self._sets().items()}
+
+    def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return the numbers of atoms and of edges of graphs; the latter may be None where :attr:`batch_edges` is."""
+        atoms = np.array([graph.num_nodes for graph in graphs], np.int64)
+        return atoms, np.array([graph.edge_index.shape[1] for graph in graphs], np.int64)
+
+    def _limits(self, graphs: Sequence[AtomGraph]) -> Limits | None:
+        """Return what bounds the batches of a set, if anything but their number does."""
+        if self.batch_atoms is None and self.batch_edges is None:
+            return None
+        atoms, edges = self.sizes(graphs)
+        for what, sizes, limit in (("atoms", atoms, self.batch_atoms), ("edges", edges, self.batch_edges)):
+            if limit is not None and sizes is not None and len(sizes) > 0 and sizes.max() > limit:
+                raise InputError(
+                    f"data.batch_{what}={limit} is less than the {sizes.max()} {what} of "
+                    f"{graphs[int(sizes.argmax())].source}, the largest structure; raise it"
+                )
+        return Limits(atoms, edges, self.batch_atoms, self.batch_edges)
+
+    def _sets(self) -> dict[str, Sequence[AtomGraph]]:
+        """Return all sets by name."""
+        return {"train": self.train_graphs, "val": self.val_graphs, **self.test_graphs}
+
+    def _ordered(self, graphs: Sequence[AtomGraph], num_workers: int = 0) -> DataLoader:
+        """Return the graphs in batches, without shuffling."""
+        generator = torch.Generator()  # of its own: opening a loader draws a number
+        batches = fill(range(len(graphs)), self.batch_size, self._limits(graphs))
+        return DataLoader(
+            graphs,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=collate,
+            generator=generator,
+            num_workers=num_workers,
+        )
+
+    def _measured(self) -> Statistics:
+        """Return the statistics; :meth:`setup` must have run."""
+        assert self._statistics is not None
+        return self._statistics
+
+
+def check_integers(lowest: int, **options: Any) -> None:
+    """Refuse options of the data that are no integers or too low."""
+    for name, value in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+            raise InputError(f"data.{name}={value!r} must be an integer of at least {lowest}")
+
+
+class DataModule(GraphSets):
+    """All sets of one run from files, with neighbour lists computed once and kept in memory.
+
+    Args:
         train_file: any file that ASE reads. Isolated atoms in it give atomic energies and are not trained on.
         val_file: validation frames; or
         val_fraction: this part of the training frames, drawn by ``seed``. Exactly one of the two.
@@ -36,20 +154,20 @@ class DataModule(pl.LightningDataModule):
         energy_key: name of the total energy in the files, eV.
         forces_key: name of the forces, eV/Å.
         stress_key: name of the stress, eV/Å³.
-        batch_size: structures per batch.
-        num_workers: processes that collate training batches; 0 for none.
-        seed: of the split and of the order of the batches.
-        required: labels ("energy", "forces", "stress") that the loss needs. Energy and forces must be in every frame,
-            stress in some frame that is periodic in three directions.
+        options: see :class:`GraphSets`. Of ``required``, energy and forces must be in every frame, stress in some frame
+            that is periodic in three directions.
 
     Raises:
         InputError: options that contradict one another.
     """
 
+    train_graphs: list[AtomGraph]
+    val_graphs: list[AtomGraph]
+    test_graphs: dict[str, list[AtomGraph]]
+
     def __init__(
         self,
         *,
-        cutoff: float,
         train_file: str | Path,
         val_file: str | Path | None = None,
         val_fraction: float | None = None,
@@ -58,13 +176,9 @@ class DataModule(pl.LightningDataModule):
         energy_key: str = "energy",
         forces_key: str = "forces",
         stress_key: str = "stress",
-        batch_size: int = 5,
-        num_workers: int = 0,
-        seed: int = 0,
-        required: Sequence[str] = (ENERGY, FORCES),
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.cutoff = cutoff
+        super().__init__(**options)
         self.folder = Path()
         self.train_file = train_file
         self.val_file = val_file
@@ -72,16 +186,8 @@ class DataModule(pl.LightningDataModule):
         self.test_files = test_files or {}
         self.isolated_atoms_file = isolated_atoms_file
         self.keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.required = tuple(required)
         self._check_options()
-        self.train_graphs: list[AtomGraph] = []
-        self.val_graphs: list[AtomGraph] = []
-        self.test_graphs: dict[str, list[AtomGraph]] = {}
         self._labels = LabelSummary()
-        self._statistics: Statistics | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read every file, once.
@@ -100,10 +206,6 @@ class DataModule(pl.LightningDataModule):
         self._check_elements()
         self._statistics = measure(self.train_graphs, free_atoms(isolated))
 
-    def statistics(self) -> dict[str, Any]:
-        """Return "elements", "e0" (eV, in their order), "scale" (eV/Å) and "avg_num_neighbors" of the training set."""
-        return self._measured().plain()
-
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, labels and where they were found, atomic energies."""
         sets = Table("set", "frames", "atoms", "neighbours per atom", title="data")
@@ -113,18 +215,6 @@ class DataModule(pl.LightningDataModule):
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
         statistics = self._measured()
         return [sets, self._labels.table(), statistics.table(), statistics.notes()]
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Return shuffled batches of the training set, resumable within an epoch."""
-        return ResumableLoader(self.train_graphs, self.batch_size, self.seed, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader:
-        """Return the validation set in its order."""
-        return self._ordered(self.val_graphs)
-
-    def evaluation_dataloaders(self) -> dict[str, DataLoader]:
-        """Return every set in its order: "train", "val", and each test set by name."""
-        return {name: self._ordered(graphs) for name, graphs in self._sets().items()}
 
     def read(self, file: str | Path, required: Sequence[str] | None = None) -> list[AtomGraph]:
         """Read the frames of one file; all get the same labels, NaN where a frame has none.
@@ -166,21 +256,12 @@ class DataModule(pl.LightningDataModule):
 
     def _check_options(self) -> None:
         """Refuse options of a wrong kind and options that contradict one another."""
-        if not isinstance(self.cutoff, int | float) or not self.cutoff > 0:
-            raise InputError(f"the cutoff {self.cutoff!r} must be a positive number of Å")
         if not self.train_file:
             raise InputError("data.train_file is missing; give a file with training structures")
         if (self.val_file is None) == (self.val_fraction is None):
             raise InputError("give either data.val_file or data.val_fraction, and not both")
         if self.val_fraction is not None and not (isinstance(self.val_fraction, float) and 0 < self.val_fraction < 1):
             raise InputError(f"data.val_fraction={self.val_fraction!r} must be a number between 0 and 1")
-        for name, value, lowest in (
-            ("batch_size", self.batch_size, 1),
-            ("num_workers", self.num_workers, 0),
-            ("seed", self.seed, 0),
-        ):
-            if not isinstance(value, int) or value < lowest:
-                raise InputError(f"data.{name}={value!r} must be an integer of at least {lowest}")
         if not isinstance(self.test_files, Mapping):
             raise InputError(f"data.test_files={self.test_files!r} must name its files, as in {{300K: test.xyz}}")
         for name in set(SPLITS) & set(self.test_files):
@@ -218,20 +299,6 @@ class DataModule(pl.LightningDataModule):
                         f"{', '.join(chemical_symbols[z] for z in known.tolist())}); add such structures to the "
                         f"training set or remove the frame from the set '{name}'"
                     )
-
-    def _sets(self) -> dict[str, list[AtomGraph]]:
-        """Return all sets by name."""
-        return {"train": self.train_graphs, "val": self.val_graphs, **self.test_graphs}
-
-    def _ordered(self, graphs: list[AtomGraph]) -> DataLoader:
-        """Return the graphs in batches, without shuffling, collated in this process."""
-        generator = torch.Generator()  # of its own: opening a loader draws a number
-        return DataLoader(graphs, self.batch_size, collate_fn=collate, generator=generator)  # type: ignore[arg-type]
-
-    def _measured(self) -> Statistics:
-        """Return the statistics; :meth:`setup` must have run."""
-        assert self._statistics is not None
-        return self._statistics
 
 
 def _complete(graphs: list[AtomGraph]) -> list[AtomGraph]:

@@ -121,9 +121,6 @@ def free_atoms(graphs: Sequence[AtomGraph]) -> dict[int, FreeAtom]:
 def measure(graphs: Sequence[AtomGraph], isolated: dict[int, FreeAtom]) -> Statistics:
     """Measure a training set.
 
-    Atomic energies are those of ``isolated``; for other elements, and for what is left of the total energies, linear
-    least squares in float64 on the compositions.
-
     Args:
         graphs: training structures, without isolated atoms.
         isolated: see :func:`free_atoms`.
@@ -136,26 +133,70 @@ def measure(graphs: Sequence[AtomGraph], isolated: dict[int, FreeAtom]) -> Stati
         [[int((graph.atomic_numbers == z).sum()) for z in elements] for graph in graphs], dtype=np.float64
     )
     energies = np.array([float(graph.energy) if ENERGY in graph else np.nan for graph in graphs])
-    e0, deficiency = _atomic_energies(elements, counts, energies, isolated)
+    num_edges = sum(graph.edge_index.shape[1] for graph in graphs)
+    return summarise(
+        elements,
+        counts,
+        energies,
+        isolated,
+        forces=torch.cat([graph.forces.flatten() for graph in graphs if FORCES in graph] or [torch.zeros(0)]).numpy(),
+        avg_num_neighbors=float(num_edges / counts.sum()),
+        source=graphs[0].source,
+    )
+
+
+def summarise(
+    elements: list[int],
+    counts: NDArray[np.float64],
+    energies: NDArray[np.float64],
+    isolated: dict[int, FreeAtom],
+    *,
+    forces: NDArray[np.float64],
+    avg_num_neighbors: float,
+    source: str,
+    weights: NDArray[np.float64] | None = None,
+) -> Statistics:
+    """Return the statistics of S structures, or of S groups of structures of the same composition.
+
+    Atomic energies are those of ``isolated``; for other elements, and for what is left of the total energies, linear
+    least squares in float64 on the compositions.
+
+    Args:
+        elements: atomic numbers present, ascending.
+        counts: [S, elements] atoms of each.
+        energies: [S] eV, mean over the group; NaN where there is none.
+        isolated: see :func:`free_atoms`.
+        forces: components, eV/Å, of any shape; NaN does not count.
+        avg_num_neighbors: mean number of edges that end at an atom.
+        source: where the structures come from, for messages.
+        weights: [S] size of each group; None for 1.
+
+    Raises:
+        InputError: the energies are implausibly far from the sum of the atomic energies.
+    """
+    e0, deficiency = _atomic_energies(elements, counts, energies, isolated, weights)
     binding = (energies - counts @ e0) / counts.sum(axis=1)
     binding = binding[np.isfinite(binding)]
     median = float(np.median(binding)) if len(binding) > 0 else None
-    _check_plausible(graphs[0].source, elements, median, isolated)
+    _check_plausible(source, elements, median, isolated)
     fitted = "least squares" if median is not None else "no energies: 0"
-    num_atoms, num_edges = counts.sum(), sum(graph.edge_index.shape[1] for graph in graphs)
     return Statistics(
         elements=elements,
         e0=[float(energy) for energy in e0],
         e0_source=[isolated[z].source if z in isolated else fitted for z in elements],
-        scale=_scale(graphs, binding),
-        avg_num_neighbors=float(num_edges / num_atoms),
+        scale=_scale(forces, binding),
+        avg_num_neighbors=avg_num_neighbors,
         binding=median,
         rank_deficiency=deficiency,
     )
 
 
 def _atomic_energies(
-    elements: list[int], counts: NDArray[np.float64], energies: NDArray[np.float64], isolated: dict[int, FreeAtom]
+    elements: list[int],
+    counts: NDArray[np.float64],
+    energies: NDArray[np.float64],
+    isolated: dict[int, FreeAtom],
+    weights: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.float64], int]:
     """Return the energy of each element (eV) and how many combinations of the fitted ones are undetermined."""
     e0 = np.array([isolated[z].energy if z in isolated else 0.0 for z in elements])
@@ -164,7 +205,8 @@ def _atomic_energies(
     if not fitted.any() or not labelled.any():
         return e0, 0
     rest = energies[labelled] - counts[labelled] @ e0
-    solution, _, rank, _ = np.linalg.lstsq(counts[labelled][:, fitted], rest, rcond=None)
+    root = np.ones(len(rest)) if weights is None else np.sqrt(weights[labelled])
+    solution, _, rank, _ = np.linalg.lstsq(root[:, None] * counts[labelled][:, fitted], root * rest, rcond=None)
     e0[fitted] = solution
     return e0, int(fitted.sum() - rank)
 
@@ -183,10 +225,9 @@ def _check_plausible(source: str, elements: list[int], median: float | None, iso
     )
 
 
-def _scale(graphs: Sequence[AtomGraph], binding: NDArray[np.float64]) -> float:
+def _scale(forces: NDArray[np.float64], binding: NDArray[np.float64]) -> float:
     """Return the root mean square of all force components, else of the binding energies per atom; 1 where that is 0."""
-    components = torch.cat([graph.forces.flatten() for graph in graphs if FORCES in graph] or [torch.zeros(0)])
-    components = components[components.isfinite()]
-    values = components.numpy() if len(components) > 0 else binding
+    components = forces[np.isfinite(forces)]
+    values = components if len(components) > 0 else binding
     scale = float(np.sqrt(np.mean(np.square(values)))) if len(values) > 0 else 0.0
     return scale if scale > 0 else 1.0

@@ -37,6 +37,8 @@ def from_atoms(
     energy: float | None = None,
     forces: ArrayLike | None = None,
     stress: ArrayLike | None = None,
+    tags: ArrayLike | None = None,
+    fixed: ArrayLike | None = None,
     source: str = "",
     neighbors: NeighborList | None = None,
 ) -> AtomGraph:
@@ -48,6 +50,8 @@ def from_atoms(
         energy: eV.
         forces: [N, 3] eV/Å.
         stress: [3, 3] eV/Å³, +dE/dstrain/V.
+        tags: [N] integers, 0 below the surface, 1 surface, 2 adsorbate.
+        fixed: [N] bool, atoms that were held in place.
         source: where the structure comes from, for messages: "path, frame 17".
         neighbors: a list with the same cutoff that is kept between calls.
 
@@ -80,6 +84,10 @@ def from_atoms(
         graph.forces = torch.tensor(np.asarray(forces, dtype=np.float64).reshape(len(atoms), 3))
     if stress is not None:
         graph.stress = torch.tensor(np.asarray(stress, dtype=np.float64).reshape(1, 3, 3))
+    if tags is not None:
+        graph.tags = torch.tensor(np.asarray(tags), dtype=torch.int64)
+    if fixed is not None:
+        graph.fixed = torch.tensor(np.asarray(fixed), dtype=torch.bool)
     return graph
 
 
@@ -111,7 +119,7 @@ def _check_geometry(
         raise InputError(f"{_where(source)}the position of {_name(atoms, i)} is not finite: {positions[i].tolist()}")
     if not np.isfinite(cell).all():
         raise InputError(f"{_where(source)}the cell is not finite: {cell.tolist()}")
-    if pbc.any() and (height := _lowest_height(cell[pbc])) < FLAT_CELL:
+    if pbc.any() and (height := lowest_height(cell[pbc])) < FLAT_CELL:
         raise InputError(
             f"{_where(source)}the cell {cell.tolist()} is singular along its periodic directions {pbc.tolist()} "
             f"(lowest height {height:.3g} Å); give independent lattice vectors or switch the periodic directions off"
@@ -137,7 +145,7 @@ def _check_distances(graph: AtomGraph, atoms: ase.Atoms, source: str) -> None:
     )
 
 
-def _lowest_height(vectors: NDArray[np.float64]) -> float:
+def lowest_height(vectors: NDArray[np.float64]) -> float:
     """Return the lowest height (Å) of the parallelepiped of [K, 3] vectors: 1 / the longest reciprocal vector."""
     if np.linalg.matrix_rank(vectors) < len(vectors):
         return 0.0
