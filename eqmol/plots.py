@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,60 +19,77 @@ from eqmol.files import replacing
 #: Colour-blind safe (Okabe and Ito).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
-_QUANTITIES = (
-    ("energy", "energy relative to isolated atoms", "eV/atom", "meV/atom"),
-    ("forces", "force components", "eV/Å", "meV/Å"),
-)
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a parity plot shows.
+
+    Attributes:
+        name: of its arrays.
+        title: for a person.
+        unit: of its arrays.
+        error_unit: of the errors shown.
+        factor: ``error_unit`` per ``unit``.
+    """
+
+    name: str
+    title: str
+    unit: str
+    error_unit: str
+    factor: float = 1.0
 
 
-def parity(data: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Draw prediction against reference, energies left and forces right, with the errors below.
+def parity(data: str | os.PathLike[str], path: str | os.PathLike[str], quantities: Sequence[Quantity]) -> None:
+    """Draw prediction against reference, one column per quantity, with the errors below.
 
     Args:
-        data: npz file with arrays [2, points] named "<split>/energy" and "<split>/forces".
+        data: npz file with arrays [2, points] named "<split>/<name of the quantity>".
         path: PNG file to write.
+        quantities: in the order of the columns; those without data are left out.
     """
     with np.load(data) as arrays:
         points = {name: arrays[name] for name in arrays.files}
-    shown = [q for q in _QUANTITIES if any(name.endswith(f"/{q[0]}") for name in points)]
+    shown = [q for q in quantities if any(name.endswith(f"/{q.name}") for name in points)]
     figure = Figure(figsize=(5.6 * len(shown), 7.2), layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=(3, 1))
-    for column, (quantity, title, unit, milli_unit) in enumerate(shown):
-        series = {n.rsplit("/", 1)[0]: p for n, p in points.items() if n.endswith(f"/{quantity}")}
-        _draw_parity((axes[0, column], axes[1, column]), series, title, unit, milli_unit)
+    for column, quantity in enumerate(shown):
+        series = {n.rsplit("/", 1)[0]: p for n, p in points.items() if n.endswith(f"/{quantity.name}")}
+        _draw_parity((axes[0, column], axes[1, column]), series, quantity)
     _write(figure, path)
 
 
-def _draw_parity(
-    axes: tuple[Axes, Axes], series: dict[str, NDArray[np.float32]], title: str, unit: str, milli_unit: str
-) -> None:
+def _draw_parity(axes: tuple[Axes, Axes], series: dict[str, NDArray[np.float32]], quantity: Quantity) -> None:
     """Draw prediction against reference above, their difference below."""
     above, below = axes
+    unit, factor = quantity.unit, quantity.factor
     everything = np.concatenate([points.ravel() for points in series.values()])
     low, high = float(np.nanmin(everything)), float(np.nanmax(everything))
     margin = 0.04 * (high - low) or 0.1
     ends = (low - margin, high + margin)
-    errors = {name: 1000 * float(np.sqrt(np.nanmean((p[1] - p[0]) ** 2))) for name, p in series.items()}
+    errors = {name: factor * float(np.sqrt(np.nanmean((p[1] - p[0]) ** 2))) for name, p in series.items()}
     # what covers most lies at the bottom
     bottom_up = sorted(series, key=lambda name: errors[name] * series[name].shape[1], reverse=True)
     for index, (name, (reference, prediction)) in enumerate(series.items()):
         style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linewidths": 0, "rasterized": True}
         style |= {"s": 14 if len(reference) < 2000 else 4, "alpha": 0.5, "zorder": 1 + bottom_up.index(name)}
-        above.scatter(reference, prediction, label=f"{name}: RMSE {errors[name]:.3g} {milli_unit}", **style)
-        below.scatter(reference, 1000 * (prediction - reference), **style)
+        above.scatter(reference, prediction, label=f"{name}: RMSE {errors[name]:.3g} {quantity.error_unit}", **style)
+        below.scatter(reference, factor * (prediction - reference), **style)
     above.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
     below.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
-    above.set(title=f"{title} ({unit})", ylabel=f"prediction ({unit})", xlim=ends, ylim=ends)
+    above.set(title=f"{quantity.title} ({unit})", ylabel=f"prediction ({unit})", xlim=ends, ylim=ends)
     above.legend(loc="upper left", fontsize="small", frameon=False, markerscale=2)
-    below.set(xlabel=f"reference ({unit})", ylabel=f"error ({milli_unit})", xlim=ends)
+    below.set(xlabel=f"reference ({unit})", ylabel=f"error ({quantity.error_unit})", xlim=ends)
 
 
-def learning_curve(log: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+def learning_curve(
+    log: str | os.PathLike[str], path: str | os.PathLike[str], curves: Sequence[tuple[str, str]]
+) -> None:
     """Draw losses and validation errors over the epochs.
 
     Args:
         log: log.csv of a run.
         path: PNG file to write.
+        curves: errors, without "val_", and their labels.
     """
     columns = _read_columns(Path(log))
     epoch = columns["epoch"]
@@ -84,12 +102,8 @@ def learning_curve(log: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     rate.plot(epoch, columns["learning_rate"], color="0.7", linewidth=1.0, linestyle="--")
     rate.set_ylabel("learning rate (dashed)", color="0.5")
     rate.set(yscale="log")
-    for name, label, color in (
-        ("val_forces_rmse_mev_per_a", "forces RMSE (meV/Å)", COLORS[2]),
-        ("val_energy_rmse_mev_per_atom", "energy RMSE (meV/atom)", COLORS[5]),
-        ("val_stress_rmse_mev_per_a3", "stress RMSE (meV/Å³)", COLORS[3]),
-    ):
-        _draw_curve(right, epoch, columns[name], label, color)
+    for index, (name, label) in enumerate(curves):
+        _draw_curve(right, epoch, columns[f"val_{name}"], label, COLORS[(2 + 3 * index) % len(COLORS)])
     best = epoch[np.nan_to_num(columns["best"]) > 0]
     if len(best) > 0:
         right.axvline(best[-1], color="0.6", linewidth=0.8, linestyle=":", label=f"best model: epoch {int(best[-1])}")

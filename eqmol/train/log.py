@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,12 @@ from eqmol.train.export import BestModel
 from eqmol.train.stop import Clock
 from eqmol.train.task import Task
 
-VALIDATION_COLUMNS = tuple(
-    f"{name}_{kind}_{unit}"
-    for name, unit in (("energy", "mev_per_atom"), ("forces", "mev_per_a"), ("stress", "mev_per_a3"))
-    for kind in ("mae", "rmse")
-)
-COLUMNS = (
-    "epoch",
-    "step",
-    "seconds",
-    "learning_rate",
-    "train_loss",
-    "gradient_norm",
-    "val_loss",
-    *(f"val_{name}" for name in VALIDATION_COLUMNS),
-    "best",
-)
+COLUMNS = ("epoch", "step", "seconds", "learning_rate", "train_loss", "gradient_norm", "val_loss")
+
+
+def columns(task: Task) -> tuple[str, ...]:
+    """Return the columns of ``log.csv``."""
+    return (*COLUMNS, *(f"val_{name}" for name in task.columns), "best")
 
 
 class EpochLog(Callback):
@@ -52,11 +41,12 @@ class EpochLog(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the rows of completed epochs, or begin a new file."""
+        assert isinstance(pl_module, Task)
         rows = read_rows(self.path) if self.path.exists() else []
         kept = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
         with replacing(self.path) as file:
-            csv.writer(file, lineterminator="\n").writerow(COLUMNS)
-            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerows(kept)
+            csv.writer(file, lineterminator="\n").writerow(columns(pl_module))
+            csv.DictWriter(file, columns(pl_module), lineterminator="\n").writerows(kept)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch has a validation."""
@@ -76,11 +66,11 @@ class EpochLog(Callback):
         if self._validated:
             errors = pl_module.validation.errors.summary()
             self.row["val_loss"] = pl_module.validation.score
-            self.row |= {f"val_{name}": errors[name] for name in VALIDATION_COLUMNS if name in errors}
+            self.row |= {f"val_{name}": errors[name] for name in pl_module.columns if name in errors}
             self.row["best"] = int(self.best.improved)
         self._validated = False
         line = io.StringIO()
-        csv.DictWriter(line, COLUMNS, lineterminator="\n").writerow(self.row)
+        csv.DictWriter(line, columns(pl_module), lineterminator="\n").writerow(self.row)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line.getvalue())
         for logger in trainer.loggers:
@@ -127,11 +117,12 @@ class Screen(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the numbers of the epoch."""
+        assert isinstance(pl_module, Task)
         row = self.epoch_log.row
         if self.console.is_terminal:
-            self._bar.update(self._line, errors=describe_errors(row))
+            self._bar.update(self._line, errors=pl_module.describe(row))
             return
-        parts = [_epoch(trainer), f"loss {row['train_loss']:.3g}", describe_errors(row)]
+        parts = [_epoch(trainer), f"loss {row['train_loss']:.3g}", pl_module.describe(row)]
         parts += [f"lr {row['learning_rate']:.2g}", f"{row['seconds']:.1f} s", "best" if self.best.improved else ""]
         self.console.print("  ".join(part for part in parts if part), soft_wrap=True, highlight=False)
 
@@ -148,14 +139,3 @@ def _epoch(trainer: pl.Trainer) -> str:
     """Return "epoch 3/100", or "epoch 3" where only the time is limited."""
     limited = trainer.max_epochs is not None and trainer.max_epochs > 0
     return f"epoch {trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if limited else "")
-
-
-def describe_errors(row: dict[str, Any]) -> str:
-    """Return the errors of a row for a reader, e.g. "val RMSE E 1.2 meV/atom, F 45.6 meV/Å"; "" without validation."""
-    shown = (
-        ("E", "val_energy_rmse_mev_per_atom", "meV/atom"),
-        ("F", "val_forces_rmse_mev_per_a", "meV/Å"),
-        ("S", "val_stress_rmse_mev_per_a3", "meV/Å³"),
-    )
-    errors = [f"{name} {row[key]:.3g} {unit}" for name, key, unit in shown if math.isfinite(row.get(key, math.nan))]
-    return "val RMSE " + ", ".join(errors) if errors else ""

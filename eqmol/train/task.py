@@ -1,64 +1,72 @@
-"""The training task: one step, one validation, one optimiser."""
+"""What every training task shares: one step, one validation, one optimiser."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eqmol.errors import InputError
-from eqmol.graph import keys
 from eqmol.models import Potential
-from eqmol.train.loss import WeightedLoss
+from eqmol.plots import Quantity
 from eqmol.train.memory import memory_errors
-from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Budget, Schedule
 from eqmol.train.stop import Clock
-
-METRICS = ("default", "oc20")
 
 
 class NonFiniteLossError(ArithmeticError):
     """The loss or its gradient is NaN or infinite; the message names the structures."""
 
 
-class Task(pl.LightningModule):
-    """Train a potential on energies, forces and stress.
+class Errors(Protocol):
+    """Sums of errors, filled batch by batch."""
+
+    def update(self, output: Mapping[str, Tensor], batch: Any) -> None:
+        """Add a batch."""
+
+    def summary(self) -> dict[str, float]:
+        """Return the errors of all structures by name, and "structures", their number."""
+
+    def by_config_type(self) -> dict[str, dict[str, float]]:
+        """Return the errors per ``config_type``; empty unless some structure names one."""
+
+
+class Task(pl.LightningModule, ABC):
+    """Train a model; what on, how it is judged and what a person sees of it is said by the class that inherits.
 
     Args:
-        predictor: the model.
-        targets: weight and kind of error per quantity, see :class:`eqmol.train.loss.Target`.
+        predictor: the model; None where it is not known yet, see :meth:`attach`.
         optimizer: takes parameters, returns an optimiser; its learning rate is the one before the schedule's factor.
         schedule: factor of the learning rate over the run.
-        raise_at: fraction of the run from which on the weights move to their final values.
-        metrics: "default", or "oc20" to add those of the Open Catalyst Project.
-
-    Raises:
-        InputError: an unknown name of metrics, or what :class:`eqmol.train.loss.WeightedLoss` refuses.
 
     Attributes:
+        required: labels that every structure must have.
+        columns: errors, by their names in the summary, that are logged after every validation.
+        curves: those of them that the learning curve shows, and their labels.
+        quantities: what the parity plot shows.
         clock: training time; the run starts it.
         max_seconds: training time after which the run stops, or None.
     """
 
+    predictor: Potential
+    required: tuple[str, ...]
+    columns: tuple[str, ...]
+    curves: tuple[tuple[str, str], ...]
+    quantities: tuple[Quantity, ...]
+
     def __init__(
         self,
-        predictor: Potential,
-        targets: Mapping[str, Mapping[str, Any]],
+        predictor: Potential | None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
-        raise_at: float = 1.0,
-        metrics: str = "default",
     ):
         super().__init__()
-        if metrics not in METRICS:
-            raise InputError(f"task.metrics={metrics} is unknown; choose one of {', '.join(METRICS)}")
-        self.oc20 = metrics == "oc20"
-        self.predictor = predictor
-        self.loss = WeightedLoss.from_config(targets, raise_at)
+        if predictor is not None:
+            self.attach(predictor)
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.clock = Clock()
@@ -66,14 +74,41 @@ class Task(pl.LightningModule):
         self.budget = Budget(steps=1, seconds=None)
         self.train_loss = RunningMean()
         self.gradient_norm = RunningMean()
-        self.validation = Validation(self.oc20)
+        self.validation = Validation(self.new_errors)
         self._batch: Any = None
         self._loss = torch.zeros(())
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
-        """Return what the model predicts for a batch: energy, forces, and stress where it is labelled or trained on."""
-        stress = keys.STRESS in (self.loss.required if self.training else batch)
-        return self.predictor(batch, forces=True, stress=stress)
+    def attach(self, predictor: Potential) -> None:
+        """Say what is trained."""
+        self.predictor = predictor
+
+    @abstractmethod
+    def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
+        """Return the scalar loss (float64) at a fraction of the run; ``shared`` as in :class:`WeightedLoss`."""
+
+    @abstractmethod
+    def new_errors(self) -> Errors:
+        """Return empty sums of errors."""
+
+    @abstractmethod
+    def tables(self, rows: list[tuple[str, dict[str, float]]]) -> list[Table]:
+        """Return tables of errors for a person: one row per title and summary."""
+
+    @abstractmethod
+    def describe(self, row: Mapping[str, Any]) -> str:
+        """Return the validation errors of a row of the log in a few words; "" without a validation."""
+
+    @abstractmethod
+    def evaluate(self, model: Potential, batch: Any) -> dict[str, Tensor]:
+        """Return what a saved model predicts for a batch with labels."""
+
+    @abstractmethod
+    def parity(self, model: Potential, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
+        """Return reference and prediction [2, points] of every quantity that the batch has labels of."""
+
+    def further_metrics(self, model: Potential, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
+        """Return further entries of metrics.json, each with a sentence for the screen."""
+        return {}
 
     @property
     def progress(self) -> float:
@@ -103,7 +138,7 @@ class Task(pl.LightningModule):
         """Return the loss of a batch."""
         self._batch = batch
         with memory_errors(batch):
-            loss = self.loss(self(batch), batch, self.loss.raised(self.progress), shared=True)
+            loss = self.loss_of(self(batch), batch, self.progress, shared=True)
         self._loss = loss.detach()
         return loss
 
@@ -137,14 +172,14 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a new validation."""
-        self.validation = Validation(self.oc20)
+        self.validation = Validation(self.new_errors)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the validation."""
         with memory_errors(batch):
             output = {name: value.detach() for name, value in self(batch).items()}
         self.validation.errors.update(output, batch)
-        loss = float(self.loss(output, batch, raised=1.0))
+        loss = float(self.loss_of(output, batch, progress=1.0, shared=False))
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the validation loss is not finite after step {self.global_step} (epoch {self.current_epoch}); "
@@ -202,9 +237,9 @@ class RunningMean:
 class Validation:
     """Loss with the final weights, so that it means the same all through the run, and errors."""
 
-    def __init__(self, oc20: bool) -> None:
+    def __init__(self, new_errors: Callable[[], Errors]) -> None:
         self.loss = RunningMean()
-        self.errors = Errors(oc20)
+        self.errors = new_errors()
 
     @property
     def score(self) -> float:

@@ -195,8 +195,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, step):
     original = WeightedLoss.__call__
     calls = []
 
-    def loss(self, output, batch, raised):
-        value = original(self, output, batch, raised)
+    def loss(self, output, batch, raised, shared):
+        value = original(self, output, batch, raised, shared)
         if output["energy"].requires_grad:
             calls.append(1)
             if len(calls) == step + 1:

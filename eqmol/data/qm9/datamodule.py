@@ -1,0 +1,266 @@
+"""QM9 (``data=qm9``) and the embedded sample in its format (``data=qm9_sample``)."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import RenderableType
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from eqmol.data.loader import ResumableLoader
+from eqmol.data.places import find, folders, not_found
+from eqmol.data.qm9 import statistics
+from eqmol.data.qm9.raw import Molecules, read_sdf, read_xyz
+from eqmol.errors import InputError
+from eqmol.files import replacing
+from eqmol.graph import AtomGraph, collate, from_atoms
+from eqmol.graph.properties import PROPERTIES
+
+FILES = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
+SPLITS = ("train", "val", "test")
+#: Molecules of the whole set without the uncharacterized ones, and the split that published errors refer to.
+CHARACTERIZED = 130_831
+STANDARD = (110_000, 10_000)
+#: Molecules whose neighbours are counted for their mean number.
+COUNTED = 500
+#: Sets up to this size keep their graphs once they are made.
+KEPT = 20_000
+
+
+@dataclass(frozen=True)
+class MoleculeGraphs(Sequence[AtomGraph]):
+    """Graphs of molecules, made when first asked for.
+
+    Attributes:
+        molecules: of all splits.
+        rows: which of them.
+        cutoff: Å.
+        targets: properties that graphs carry, each [1] by its name.
+        source: where the molecules come from.
+        kept: graphs that were made, by row.
+    """
+
+    molecules: Molecules
+    rows: NDArray[np.int64]
+    cutoff: float
+    targets: tuple[str, ...]
+    source: str
+    kept: dict[int, AtomGraph] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> AtomGraph: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "MoleculeGraphs": ...
+
+    def __getitem__(self, index: int | slice) -> "AtomGraph | MoleculeGraphs":
+        if isinstance(index, slice):
+            return MoleculeGraphs(self.molecules, self.rows[index], self.cutoff, self.targets, self.source)
+        row = int(self.rows[index])
+        if row in self.kept:
+            return self.kept[row]
+        source = f"{self.source}, gdb_{self.molecules.ids[row]}"
+        graph = from_atoms(self.molecules.atoms(row), self.cutoff, source=source)
+        for name in self.targets:
+            graph[name] = torch.tensor([self.molecules.values[row, _COLUMN[name]]], dtype=torch.float64)
+        if len(self.rows) <= KEPT:
+            self.kept[row] = graph
+        return graph
+
+
+_COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
+
+
+class QM9(pl.LightningDataModule):
+    """QM9 from its raw files, split by a seed or by a file.
+
+    Args:
+        cutoff: Å.
+        required: the targets.
+        folder: name of the data set's folder; its raw files may lie there or in its folder ``raw``.
+        num_train, num_val: sizes of the splits, the rest tests; None for 110,000 and 10,000 of the whole set, and for
+            76 % and 4 % of a part of it.
+        split_file: JSON with the numbers of the molecules of "train", "val" and "test"; written where it is absent.
+        batch_size: molecules per batch.
+        num_workers: processes that make graphs.
+        seed: of the split and of the order of the batches.
+
+    Raises:
+        InputError: an unknown target or options of a wrong kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        cutoff: float,
+        required: Sequence[str] = ("U0",),
+        folder: str = "qm9",
+        num_train: int | None = None,
+        num_val: int | None = None,
+        split_file: str | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name in required:
+            if name not in PROPERTIES:
+                raise InputError(f"QM9 has no target {name!r}; choose among {', '.join(PROPERTIES)}")
+        for option, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if not isinstance(value, int) or value < lowest:
+                raise InputError(f"data.{option}={value!r} must be an integer of at least {lowest}")
+        self.cutoff = cutoff
+        self.targets = tuple(required)
+        self.folder = folder
+        self.sizes = (num_train, num_val)
+        self.split_file = None if split_file is None else Path(split_file)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.is_standard = False
+        self.train_graphs: Sequence[AtomGraph] = ()
+        self.val_graphs: Sequence[AtomGraph] = ()
+        self.test_graphs: Sequence[AtomGraph] = ()
+        self._train: Molecules | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the files, once.
+
+        Raises:
+            InputError: files that are absent or damaged, or a split that does not fit them.
+        """
+        if self._train is not None:
+            return
+        molecules, source = self._read()
+        for sentence in statistics.unit_warnings(molecules):
+            warnings.warn(f"{source}: {sentence}", stacklevel=2)
+        rows = self._split(molecules)
+        train, val, test = (MoleculeGraphs(molecules, rows[name], self.cutoff, self.targets, source) for name in SPLITS)
+        self.train_graphs, self.val_graphs, self.test_graphs = train, val, test
+        chosen = np.zeros(len(molecules), dtype=bool)
+        chosen[rows["train"]] = True
+        self._train = molecules.select(chosen)
+        self.is_standard = len(molecules) == CHARACTERIZED and len(train) == STANDARD[0]
+
+    def statistics(self) -> dict[str, Any]:
+        """Return "elements", "avg_num_neighbors" and "properties" (see :mod:`eqmol.data.qm9.statistics`)."""
+        train = self._measured()
+        order = np.random.default_rng(self.seed).permutation(len(self.train_graphs))[:COUNTED]
+        graphs = [self.train_graphs[int(i)] for i in order]
+        edges, atoms = sum(g.edge_index.shape[1] for g in graphs), sum(g.num_nodes for g in graphs)
+        return {
+            "elements": np.unique(train.numbers).tolist(),
+            "avg_num_neighbors": edges / atoms,
+            "properties": statistics.measure(train, self.targets),
+        }
+
+    def tables(self) -> list[RenderableType]:
+        """Return what a person should see before training: sets, targets, atom references."""
+        sets = Table("set", "molecules", title="data")
+        for name, graphs in self._sets().items():
+            sets.add_row(name, str(len(graphs)))
+        train = self._measured()
+        measured = statistics.measure(train, self.targets)
+        references = statistics.references_table(measured, np.unique(train.numbers).tolist())
+        shown: list[RenderableType] = [sets, statistics.table(train, self.targets)]
+        return shown if references is None else [*shown, references]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return shuffled batches of the training set, resumable within an epoch."""
+        return ResumableLoader(self.train_graphs, self.batch_size, self.seed, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation set in its order."""
+        return self._ordered(self.val_graphs)
+
+    def evaluation_dataloaders(self) -> dict[str, DataLoader]:
+        """Return every set in its order."""
+        return {name: self._ordered(graphs) for name, graphs in self._sets().items()}
+
+    def _read(self) -> tuple[Molecules, str]:
+        """Return all molecules and the name of their file or folder."""
+        for name in (f"{self.folder}/raw", self.folder):
+            place = find(name, FILES)
+            if place is not None:
+                sdf, csv, uncharacterized = (place / file for file in FILES)
+                return read_sdf(sdf, csv, uncharacterized), str(sdf)
+        for place in folders(self.folder):
+            paths = sorted(place.glob("**/dsgdb9nsd_*.xyz"))
+            if paths:
+                return read_xyz(paths), str(place)
+        raise not_found(
+            self.folder,
+            f"put {', '.join(FILES)} there (https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip "
+            "and https://ndownloader.figshare.com/files/3195404), set EQMOL_DATA, or use data=qm9_sample",
+        )
+
+    def _split(self, molecules: Molecules) -> dict[str, NDArray[np.int64]]:
+        """Return the rows of each split."""
+        if self.split_file is not None and self.split_file.is_file():
+            return self._read_split(molecules, self.split_file)
+        total = len(molecules)
+        default = STANDARD if total == CHARACTERIZED else (round(0.76 * total), round(0.04 * total))
+        num_train, num_val = (
+            given if given is not None else size for given, size in zip(self.sizes, default, strict=True)
+        )
+        if num_train < 1 or num_val < 1 or num_train + num_val >= total:
+            raise InputError(
+                f"data.num_train={num_train} and data.num_val={num_val} leave no test set of the {total} molecules, or nothing "
+                "to train or validate on; choose smaller numbers, of at least 1"
+            )
+        order = np.random.default_rng(self.seed).permutation(total)
+        parts = np.split(order, [num_train, num_train + num_val])
+        rows = {name: np.sort(part) for name, part in zip(SPLITS, parts, strict=True)}
+        if self.split_file is not None:
+            self.split_file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.split_file) as file:
+                json.dump({name: molecules.ids[part].tolist() for name, part in rows.items()}, file)
+        return rows
+
+    def _read_split(self, molecules: Molecules, path: Path) -> dict[str, NDArray[np.int64]]:
+        try:
+            numbers = {name: np.array(json.loads(path.read_text())[name], dtype=np.int64) for name in SPLITS}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{path} must be JSON with lists of molecules for train, val and test; remove it"
+            ) from None
+        row_of = {int(number): row for row, number in enumerate(molecules.ids)}
+        seen: set[int] = set()
+        for name, part in numbers.items():
+            for number in part.tolist():
+                if number not in row_of:
+                    raise InputError(
+                        f"{path}: molecule {number} of '{name}' is not in the data set; give the split of this set"
+                    )
+                if number in seen:
+                    raise InputError(f"{path}: molecule {number} is in two splits; a molecule may be in one only")
+                seen.add(number)
+        return {name: np.array([row_of[number] for number in part.tolist()]) for name, part in numbers.items()}
+
+    def _sets(self) -> dict[str, Sequence[AtomGraph]]:
+        return {"train": self.train_graphs, "val": self.val_graphs, "test": self.test_graphs}
+
+    def _ordered(self, graphs: Sequence[AtomGraph]) -> DataLoader:
+        """Return the graphs in batches, without shuffling, made in this process."""
+        generator = torch.Generator()  # of its own: opening a loader draws a number
+        return DataLoader(graphs, self.batch_size, collate_fn=collate, generator=generator)  # type: ignore[arg-type]
+
+    def _measured(self) -> Molecules:
+        """Return the training molecules; :meth:`setup` must have run."""
+        assert self._train is not None
+        return self._train

@@ -1,0 +1,105 @@
+"""What a property head must know about its training set: what atoms contribute at least, a mean and a scale."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+from rich.table import Table
+
+from eqmol.data.qm9.raw import Molecules
+from eqmol.graph.properties import ATOM_REFERENCES, PROPERTIES
+from eqmol.units import HARTREE
+
+_COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
+#: Hartree in kcal/mol, and the largest relative distance at which a factor between labels and expectation is recognised.
+_HARTREE_IN_KCAL = 627.5094740631
+_NEAR = 0.05
+#: Typical differences of orbital energies and zero-point energies per atom of organic molecules, eV.
+_TYPICAL = {"gap": 6.9, "homo": -6.5, "zpve": 0.23}
+
+
+def composition(molecules: Molecules, elements: Sequence[int]) -> NDArray[np.float64]:
+    """How many atoms of each element every molecule has, [M, elements]."""
+    owner = np.repeat(np.arange(len(molecules)), np.diff(molecules.offsets))
+    counts = np.zeros((len(molecules), len(elements)))
+    np.add.at(counts, (owner, np.searchsorted(elements, molecules.numbers)), 1)
+    return counts
+
+
+def measure(molecules: Molecules, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Per target: "e0" per element, "mean" and "scale", in its unit.
+
+    An extensive property is Σ e0 plus a remainder with the root mean square ``scale`` for each √atom: e0 are published atom
+    references, corrected by linear least squares per element. Others are ``mean`` plus a remainder of the size ``scale``.
+    """
+    elements = np.unique(molecules.numbers).tolist()
+    counts = composition(molecules, elements)
+    return {name: _measure(name, molecules.values[:, _COLUMN[name]], counts, elements) for name in targets}
+
+
+def _measure(
+    name: str, values: NDArray[np.float64], counts: NDArray[np.float64], elements: list[int]
+) -> dict[str, Any]:
+    kind = PROPERTIES[name].kind
+    if kind == "extensive":
+        references = ATOM_REFERENCES.get(name, {})
+        e0 = np.array([references.get(z, 0.0) for z in elements])
+        correction, *_ = np.linalg.lstsq(counts, values - counts @ e0, rcond=None)
+        e0 = e0 + correction
+        remainder, mean = (values - counts @ e0) / np.sqrt(counts.sum(axis=1)), 0.0
+    else:
+        e0, mean = np.zeros(len(elements)), float(values.mean()) if kind == "intensive" else 0.0
+        remainder = values - mean
+    scale = float(np.sqrt(np.mean(remainder**2)))
+    return {"e0": [float(energy) for energy in e0], "mean": mean, "scale": scale if scale > 1e-12 else 1.0}
+
+
+def table(molecules: Molecules, targets: Sequence[str]) -> Table:
+    """What a person should see of the targets before training."""
+    shown = Table(
+        "target", "unit", "mean", "standard deviation", "least", "largest", title="targets of the training set"
+    )
+    for column in shown.columns[2:]:
+        column.justify = "right"
+    for name in targets:
+        values = molecules.values[:, _COLUMN[name]]
+        row = (values.mean(), values.std(), values.min(), values.max())
+        shown.add_row(name, PROPERTIES[name].unit, *(f"{value:.4f}" for value in row))
+    return shown
+
+
+def references_table(statistics: dict[str, dict[str, Any]], elements: Sequence[int]) -> Table | None:
+    """Contributions of the elements to the extensive targets; None if there is none."""
+    names = [name for name in statistics if PROPERTIES[name].kind == "extensive"]
+    if not names:
+        return None
+    shown = Table("element", *(f"{name} / {PROPERTIES[name].unit}" for name in names), title="atom references")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row, number in enumerate(elements):
+        shown.add_row(chemical_symbols[number], *(f"{statistics[name]['e0'][row]:.4f}" for name in names))
+    return shown
+
+
+def unit_warnings(molecules: Molecules) -> list[str]:
+    """Sentences about labels that are off by the factor between Hartree and eV or kcal/mol, with the evidence."""
+    factors = {"eV": HARTREE, "kcal/mol": _HARTREE_IN_KCAL}
+    sizes = np.diff(molecules.offsets)
+    found = []
+    for name in ("U0", "U", "H", "G", *_TYPICAL):
+        values = molecules.values[:, _COLUMN[name]]
+        if name in ATOM_REFERENCES:
+            known = np.array([ATOM_REFERENCES[name].get(int(z), np.nan) for z in molecules.numbers])
+            expected, near = np.add.reduceat(known, molecules.offsets[:-1]), _NEAR
+        else:
+            expected, near = np.full(len(values), _TYPICAL[name]) * (sizes if name == "zpve" else 1), 1.0
+        ratio = float(np.nanmedian(values / expected))
+        for unit, factor in factors.items():
+            if ratio > 0 and abs(np.log(ratio / factor)) < near:
+                found.append(
+                    f"{name}: the median label is {ratio:.1f} times what such molecules have, so it seems to be in {unit} "
+                    f"and not in Hartree, as QM9's raw files are; divide it by {factor:.6g}"
+                )
+    return found

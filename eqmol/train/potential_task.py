@@ -1,0 +1,185 @@
+"""Training of potentials: energies, forces and stress."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eqmol.errors import InputError
+from eqmol.graph import keys
+from eqmol.models import Potential
+from eqmol.plots import Quantity
+from eqmol.train.loss import WeightedLoss
+from eqmol.train.metrics import Errors
+from eqmol.train.schedule import Schedule
+from eqmol.train.task import Task
+from eqmol.units import MEV
+
+METRICS = ("default", "oc20")
+
+
+class PotentialTask(Task):
+    """Train a potential on energies, forces and stress.
+
+    Args:
+        predictor: the model, or None until it is known.
+        targets: weight and kind of error per quantity, see :class:`eqmol.train.loss.Target`.
+        optimizer, schedule: see :class:`eqmol.train.task.Task`.
+        raise_at: fraction of the run from which on the weights move to their final values.
+        metrics: "default", or "oc20" to add those of the Open Catalyst Project.
+
+    Raises:
+        InputError: an unknown name of metrics, or what :class:`eqmol.train.loss.WeightedLoss` refuses.
+    """
+
+    columns = tuple(
+        f"{name}_{kind}_{unit}"
+        for name, unit in (("energy", "mev_per_atom"), ("forces", "mev_per_a"), ("stress", "mev_per_a3"))
+        for kind in ("mae", "rmse")
+    )
+    curves = (
+        ("forces_rmse_mev_per_a", "forces RMSE (meV/Å)"),
+        ("energy_rmse_mev_per_atom", "energy RMSE (meV/atom)"),
+        ("stress_rmse_mev_per_a3", "stress RMSE (meV/Å³)"),
+    )
+    quantities = (
+        Quantity("energy", "energy relative to isolated atoms", "eV/atom", "meV/atom", MEV),
+        Quantity("forces", "force components", "eV/Å", "meV/Å", MEV),
+    )
+
+    def __init__(
+        self,
+        predictor: Potential | None,
+        targets: Mapping[str, Mapping[str, Any]],
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Schedule,
+        raise_at: float = 1.0,
+        metrics: str = "default",
+    ):
+        if metrics not in METRICS:
+            raise InputError(f"task.metrics={metrics} is unknown; choose one of {', '.join(METRICS)}")
+        self.oc20 = metrics == "oc20"
+        self.weighted_loss = WeightedLoss.from_config(targets, raise_at)
+        self.required = self.weighted_loss.required
+        super().__init__(predictor, optimizer, schedule)
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Return what the model predicts for a batch: energy, forces, and stress where it is labelled or trained on."""
+        stress = keys.STRESS in (self.required if self.training else batch)
+        return self.predictor(batch, forces=True, stress=stress)
+
+    def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
+        """Return the weighted loss."""
+        return self.weighted_loss(output, batch, self.weighted_loss.raised(progress), shared)
+
+    def new_errors(self) -> Errors:
+        """Return empty sums of errors."""
+        return Errors(self.oc20)
+
+    def evaluate(self, model: Potential, batch: Any) -> dict[str, Tensor]:
+        """Return energy, forces, and stress where it is labelled."""
+        return model(batch, forces=True, stress=keys.STRESS in batch)
+
+    def parity(self, model: Potential, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
+        """Return energies relative to isolated atoms (eV per atom) and force components of free atoms (eV/Å)."""
+        points = {}
+        if keys.ENERGY in batch:
+            pair = torch.stack((batch.energy, output["energy"]))
+            points["energy"] = (pair - _isolated_energy(model, batch)) / batch.ptr.diff()
+        if keys.FORCES in batch:
+            free = ~batch.fixed if keys.FIXED in batch else slice(None)
+            points["forces"] = torch.stack((batch.forces[free].flatten(), output["forces"][free].flatten()))
+        return points
+
+    def tables(self, rows: list[tuple[str, dict[str, float]]]) -> list[Table]:
+        """Return the table of errors, and that of the Open Catalyst Project's metrics if asked for."""
+        return [error_table(rows), *([oc20_table(rows)] if self.oc20 else [])]
+
+    def describe(self, row: Mapping[str, Any]) -> str:
+        """Return e.g. "val RMSE E 1.2 meV/atom, F 45.6 meV/Å"."""
+        shown = (
+            ("E", "val_energy_rmse_mev_per_atom", "meV/atom"),
+            ("F", "val_forces_rmse_mev_per_a", "meV/Å"),
+            ("S", "val_stress_rmse_mev_per_a3", "meV/Å³"),
+        )
+        errors = [f"{name} {row[key]:.3g} {unit}" for name, key, unit in shown if math.isfinite(row.get(key, math.nan))]
+        return "val RMSE " + ", ".join(errors) if errors else ""
+
+    def further_metrics(self, model: Potential, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
+        """Return how far mirror images differ, for a model that may tell them apart."""
+        if model.recipe["backbone"]["parity"] != "so3":
+            return {}
+        error = mirror_error(model, val_loader, device)
+        sentence = f"parity so3: mirror images of validation structures differ by {error:.3g} meV/atom (RMS)"
+        return {"mirror_error_mev_per_atom": (error, sentence)}
+
+
+def _isolated_energy(model: Potential, batch: Any) -> Tensor:
+    """Return the energy [G] (eV) of each structure's atoms far apart, from the model's recipe."""
+    e0 = torch.zeros(max(model.elements) + 1, dtype=torch.float64, device=batch.pos.device)
+    e0[torch.tensor(model.elements, device=e0.device)] = e0.new_tensor(model.recipe["e0"])
+    energy = e0.new_zeros(batch.num_graphs)
+    return energy.index_add_(0, batch.batch, e0[batch.atomic_numbers])
+
+
+def mirror_error(model: Potential, loader: Any, device: torch.device) -> float:
+    """Return the RMS difference (meV per atom) between the energies of structures and of their mirror images.
+
+    It should vanish; parity "so3" does not make it vanish.
+    """
+    differences = []
+    for batch in loader:
+        image = batch.to(device)
+        energy = model(image, forces=False)["energy"]
+        image.pos, image.cell = -image.pos, -image.cell
+        differences.append((model(image, forces=False)["energy"] - energy) / image.ptr.diff())
+    return MEV * float(torch.cat(differences).square().mean().sqrt())
+
+
+def error_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
+    """Return the table of errors: one row per split, and per config_type where there are several."""
+    table = Table(title="Errors of the best model (MAE / RMSE)", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("split", no_wrap=True)
+    table.add_column("frames", justify="right", no_wrap=True)
+    shown = [
+        (title, f"{name}_mae_{unit}", f"{name}_rmse_{unit}")
+        for title, name, unit in (
+            ("energy\nmeV", "energy", "mev"),
+            ("energy\nmeV/atom", "energy", "mev_per_atom"),
+            ("forces\nmeV/Å", "forces", "mev_per_a"),
+            ("stress\nmeV/Å³", "stress", "mev_per_a3"),
+        )
+        if any(f"{name}_mae_{unit}" in errors for _, errors in rows)
+    ]
+    for title, _, _ in shown:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("forces\nRMSE/RMS", justify="right", no_wrap=True)
+    for name, errors in rows:
+        cells = [f"{errors[mae]:.3g} / {errors[rmse]:.3g}" if mae in errors else "" for _, mae, rmse in shown]
+        rms = errors.get("forces_rms_mev_per_a", 0.0)
+        relative = f"{100 * errors['forces_rmse_mev_per_a'] / rms:.1f} %" if rms > 0 else ""
+        table.add_row(name, str(int(errors.get("structures", 0))), *cells, relative)
+    return table
+
+
+def oc20_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
+    """Return the table of the Open Catalyst Project's metrics, forces of free atoms only."""
+    table = Table(title="Open Catalyst metrics", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("split", no_wrap=True)
+    columns = (
+        ("energy_mae\neV", "energy_mae", "{:.4f}"),
+        ("forces_mae\neV/Å", "forces_mae", "{:.4f}"),
+        ("forces_mae\nzero forces", "forces_mae_of_zero", "{:.4f}"),
+        ("forces_cos", "forces_cos", "{:.3f}"),
+        ("efwt", "efwt", "{:.2%}"),
+    )
+    for title, _, _ in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, errors in rows:
+        table.add_row(name, *(form.format(errors[key]) if key in errors else "" for _, key, form in columns))
+    return table
