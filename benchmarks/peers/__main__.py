@@ -1,50 +1,36 @@
-"""Benchmark eqmol's tensor products beside their peers.
+"""Benchmark eqmol's tensor products beside their peers, in the environment that `make bench` builds.
 
-    .venv-bench/bin/python -m benchmarks.peers product-2                             # a case: every method, a minute at most
-    .venv-bench/bin/python -m benchmarks.peers product-2 convolution-3 --methods cg,grid --quick    # seconds
+    .venv-bench/bin/python -m benchmarks.peers product-2 convolution-3 --methods cg,grid --quick     # seconds
+    .venv-bench/bin/python -m benchmarks.peers convolution-edges                                     # every method
     .venv-bench/bin/python -m benchmarks.peers --list
-    .venv-bench/bin/python -m benchmarks.peers --output docs/benchmarks              # everything, as `make bench`
+    .venv-bench/bin/python -m benchmarks.peers --output docs/benchmarks                              # everything
 
-Cases are chosen by the beginning of their names. Methods: cg, escn, gaunt, grid and the peers e3nn-0.4.4, e3nn-current, mace and
-published; the baseline (e3nn 0.4.4, for powers mace) always runs. `published` is timed when --published names the folder
+Cases are chosen by name, or by its beginning up to a hyphen. Methods: cg, escn, gaunt, grid and the peers e3nn-0.4.4, e3nn-current,
+mace and published; the baseline (e3nn 0.4.4, for powers mace) always runs. `published` is timed when --published names the folder
 efficiency-comparison of a checkout of github.com/lsj2408/Gaunt-Tensor-Product.
 
-A case runs forward and backward in float32, one process per method, in turn, after a warm-up. Columns: medians of process CPU
-time on one thread, wall time on two threads, and peak resident memory of a call; ratios are baseline / method.
+A case runs forward and backward in float32, one process per method, in turn, after a warm-up. Columns: medians of process CPU time
+on one thread, wall time on two threads, and the peak of allocated memory of a call; ratios are baseline / method.
 """
 
 import argparse
 import os
 import statistics
 import sys
-from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of a process that waits must not spin
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself
 
 from benchmarks.peers import convolution, power, product
 from benchmarks.peers.case import Case
+from benchmarks.peers.report import Row, write
 from benchmarks.peers.worker import Worker
 
 SUITES = {"product": product, "convolution": convolution, "power": power}
 
 
-@dataclass
-class Row:
-    """One method on one case; times in milliseconds, memory in MiB, ratios to the baseline's."""
-
-    case: str
-    method: str
-    weights: int
-    cpu_ms: float
-    cpu_ratio: float
-    wall_ms: float
-    wall_ratio: float
-    memory_mib: float
-    memory_ratio: float
-    error: float
-
-
-def interleaved(workers: dict[str, Worker], threads: int, clock: int, budget: float) -> dict[str, float]:
+def interleaved(workers: dict[str, Worker], threads: int, clock: str, budget: float) -> dict[str, float]:
     """Median seconds of every method, measured in turn within about ``budget`` seconds."""
     cost = {name: worker.ask("warm", threads) for name, worker in workers.items()}
     number = {name: max(1, round(0.004 / seconds)) for name, seconds in cost.items()}
@@ -57,53 +43,46 @@ def interleaved(workers: dict[str, Worker], threads: int, clock: int, budget: fl
 
 
 def compare(case: Case, workers: dict[str, Worker], quick: bool) -> list[Row]:
-    """All methods on one case, the baseline first."""
-    about = {name: worker.ask("prepare", case) for name, worker in workers.items()}
-    nothing = dict.fromkeys(workers, float("nan"))
-    cpu = interleaved(workers, 1, 1, 1.0 if quick else 4.0)
-    wall = nothing if quick else interleaved(workers, 2, 0, 2.0)
-    memory = {
-        name: statistics.median(worker.ask("peak_memory") for _ in range(1 if quick else 3))
-        for name, worker in workers.items()
-    }
-    first = next(iter(workers))
-    return [
-        Row(
-            case.name,
-            name,
-            about[name][0],
-            1e3 * cpu[name],
-            cpu[first] / cpu[name],
-            1e3 * wall[name],
-            wall[first] / wall[name],
-            memory[name],
-            memory[first] / max(memory[name], 1e-3),
-            about[name][1],
-        )
-        for name in workers
+    """All methods on one case, the baseline first; one that fails is named and left out."""
+    about, able = {}, {}
+    for name, worker in workers.items():
+        try:
+            about[name], able[name] = worker.ask("prepare", case), worker
+        except RuntimeError as error:
+            print(f"{case.name} {name}: {error}", file=sys.stderr)
+    if not able:
+        return []
+    cpu = interleaved(able, 1, "cpu", 1.0 if quick else 4.0)
+    wall = dict.fromkeys(able, float("nan")) if quick else interleaved(able, 2, "wall", 2.0)
+    memory = {name: worker.ask("peak_memory") for name, worker in able.items()}
+    ratios = [
+        {name: values[next(iter(able))] / max(value, 1e-9) for name, value in values.items()}
+        for values in (cpu, wall, memory)
     ]
+    rows = []
+    for name, (weights, error) in about.items():
+        cpu_ratio, wall_ratio, memory_ratio = (ratio[name] for ratio in ratios)
+        times = 1e3 * cpu[name], cpu_ratio, 1e3 * wall[name], wall_ratio
+        rows.append(Row(case, name, weights, *times, memory[name], memory_ratio, error))
+    return rows
 
 
-def show(rows: list[Row]) -> None:
-    for row in rows:
-        print(
-            f"{row.case:24} {row.method:13} {row.weights:4d} weights  cpu {row.cpu_ms:9.2f} ms {row.cpu_ratio:7.2f}x  "
-            f"wall {row.wall_ms:9.2f} ms {row.wall_ratio:7.2f}x  "
-            f"{row.memory_mib:7.1f} MiB {row.memory_ratio:6.2f}x  error {row.error:.0e}"
-        )
-    sys.stdout.flush()
+def chosen(case: Case, names: list[str]) -> bool:
+    """Whether one of the names is the case's, or the beginning of it up to a hyphen; no names choose every case."""
+    return not names or any(f"{case.name}-".startswith(f"{name}-") for name in names)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="*", default=[""], help="beginnings of names of cases; all by default")
+    parser.add_argument("cases", nargs="*", help="names of cases or their beginnings; all by default")
     parser.add_argument(
         "--methods", type=lambda text: text.split(","), help="methods beside the baseline; all by default"
     )
     parser.add_argument("--published", metavar="FOLDER", help="the published Gaunt code, see above")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no wall time")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables and plots of the suites that ran")
     parser.add_argument("--list", action="store_true", help="print the names of cases")
     return parser.parse_args()
 
@@ -113,19 +92,23 @@ def main() -> None:
     if options.published:
         os.environ["PUBLISHED_GAUNT"] = options.published
     for suite in SUITES.values():
-        cases = [case for case in suite.CASES if case.name.startswith(tuple(options.cases))]
+        cases = [case for case in suite.CASES if chosen(case, options.cases)]
         if options.list:
             print(*(case.name for case in cases), sep="\n")
         if options.list or not cases:
             continue
-        chosen = [m for m in suite.METHODS if not options.methods or m in options.methods or m == suite.BASELINE]
-        if not options.published and "published" in chosen:
-            chosen.remove("published")
-        workers = {method: Worker(method) for method in chosen}
+        methods = [m for m in suite.METHODS if not options.methods or m in options.methods or m == suite.BASELINE]
+        if not options.published and "published" in methods:
+            methods.remove("published")
+        workers = {method: Worker(method) for method in methods}
+        rows: list[Row] = []
         for case in cases:
-            show(compare(case, workers, options.quick))
+            rows += compare(case, workers, options.quick)
+            print(*rows[-len(workers) :], sep="\n", flush=True)
         for worker in workers.values():
             worker.stop()
+        if options.output:
+            write(options.output, cases[0].operation, rows, suite.BASELINE)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
 """One process per method: its own imports, memory and threads. It measures itself, one call at a time, when told to."""
 
 import ctypes
-import gc
 import importlib
 import multiprocessing
 import sys
 import time
 import warnings
+from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.case import Case
+import torch
+from torch import Tensor
 
-PROCESS = Path("/proc/self")
+from benchmarks.peers.case import Case, Ready
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+#: Calls that take longer are not repeated without need.
+SLOW = 1.0
 CURRENT_E3NN = Path(sys.prefix) / "e3nn-current"
 
 
@@ -59,64 +64,66 @@ def serve(connection: Connection, method: str) -> None:
 class Session:
     """What a worker holds: a method, and the case it is ready for."""
 
-    def __init__(self, method: str) -> None:
-        import torch
+    ready: Ready
+    cotangent: Tensor | None
 
-        # constants of e3nn 0.4.4 contain slices
-        torch.serialization.add_safe_globals([slice])
+    def __init__(self, method: str) -> None:
+        torch.serialization.add_safe_globals([slice])  # constants of e3nn 0.4.4 contain slices
+        torch.set_num_threads(1)
+        fix_malloc()
         self.method = method
 
     def prepare(self, case: Case) -> tuple[int, float]:
         """Make ready for a case; returns the number of weights and the largest error relative to the largest value."""
-        import torch
-
-        self.ready = self.cotangent = None
         suite = importlib.import_module(f"benchmarks.peers.{case.operation}")
-        self.ready = suite.prepare(case, self.method)
-        with torch.no_grad():
-            output = self.ready.function(*self.ready.inputs)
-            self.cotangent = torch.randn_like(output)
-            if self.ready.check is None:
-                return self.ready.weights, float("nan")
-            own, reference = self.ready.check(output)
-            return self.ready.weights, float((own - reference).abs().max() / reference.abs().max())
+        self.ready, self.cotangent = suite.prepare(case, self.method), None
+        output = self.call()
+        if self.ready.check is None:
+            return self.ready.weights, float("nan")
+        own, reference = self.ready.check(output)
+        return self.ready.weights, float((own - reference).abs().max() / reference.abs().max())
 
-    def call(self) -> None:
-        """Forward and backward."""
-        import torch
-
+    def call(self) -> Tensor:
+        """Forward and backward; returns the output."""
         output = self.ready.function(*self.ready.inputs)
+        if self.cotangent is None:
+            self.cotangent = torch.randn_like(output)
         torch.autograd.grad(output, self.ready.inputs, self.cotangent)
+        return output.detach()
 
     def warm(self, threads: int) -> float:
-        """Seconds of a call after warm-up on so many threads."""
-        import torch
-
+        """Seconds of a call on so many threads, after two to warm up unless it is slow."""
         torch.set_num_threads(threads)
-        for _ in range(3):  # compilers specialise during the first two
+        for _ in range(3):  # compilers specialise again when the number of threads changes
             start = time.perf_counter()
             self.call()
             seconds = time.perf_counter() - start
+            if seconds > SLOW:
+                break
         return seconds
 
-    def measure(self, number: int) -> tuple[float, float]:
+    def measure(self, number: int) -> dict[str, float]:
         """Wall and process CPU time per call in seconds, the mean of ``number`` calls."""
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(number):
             self.call()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return tuple(t / number / self.ready.share for t in (wall, cpu))
+        calls = number * self.ready.share
+        return {"wall": wall / calls, "cpu": cpu / calls}
 
     def peak_memory(self) -> float:
-        """MiB of resident memory that a call takes at most on top of its inputs; nan where the system does not tell."""
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # freed blocks that the allocator keeps would hide what the call takes
-        before = _resident("VmRSS")
-        (PROCESS / "clear_refs").write_text("5")
-        self.call()
-        return (_resident("VmHWM") - before) / self.ready.share
+        """MiB that PyTorch's allocator hands out at most at one time during a call, on top of its inputs."""
+        cpu = torch.profiler.ProfilerActivity.CPU
+        with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
+            self.call()
+        events = profile.profiler.kineto_results.events()
+        changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+        peak = max(accumulate(size for _, size in changes))
+        return peak / 2**20 / self.ready.share
 
 
-def _resident(key: str) -> float:
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+def fix_malloc() -> None:
+    """Fix glibc's thresholds, which otherwise move with the history of a process, at the end of their range."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**26)

@@ -1,0 +1,150 @@
+"""Results as CSV, as a Markdown table, and as log-log plots, with the machine and versions beside them."""
+
+import csv
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks.peers.case import Case
+
+MARKS = {
+    "e3nn-0.4.4": ("black", "o"),
+    "e3nn-current": ("0.6", "s"),
+    "mace": ("black", "D"),
+    "published": ("tab:red", "x"),
+    "cg": ("tab:blue", "v"),
+    "escn": ("tab:cyan", "<"),
+    "gaunt": ("tab:orange", "^"),
+    "grid": ("tab:green", "P"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one case; times in milliseconds, memory in MiB, ratios are baseline / method."""
+
+    case: Case
+    method: str
+    weights: int
+    cpu_ms: float
+    cpu_ratio: float
+    wall_ms: float
+    wall_ratio: float
+    memory_mib: float
+    memory_ratio: float
+    error: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.case.name:24} {self.method:13} {self.weights:4d} weights  cpu {self.cpu_ms:9.2f} ms {self.cpu_ratio:7.2f}x  "
+            f"wall {self.wall_ms:9.2f} ms {self.wall_ratio:7.2f}x  "
+            f"memory {self.memory_mib:7.1f} MiB {self.memory_ratio:6.2f}x  error {self.error:.0e}"
+        )
+
+
+def machine() -> str:
+    """Processor, cores, load, date and versions, one a line."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    vector = next((name for name in ("avx512f", "avx2") if name in flags), "")
+    e3nn = version("e3nn")
+    about = {
+        "processor": " ".join(filter(None, [names[0] if names else platform.processor(), vector])),
+        "cores": os.cpu_count(),
+        "load": f"{os.getloadavg()[0]:.1f} at the end of the run, which itself takes up to 2",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "mace-torch", "numpy")},
+        "e3nn": f"{e3nn} and the current release",
+        "dtype": "float32",
+    }
+    return "".join(f"{key}: {value}\n" for key, value in about.items())
+
+
+def write(folder: Path, suite: str, rows: list[Row], baseline: str) -> None:
+    """``SUITE.csv``, ``SUITE.md`` and ``SUITE.png`` in the folder, and the machine in ``SUITE.txt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [asdict(row.case) | {k: v for k, v in asdict(row).items() if k != "case"} for row in rows]
+    with (folder / f"{suite}.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in record.items()} for record in records)
+    (folder / f"{suite}.md").write_text(markdown(rows, baseline))
+    (folder / f"{suite}.txt").write_text(machine())
+    plot(folder / f"{suite}.png", suite, rows)
+
+
+def markdown(rows: list[Row], baseline: str) -> str:
+    """How many times less CPU time, wall time and memory than the baseline, a row per case."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    by_case = {case: {r.method: r for r in rows if r.case == case} for case in dict.fromkeys(row.case for row in rows)}
+    lines = [
+        f"Times faster than {baseline}: CPU on one thread | wall on two threads | memory saved. In brackets: weights per channel.",
+        "",
+        "| case | " + " | ".join(methods) + " |",
+        "|---" * (len(methods) + 1) + "|",
+    ]
+    for case, found in by_case.items():
+        cells = [_cell(found[method], baseline) if method in found else "" for method in methods]
+        lines.append(f"| {case.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row, baseline: str) -> str:
+    if row.method == baseline:
+        return f"{row.cpu_ms:.3g} ms, {row.memory_mib:.3g} MiB ({row.weights})"
+    return f"**{row.cpu_ratio:.2g}** · {row.wall_ratio:.2g} · {row.memory_ratio:.2g} ({row.weights})"
+
+
+def plot(path: Path, suite: str, rows: list[Row]) -> None:
+    """CPU time against what the suite varies, log-log."""
+    panels: dict[str, tuple[Callable[[Case], bool], Callable[[Case], int], Callable[[Row], float], str, str]]
+    if suite == "power":
+        kinds = dict.fromkeys((row.case.order, row.case.channels) for row in rows)
+        panels = {
+            f"order {order}, {channels} channels": (
+                lambda case, kind=(order, channels): (case.order, case.channels) == kind,
+                lambda case: (case.degree_out + 1) ** 2,
+                lambda row: row.cpu_ms,
+                "components of the output",
+                "ms",
+            )
+            for order, channels in kinds
+        }
+    else:
+        sweep = lambda case: "edges" in case.name  # noqa: E731
+        per_row = lambda row: 1e3 * row.cpu_ms / (row.case.edges or row.case.nodes)  # noqa: E731
+        unit = "µs per edge" if suite == "convolution" else "µs per row"
+        panels = {suite: (lambda case: not sweep(case), lambda case: case.degree, per_row, "degree", unit)}
+        if suite == "convolution":
+            panels["degree 2"] = (sweep, lambda case: case.edges, lambda row: row.cpu_ms, "edges", "ms")
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False, layout="constrained")
+    for axis, (title, (belongs, x, y, x_label, y_label)) in zip(axes[0], panels.items(), strict=True):
+        _panel(axis, [(row, x(row.case), y(row)) for row in rows if belongs(row.case)])
+        axis.set(title=title, xlabel=x_label, ylabel=f"{y_label}, CPU time, forward + backward")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _panel(axis: Axes, points: list[tuple[Row, int, float]]) -> None:
+    axis.set(xscale="log", yscale="log")
+    for method in dict.fromkeys(row.method for row, _, _ in points):
+        color, marker = MARKS[method]
+        own = [(x, y) for row, x, y in points if row.method == method]
+        axis.plot(*zip(*own, strict=True), color=color, marker=marker, label=method)
+    ticks = sorted({x for _, x, _ in points})
+    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
