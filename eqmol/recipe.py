@@ -13,12 +13,14 @@ from typing import Any
 from torch import nn
 
 from eqmol.errors import InputError
-from eqmol.models import MACE, Potential
+from eqmol.models import MACE, Equiformer, Potential
 
 #: What the outermost ``_target_`` may be.
 PREDICTORS: dict[str, type[nn.Module]] = {"eqmol.models.Potential": Potential}
 #: What the ``_target_`` of an argument may be, by the name of the argument.
-PARTS: dict[str, dict[str, type[nn.Module]]] = {"backbone": {"eqmol.models.MACE": MACE}}
+PARTS: dict[str, dict[str, type[nn.Module]]] = {
+    "backbone": {"eqmol.models.MACE": MACE, "eqmol.models.Equiformer": Equiformer}
+}
 MAX_DEPTH = 8
 MAX_ITEMS = 256
 MAX_INTEGER = 2**53

@@ -1,6 +1,7 @@
 """Assemblies: backbones that return node features, and what is read from them."""
 
+from eqmol.models.equiformer import Equiformer
 from eqmol.models.mace import MACE
 from eqmol.models.potential import Potential
 
-__all__ = ["MACE", "Potential"]
+__all__ = ["MACE", "Equiformer", "Potential"]

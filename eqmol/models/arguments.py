@@ -4,7 +4,7 @@ Every check raises InputError with the name, the value and what is allowed, befo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ase.data import chemical_symbols
 
@@ -37,6 +37,20 @@ def check_list(name: str, value: object, longest: int) -> list:
     if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= longest:
         raise InputError(f"{name}={_short(value)} must be a list of 1 to {longest} items")
     return list(value)
+
+
+def check_widths(name: str, value: object, multiple_of: int = 1) -> list[int]:
+    """Widths of the hidden layers of a network; the last is a multiple of the number of heads."""
+    widths = [check_integer(f"each of {name}", width, 1, 2048) for width in check_list(name, value, 8)]
+    if widths[-1] % multiple_of:
+        raise InputError(f"{name}={_short(widths)} must end in a multiple of heads={multiple_of}")
+    return widths
+
+
+def check_backend(value: object) -> None:
+    """A name, or a name per operation; which names exist is up to :func:`eqmol.ops.registry.create`."""
+    if not isinstance(value, str | Mapping):
+        raise InputError(f"backend={_short(value)} must be a name, or one name per operation")
 
 
 def check_elements(value: object) -> list[int]:

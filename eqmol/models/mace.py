@@ -7,14 +7,14 @@ Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, K fields.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from eqmol.errors import InputError
-from eqmol.models.arguments import check_elements, check_integer, check_list, check_number
+from eqmol.models.arguments import check_backend, check_elements, check_flag, check_integer, check_number, check_widths
+from eqmol.models.backbone import Backbone, edge_geometries
 from eqmol.nn import (
     BesselBasis,
     ElementEmbedding,
@@ -84,7 +84,7 @@ class MACELayer(nn.Module):
         return (self.down(power) + residual) * math.sqrt(1 / 2)
 
 
-class MACE(nn.Module):
+class MACE(Backbone):
     """Node features from edge vectors and elements.
 
     Args:
@@ -102,6 +102,8 @@ class MACE(nn.Module):
         num_bessel: number of radial basis functions.
         radial_hidden: widths of the radial network's hidden layers.
         envelope_exponent: exponent of the radial envelope.
+        degree_out: highest degree of the last layer's features; 1 for direct forces.
+        checkpointing: recompute the activations of each layer in the backward pass: less memory, more time.
 
     Raises:
         InputError: an argument of the wrong type or out of bounds, or a backend that cannot run the family.
@@ -124,6 +126,8 @@ class MACE(nn.Module):
         num_bessel: int = 8,
         radial_hidden: Sequence[int] = (64, 64, 64),
         envelope_exponent: int = 6,
+        degree_out: int = 0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_integer("degree", degree, 0, MAX_DEGREE)
@@ -134,21 +138,20 @@ class MACE(nn.Module):
         check_integer("fields", fields, 1, 16)
         check_integer("num_bessel", num_bessel, 1, 256)
         check_integer("envelope_exponent", envelope_exponent, 2, 32)
-        hidden = check_list("radial_hidden", radial_hidden, 8)
-        for width in hidden:
-            check_integer("each of radial_hidden", width, 1, 2048)
-        if not isinstance(backend, str | Mapping):
-            raise InputError(f"backend={backend!r} must be a name, or one name per operation")
+        hidden = check_widths("radial_hidden", radial_hidden)
+        check_backend(backend)
+        self.degree_out = check_integer("degree_out", degree_out, 0, MAX_DEGREE)
+        self.checkpointing = check_flag("checkpointing", checkpointing)
         self.cutoff = check_number("cutoff", cutoff, 0.1, 100.0)
         self.elements = check_elements(elements)
         self.channels = channels
-        self.num_layers = layers
+        self.num_outputs = layers
         neighbors = check_number("avg_num_neighbors", avg_num_neighbors, 0.0, 1e6)
 
         self.embedding = ElementEmbedding(len(self.elements), channels)
         self.basis = BesselBasis(self.cutoff, num_bessel, envelope_exponent)
-        # the first layer's features are scalars, and the readout of the last needs no more
-        degrees = [0, *[degree] * (layers - 1), 0]
+        # the first layer's features are scalars, and the readout of energies needs no more of the last
+        degrees = [0, *[degree] * (layers - 1), degree_out]
         self.layers = nn.ModuleList(
             MACELayer(
                 Spec("convolution", family, parity, degree_in, filter_degree, filter_degree),
@@ -165,26 +168,15 @@ class MACE(nn.Module):
         )
 
     def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
-        """Features after each layer.
-
-        Args:
-            vectors: [E, 3] edge vectors in Å, from receiver to sender, in the dtype of the parameters.
-            species: [N] index into ``elements``.
-            senders, receivers: [E] ends of the edges, sorted by receiver.
-
-        Returns:
-            Per layer [N, lm, C]; the last has scalars only.
-        """
+        """Features after each layer, as :meth:`Backbone.forward` describes; the last has degree ``degree_out``."""
         basis = self.basis(torch.linalg.vector_norm(vectors, dim=-1))
         groups = group_nodes(species, len(self.elements))
-        geometries: dict = {}
+        geometries = edge_geometries(self, vectors)
         x = self.embedding(species)
         features = []
         for layer in self.layers:
             assert isinstance(layer, MACELayer)
-            key = layer.convolution.geometry_key
-            if key not in geometries:
-                geometries[key] = layer.convolution.geometry(vectors)
-            x = layer(x, basis, geometries[key], (senders, receivers), species, groups)
+            geometry = geometries[layer.convolution.geometry_key]
+            x = self.run(layer, x, basis, geometry, (senders, receivers), species, groups)
             features.append(x)
         return features

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from eqmol.errors import InputError
 from eqmol.models.arguments import check_elements, check_flag, check_integer, check_list, check_number
-from eqmol.models.mace import MACE
+from eqmol.models.backbone import Backbone
+from eqmol.models.force_head import ForceHead
 from eqmol.models.reference import ReferenceEnergy
 from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 #: Å; the direction of a shorter edge is not defined.
 SHORTEST_EDGE = 1e-6
+FORCES = ("conservative", "direct")
 
 
 class Potential(nn.Module):
-    """Potential energy with conservative forces.
+    """Potential energy and forces.
 
     The energy of atom i is E0(Z_i) + scale · [f(Z_i, environment) - f(Z_i, no neighbours)] (+ repulsion): an atom
     without neighbours has exactly E0, and the energy is twice continuously differentiable when atoms cross the cutoff.
@@ -38,24 +40,30 @@ class Potential(nn.Module):
         scale: eV, unit of the network's energies; the root mean square of force components in eV/Å serves well.
         zbl: add the screened repulsion of nuclei.
         readout_hidden: width of the last readout's hidden layer.
+        forces: ``conservative``, minus the derivative of the energy, or ``direct``, an equivariant reading of the features
+            that is cheaper but is the derivative of nothing: no energy is conserved and there is no stress.
 
     Raises:
         InputError: an argument of the wrong type, size or range.
+
+    Attributes:
+        conservative: whether forces are derivatives; only then is there a stress.
     """
 
     species_of: Tensor
 
     def __init__(
         self,
-        backbone: MACE,
+        backbone: Backbone,
         elements: list[int],
         e0: list[float],
         scale: float,
         zbl: bool = False,
         readout_hidden: int = 16,
+        forces: str = "conservative",
     ) -> None:
         super().__init__()
-        if not isinstance(backbone, MACE):
+        if not isinstance(backbone, Backbone):
             raise InputError(f"backbone must be a model with node features, not {type(backbone).__name__}")
         self.elements = check_elements(elements)
         if self.elements != backbone.elements:
@@ -68,8 +76,10 @@ class Potential(nn.Module):
         self.recipe: dict[str, Any] = {}  # what the model was built from, set by whoever builds from a recipe
         self.backbone = backbone
         channels = backbone.channels
-        readouts = [LinearReadout(channels) for _ in range(backbone.num_layers - 1)]
+        readouts = [LinearReadout(channels) for _ in range(backbone.num_outputs - 1)]
         self.readouts = nn.ModuleList([*readouts, NonlinearReadout(channels, readout_hidden)])
+        self.conservative = _check_forces(forces, backbone, zbl)
+        self.force_head = None if self.conservative else ForceHead(channels)
         self.reference = ReferenceEnergy(energies, check_number("scale", scale, 1e-9, 1e9))
         self.repulsion = ZBLRepulsion(self.elements, self.cutoff) if check_flag("zbl", zbl) else None
         species_of = torch.full((len(chemical_symbols),), -1)
@@ -79,7 +89,7 @@ class Potential(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the network; positions, energies and forces are float64 in every case."""
-        return self.backbone.embedding.weight.dtype
+        return self.backbone.dtype
 
     def forward(self, graph: Data, forces: bool = True, stress: bool = False) -> dict[str, Tensor]:
         """Predict.
@@ -98,18 +108,27 @@ class Potential(nn.Module):
             All float64.
 
         Raises:
-            InputError: an element that the model does not know, or two atoms at the same place.
+            InputError: an element that the model does not know, two atoms at the same place, or stress of a model with
+                direct forces.
         """
-        with torch.inference_mode(False), torch.set_grad_enabled(self.training or forces or stress):
+        if stress and not self.conservative:
+            raise InputError(
+                "this model predicts forces directly (forces=direct) and has no stress, which is a derivative of the energy; "
+                "leave stress out, or use a model with forces=conservative"
+            )
+        differentiate = stress or (forces and self.conservative)
+        with torch.inference_mode(False), torch.set_grad_enabled(self.training or differentiate):
             species = self._species(graph)
             batch = graph.pos.new_zeros(len(species), dtype=torch.int64) if graph.batch is None else graph.batch
             vectors = _edge_vectors(graph, batch)
-            if torch.is_grad_enabled() and not vectors.requires_grad:
+            if differentiate and not vectors.requires_grad:
                 vectors.requires_grad_()
-            energies = self._site_energies(graph, vectors, species)
+            energies, direct = self._site_energies(graph, vectors, species, forces)
             energy = energies.new_zeros(len(graph.cell)).index_add(0, batch, energies)
             results = {"energy": energy, "energies": energies}
-            if forces or stress:
+            if direct is not None:
+                results["forces"] = direct
+            if differentiate:
                 # the energy depends on positions and strain through the edge vectors alone
                 (gradient,) = torch.autograd.grad(
                     energy.sum(), vectors, create_graph=self.training, materialize_grads=True
@@ -120,7 +139,10 @@ class Potential(nn.Module):
                     results |= _virial_and_stress(graph, batch, vectors, gradient)
         return results if self.training else {name: value.detach() for name, value in results.items()}
 
-    def _site_energies(self, graph: Data, vectors: Tensor, species: Tensor) -> Tensor:
+    def _site_energies(
+        self, graph: Data, vectors: Tensor, species: Tensor, forces: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Energies [N] and, where they are wanted and not derivatives, forces [N, 3]."""
         senders, receivers = graph.edge_index
         num_atoms, num_elements = len(species), len(self.elements)
         # one atom without neighbours of each element follows the real atoms
@@ -129,13 +151,15 @@ class Potential(nn.Module):
         terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
         value = torch.stack(terms).sum(0)
         interaction = value[:num_atoms] - value[num_atoms:].index_select(0, species)
-        # rows of one matrix product may differ by rounding: exact zero for atoms without neighbours
+        # rounding aside both terms are equal for atoms without neighbours: make their difference exactly zero
         bound = torch.zeros(num_atoms, dtype=torch.bool, device=species.device).index_fill(0, receivers, True)
         energies = self.reference(interaction * bound, species)
         if self.repulsion is not None:
-            lengths = torch.linalg.vector_norm(vectors, dim=-1)
-            energies = energies + self.repulsion(lengths, species, senders, receivers)
-        return energies
+            energies = energies + self.repulsion(torch.linalg.vector_norm(vectors, dim=-1), species, senders, receivers)
+        if self.force_head is None or not forces:
+            return energies, None
+        direct = self.force_head(features[-1][:num_atoms]) * bound.unsqueeze(-1)
+        return energies, self.reference.scale * direct.double()
 
     def _species(self, graph: Data) -> Tensor:
         """Index of each atom's element [N]."""
@@ -153,6 +177,20 @@ class Potential(nn.Module):
                 f"it knows {trained}"
             )
         return species
+
+
+def _check_forces(forces: object, backbone: Backbone, zbl: bool) -> bool:
+    """Whether forces are conservative."""
+    if forces not in FORCES:
+        raise InputError(f"forces={forces!r} is unknown; choose from {', '.join(FORCES)}")
+    if forces == "direct" and backbone.degree_out < 1:
+        raise InputError(
+            f"forces=direct reads vectors, but the last features have degree {backbone.degree_out}; set degree_out of the "
+            "backbone (model.degree_out) to 1"
+        )
+    if forces == "direct" and zbl:
+        raise InputError("zbl=True is a repulsive energy, which direct forces would not feel; use forces=conservative")
+    return forces == "conservative"
 
 
 def _edge_vectors(graph: Data, batch: Tensor) -> Tensor:

@@ -1,20 +1,34 @@
 """Parts of networks that do not depend on how tensor products are computed."""
 
+from eqmol.nn.attention import AttentionLogits, attention_weights
 from eqmol.nn.cutoff import polynomial_envelope
+from eqmol.nn.drop import DropPath
 from eqmol.nn.embedding import ElementEmbedding
+from eqmol.nn.gate import Gate
 from eqmol.nn.linear import GroupLinear, Groups, Linear, group_nodes, pad_degrees
-from eqmol.nn.radial import BesselBasis, RadialNetwork
+from eqmol.nn.norm import Norm, NormKind
+from eqmol.nn.radial import BesselBasis, PairNetwork, RadialMatrix, RadialNetwork
 from eqmol.nn.readout import LinearReadout, NonlinearReadout
+from eqmol.nn.sphere import SphereActivation
 
 __all__ = [
+    "AttentionLogits",
     "BesselBasis",
+    "DropPath",
     "ElementEmbedding",
+    "Gate",
     "GroupLinear",
     "Groups",
     "Linear",
     "LinearReadout",
     "NonlinearReadout",
+    "Norm",
+    "NormKind",
+    "PairNetwork",
+    "RadialMatrix",
     "RadialNetwork",
+    "SphereActivation",
+    "attention_weights",
     "group_nodes",
     "pad_degrees",
     "polynomial_envelope",

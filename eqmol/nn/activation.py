@@ -1,4 +1,4 @@
-"""SiLU, twice differentiable at little cost, and the constant that restores unit second moments.
+"""SiLU, twice differentiable at little cost, and the constants that restore unit second moments.
 
 Training on forces differentiates the activation twice. Torch's own second derivative is a dozen elementwise operations;
 here it is a handful.
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 
-def _silu_gain() -> float:
-    # Gauss-Hermite quadrature of E[silu(z)²] for standard normal z
+def _sigmoid_moment(power: int) -> float:
+    # Gauss-Hermite quadrature of E[(z^power σ(z))²] for standard normal z
     z, weight = np.polynomial.hermite_e.hermegauss(128)
-    return float(1 / np.sqrt((weight / math.sqrt(2 * math.pi)) @ (z / (1 + np.exp(-z))) ** 2))
+    return float((weight / math.sqrt(2 * math.pi)) @ (z**power / (1 + np.exp(-z))) ** 2)
 
 
-#: Inverse root of the second moment of SiLU under a standard normal distribution; weights after a SiLU carry this factor.
-SILU_GAIN = _silu_gain()
+#: Inverse roots of the second moments under a standard normal distribution; what follows the activation carries the factor.
+SILU_GAIN = 1 / math.sqrt(_sigmoid_moment(1))
+SIGMOID_GAIN = 1 / math.sqrt(_sigmoid_moment(0))
 
 
 def silu(x: Tensor) -> Tensor:

@@ -57,3 +57,42 @@ class RadialNetwork(nn.Module):
             hidden = silu(hidden @ (weight * (gain / math.sqrt(weight.shape[0]))))
             gain = SILU_GAIN
         return hidden, self.matrix * (gain / math.sqrt(self.matrix.shape[0]))
+
+
+class PairNetwork(nn.Module):
+    """Multilayer perceptron of the radial basis and the elements of both ends. It does not vanish at the cutoff.
+
+    The elements shift the first hidden layer: a table per end stands for an embedding and its linear map.
+
+    Args:
+        basis: B.
+        hidden: widths of the hidden layers, the last is H.
+        num_elements: number of elements.
+    """
+
+    def __init__(self, basis: int, hidden: list[int], num_elements: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(basis, hidden[0]))
+        self.sender = nn.Parameter(torch.randn(num_elements, hidden[0]))
+        self.receiver = nn.Parameter(torch.randn(num_elements, hidden[0]))
+        self.layers = nn.ParameterList(torch.randn(a, b) for a, b in pairwise(hidden))
+
+    def forward(self, basis: Tensor, sender_species: Tensor, receiver_species: Tensor) -> Tensor:
+        """Basis [E, B] and elements of both ends [E] -> hidden features with unit second moment [E, H]."""
+        pair = self.sender.index_select(0, sender_species) + self.receiver.index_select(0, receiver_species)
+        hidden = silu((basis @ (self.first / math.sqrt(len(self.first))) + pair) / math.sqrt(3)) * SILU_GAIN
+        for weight in self.layers:
+            hidden = silu(hidden @ (weight / math.sqrt(len(weight)))) * SILU_GAIN
+        return hidden
+
+
+class RadialMatrix(nn.Module):
+    """The linear map from hidden features to the weights of a convolution, for :class:`eqmol.ops.contract.RadialWeight`."""
+
+    def __init__(self, hidden: int, num_weights: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(hidden, num_weights, channels))
+
+    def forward(self) -> Tensor:
+        """[H, W, C]."""
+        return self.weight / math.sqrt(len(self.weight))

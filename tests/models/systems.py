@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from eqmol.graph import AtomGraph, from_atoms
-from eqmol.models import MACE, Potential
+from eqmol.models import MACE, Equiformer, Potential
 from eqmol.ops.registry import BACKENDS, can_run
 
 ELEMENTS = [1, 6, 8]
@@ -36,21 +36,36 @@ def graph_of(atoms: Atoms) -> AtomGraph:
     return from_atoms(atoms, CUTOFF)
 
 
+#: Models that the laws are tested on, by name.
+VARIANTS: dict[str, dict] = {
+    "mace": {},
+    "equiformer": {},
+    "equiformer-product": {"feedforward": "product", "norm": "rms"},
+    "equiformer-nonlinear": {"messages": "nonlinear", "selfmix": True},
+}
+COMMON = {"degree": 1, "filter_degree": 2, "channels": 4, "layers": 2, "avg_num_neighbors": 8.0, "num_bessel": 4}
+
+
 def make_model(
-    backend: str = "cg",
-    family: str = "coupled",
+    backend: str | dict[str, str] = "cg",
+    family: str | dict[str, str] = "coupled",
     parity: str = "o3",
-    correlation: int = 2,
+    variant: str = "mace",
     seed: int = 0,
     zbl: bool = False,
+    forces: str = "conservative",
     **backbone,
 ) -> Potential:
     """A tiny model with random parameters in the default dtype, in evaluation mode."""
     torch.manual_seed(seed)
-    sizes = {"degree": 1, "filter_degree": 2, "channels": 4, "layers": 2, "fields": 1, "avg_num_neighbors": 8.0}
-    sizes |= {"num_bessel": 4, "radial_hidden": [8]} | backbone
-    mace = MACE(backend, family, parity, correlation=correlation, cutoff=CUTOFF, elements=ELEMENTS, **sizes)
-    return Potential(mace, ELEMENTS, E0, scale=1.5, zbl=zbl).eval()
+    sizes = COMMON | {"degree_out": int(forces == "direct")} | VARIANTS[variant] | backbone
+    if variant == "mace":
+        sizes = {"correlation": 2, "fields": 1, "radial_hidden": [8]} | sizes
+    else:
+        sizes = {"heads": 2, "alpha_channels": 4, "radial_hidden": [8, 8]} | sizes
+    cls = MACE if variant == "mace" else Equiformer
+    model = cls(backend=backend, family=family, parity=parity, cutoff=CUTOFF, elements=ELEMENTS, **sizes)
+    return Potential(model, ELEMENTS, E0, scale=1.5, zbl=zbl, forces=forces).eval()
 
 
 def random_rotation(seed: int) -> np.ndarray:

@@ -1,0 +1,61 @@
+"""What every backbone gives to the predictors that read its features."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from eqmol.ops.contract import Convolution
+
+
+class Backbone(nn.Module, ABC):
+    """Node features from edge vectors and elements.
+
+    Attributes:
+        cutoff: Å.
+        elements: atomic numbers; species are indices into them.
+        channels: C.
+        num_outputs: how many sets of features :meth:`forward` returns.
+        degree_out: highest degree of the last set.
+        checkpointing: recompute each layer's activations when they are needed again, instead of storing them.
+    """
+
+    cutoff: float
+    elements: list[int]
+    channels: int
+    num_outputs: int
+    degree_out: int
+    checkpointing: bool
+
+    @abstractmethod
+    def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
+        """Sets of features.
+
+        Args:
+            vectors: [E, 3] edge vectors in Å, from receiver to sender, in the dtype of the parameters.
+            species: [N] index into ``elements``.
+            senders, receivers: [E] ends of the edges, sorted by receiver.
+
+        Returns:
+            ``num_outputs`` times [N, lm, C], the first component a scalar.
+        """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return next(self.parameters()).dtype
+
+    def run(self, layer: nn.Module, *arguments: Any) -> Any:
+        """Call a layer, with its activations stored or recomputed; also right when the gradient is differentiated."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *arguments, use_reentrant=False)
+        return layer(*arguments)
+
+
+def edge_geometries(model: nn.Module, vectors: Tensor) -> dict[Hashable, Any]:
+    """Per-edge tensors of every convolution in a model by its ``geometry_key``, each kind once, from vectors [E, 3]."""
+    convolutions = {m.geometry_key: m for m in model.modules() if isinstance(m, Convolution)}
+    return {key: convolution.geometry(vectors) for key, convolution in convolutions.items()}
