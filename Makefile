@@ -2,6 +2,7 @@
 # make train  the environment, then six minutes of training on the embedded data: make train ARGS="backend=grid"
 # make test   the environment, then the tests
 # make check  linters, types and import contracts
+# make bench  eqmol beside e3nn and mace-torch, in an environment of its own: make bench ARGS="convolution" for one suite
 # For a GPU: make train TORCH="torch==2.13.0 --index-url <PyTorch's CUDA index>"
 
 PYTHON ?= python3
@@ -9,8 +10,9 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 ARGS   ?=
 PY     := $(VENV)/bin/python
+BENCH  := .venv-bench
 
-.PHONY: env train test check
+.PHONY: env train test check bench
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.ready
@@ -35,3 +37,14 @@ check: env
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks.peers --output docs/benchmarks $(ARGS)
+
+# mace-torch pins an old e3nn; the current one lies in a folder beside it
+$(BENCH)/.ready: benchmarks/peers/requirements.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
+	$(BENCH)/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --no-deps --upgrade -t $(BENCH)/e3nn-current e3nn==0.6.0
+	touch $@

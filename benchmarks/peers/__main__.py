@@ -67,9 +67,13 @@ def compare(case: Case, workers: dict[str, Worker], quick: bool) -> list[Row]:
     return rows
 
 
-def chosen(case: Case, names: list[str]) -> bool:
-    """Whether one of the names is the case's, or the beginning of it up to a hyphen; no names choose every case."""
-    return not names or any(f"{case.name}-".startswith(f"{name}-") for name in names)
+def selected(names: list[str]) -> dict[str, list[Case]]:
+    """Cases of every suite that carry one of the names, or begin with it up to a hyphen; no names select all."""
+
+    def wanted(case: Case) -> bool:
+        return not names or any(f"{case.name}-".startswith(f"{name}-") for name in names)
+
+    return {suite: [case for case in module.CASES if wanted(case)] for suite, module in SUITES.items()}
 
 
 def arguments() -> argparse.Namespace:
@@ -84,31 +88,42 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no wall time")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables and plots of the suites that ran")
     parser.add_argument("--list", action="store_true", help="print the names of cases")
-    return parser.parse_args()
+    options = parser.parse_args()
+    found = selected(options.cases)
+    if not any(found.values()):
+        parser.error(f"no case is named {' or '.join(options.cases)}; --list prints the names")
+    if options.output and any(0 < len(cases) < len(SUITES[suite].CASES) for suite, cases in found.items()):
+        parser.error(f"--output writes whole suites ({', '.join(SUITES)}); leave it out to run single cases")
+    return options
+
+
+def run(suite: str, cases: list[Case], options: argparse.Namespace) -> None:
+    """Measure, print and, if asked, write the cases of one suite."""
+    module = SUITES[suite]
+    methods = [m for m in module.METHODS if not options.methods or m in options.methods or m == module.BASELINE]
+    if not options.published and "published" in methods:
+        methods.remove("published")
+    workers = {method: Worker(method) for method in methods}
+    rows: list[Row] = []
+    for case in cases:
+        found = compare(case, workers, options.quick)
+        print(*found, sep="\n", flush=True)
+        rows += found
+    for worker in workers.values():
+        worker.stop()
+    if options.output:
+        write(options.output, suite, rows, module.BASELINE)
 
 
 def main() -> None:
     options = arguments()
     if options.published:
-        os.environ["PUBLISHED_GAUNT"] = options.published
-    for suite in SUITES.values():
-        cases = [case for case in suite.CASES if chosen(case, options.cases)]
+        os.environ["PUBLISHED_GAUNT"] = options.published  # of the workers
+    for suite, cases in selected(options.cases).items():
         if options.list:
             print(*(case.name for case in cases), sep="\n")
-        if options.list or not cases:
-            continue
-        methods = [m for m in suite.METHODS if not options.methods or m in options.methods or m == suite.BASELINE]
-        if not options.published and "published" in methods:
-            methods.remove("published")
-        workers = {method: Worker(method) for method in methods}
-        rows: list[Row] = []
-        for case in cases:
-            rows += compare(case, workers, options.quick)
-            print(*rows[-len(workers) :], sep="\n", flush=True)
-        for worker in workers.values():
-            worker.stop()
-        if options.output:
-            write(options.output, cases[0].operation, rows, suite.BASELINE)
+        elif cases:
+            run(suite, cases, options)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.peers.case import Case
+from benchmarks.peers.worker import CURRENT_E3NN
 
 MARKS = {
     "e3nn-0.4.4": ("black", "o"),
@@ -58,7 +59,7 @@ def machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     flags = next((line for line in lines if line.startswith("flags")), "")
     vector = next((name for name in ("avx512f", "avx2") if name in flags), "")
-    e3nn = version("e3nn")
+    current = next(distributions(name="e3nn", path=[str(CURRENT_E3NN)])).version
     about = {
         "processor": " ".join(filter(None, [names[0] if names else platform.processor(), vector])),
         "cores": os.cpu_count(),
@@ -66,7 +67,7 @@ def machine() -> str:
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "mace-torch", "numpy")},
-        "e3nn": f"{e3nn} and the current release",
+        "e3nn": f"{version('e3nn')}; e3nn-current is {current}",
         "dtype": "float32",
     }
     return "".join(f"{key}: {value}\n" for key, value in about.items())
