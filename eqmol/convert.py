@@ -4,6 +4,7 @@ The new model computes what the old one does, and proves it before anything is w
 compared in float64, first exactly, then with the new weights rounded to the precision of the file.
 """
 
+import inspect
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from eqmol.checkpoint import build, default_dtype, load, prepare, read_header, s
 from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
 from eqmol.models import Potential
-from eqmol.models.enlarge import GROWTHS, enlarge
+from eqmol.models.enlarge import GROWTHS, Growth, enlarge
 from eqmol.models.weight_map import missing_weights
 from eqmol.ops.registry import can_run
 from eqmol.options import Option, choice, describe_options, flag, integer, path, read_options
@@ -74,14 +75,16 @@ def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potent
     Raises:
         InputError: a change that takes something away, saying how much, or that changes nothing.
     """
-    before = old.recipe["backbone"]
+    growth = _growth_of(old)
+    before = _arguments(old)
+    for name in changes:
+        if name not in (*growth.sizes, "family", "parity"):
+            raise InputError(f"{name} of a {type(old.backbone).__name__} cannot grow")
     changes = {name: value for name, value in changes.items() if value != before[name]}
     if not changes:
-        raise InputError("nothing changes; give at least one of " + ", ".join(f"{n}=" for n in OPTIONS if n in before))
-    growth = GROWTHS.get(type(old.backbone))
-    if growth is None:
-        raise InputError(f"a model with the backbone {type(old.backbone).__name__} cannot be enlarged yet")
-    after = {**before, **changes}
+        able = ", ".join(f"{name}=" for name in ("family", "parity", *growth.sizes))
+        raise InputError(f"nothing changes; give a new value for at least one of {able}")
+    after = {**old.recipe["backbone"], **changes}
     after["backend"] = _able_backend(after["backend"], after["family"])
     with torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
         torch.manual_seed(seed)
@@ -91,6 +94,19 @@ def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potent
     return new.eval()
 
 
+def _growth_of(model: Potential) -> Growth:
+    growth = GROWTHS.get(type(model.backbone))
+    if growth is None:
+        raise InputError(f"a model with the backbone {type(model.backbone).__name__} cannot be enlarged yet")
+    return growth
+
+
+def _arguments(model: Potential) -> dict[str, Any]:
+    """Arguments of the backbone, those that the recipe leaves out too."""
+    signature = inspect.signature(type(model.backbone).__init__).parameters
+    return {name: p.default for name, p in signature.items()} | model.recipe["backbone"]
+
+
 def _able_backend(backend: str | Mapping[str, str], family: str) -> str | dict[str, str]:
     if isinstance(backend, str):
         return backend if can_run(backend, family) else "cg"
@@ -98,7 +114,7 @@ def _able_backend(backend: str | Mapping[str, str], family: str) -> str | dict[s
 
 
 def _refuse_losses(old: Potential, new: Potential, changes: Mapping[str, Any]) -> None:
-    growth, before = GROWTHS[type(old.backbone)], old.recipe["backbone"]
+    growth, before = _growth_of(old), _arguments(old)
     for name in growth.sizes:
         if name in changes and changes[name] < before[name]:
             missing = num_parameters(old) - num_parameters(new)

@@ -209,7 +209,7 @@ WRONG = [
     (["IN", "OUT", "channels=4", "channels=5"], "channels is given twice"),
     (["IN", "OUT", "family=best"], "family must be one of coupled, gaunt"),
     (["IN", "OUT", "overwrite=yes", "channels=4"], "overwrite must be true or false"),
-    (["IN", "OUT"], "nothing changes; give at least one of family="),
+    (["IN", "OUT"], "nothing changes; give a new value for at least one of family="),
     (["IN", "IN", "channels=4", "overwrite=true"], "exists; give another name"),
     (["nowhere.safetensors", "OUT", "channels=4"], "nowhere.safetensors"),
     (["IN", "OUT", "channels=4", "structures=nowhere.xyz"], "nowhere.xyz"),

@@ -43,22 +43,29 @@ def enlarge(old: Potential, new: Potential) -> None:
     """Make ``new``, which has random parameters, compute what ``old`` computes.
 
     Raises:
-        InputError: the functions of ``new`` do not contain that of ``old``; says how many weights are missing.
+        InputError: the functions of ``new`` do not contain that of ``old``, saying how many weights are missing; or a part of the
+            model for which no way to grow is known.
     """
     GROWTHS[type(old.backbone)].fill(old.backbone, new.backbone)
-    for before, after in zip(old.readouts, new.readouts, strict=True):
-        _fill_readout(before, after)
-    new.reference.load_state_dict(old.reference.state_dict())
+    for (name, before), after in zip(old.named_children(), new.children(), strict=True):
+        if name != "backbone":
+            _fill_part(before, after)
 
 
-def _fill_readout(old: nn.Module, new: nn.Module) -> None:
-    if isinstance(old, NonlinearReadout):
-        assert isinstance(new, NonlinearReadout)
+def _fill_part(old: nn.Module, new: nn.Module) -> None:
+    """What reads the scalars of a backbone: new channels enter through zeros."""
+    if isinstance(old, nn.ModuleList):
+        for before, after in zip(old, new.children(), strict=True):
+            _fill_part(before, after)
+    elif isinstance(old, NonlinearReadout) and isinstance(new, NonlinearReadout):
         put_matrix(new.weight, old.weight)
-        old, new = old.last, new.last
-    assert isinstance(old, LinearReadout)
-    assert isinstance(new, LinearReadout)
-    put_matrix(new.weight.unsqueeze(-1), old.weight.unsqueeze(-1))
+        _fill_part(old.last, new.last)
+    elif isinstance(old, LinearReadout) and isinstance(new, LinearReadout):
+        put_matrix(new.weight.unsqueeze(-1), old.weight.unsqueeze(-1))
+    elif any(True for _ in old.parameters()):
+        raise InputError(f"a model with a {type(old).__name__} cannot be enlarged yet")
+    else:
+        new.load_state_dict(old.state_dict())
 
 
 def put_matrix(new: Tensor, old: Tensor) -> None:
