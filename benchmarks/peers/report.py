@@ -3,7 +3,6 @@
 import csv
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distributions, version
@@ -13,10 +12,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 
 from benchmarks.peers.case import Case
 from benchmarks.peers.worker import CURRENT_E3NN
+from eqmol.files import replacing
 
 MARKS = {
     "e3nn-0.4.4": ("black", "o"),
@@ -77,13 +76,14 @@ def write(folder: Path, suite: str, rows: list[Row], baseline: str) -> None:
     """``SUITE.csv``, ``SUITE.md`` and ``SUITE.png`` in the folder, and the machine in ``SUITE.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [asdict(row.case) | {k: v for k, v in asdict(row).items() if k != "case"} for row in rows]
-    with (folder / f"{suite}.csv").open("w", newline="") as file:
+    with replacing(folder / f"{suite}.csv") as file:
         table = csv.DictWriter(file, list(records[0]), lineterminator="\n")
         table.writeheader()
         table.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in record.items()} for record in records)
-    (folder / f"{suite}.md").write_text(markdown(rows, baseline))
-    (folder / f"{suite}.txt").write_text(machine())
-    plot(folder / f"{suite}.png", suite, rows)
+    for suffix, text in ((".md", markdown(rows, baseline)), (".txt", machine())):
+        with replacing(folder / f"{suite}{suffix}") as file:
+            file.write(text)
+    plot(folder / f"{suite}.png", rows)
 
 
 def markdown(rows: list[Row], baseline: str) -> str:
@@ -108,44 +108,36 @@ def _cell(row: Row, baseline: str) -> str:
     return f"**{row.cpu_ratio:.2g}** · {row.wall_ratio:.2g} · {row.memory_ratio:.2g} ({row.weights})"
 
 
-def plot(path: Path, suite: str, rows: list[Row]) -> None:
+def place(row: Row) -> tuple[tuple[str, str, str], float, float]:
+    """Panel (title, labels of its axes) and coordinates of a row in the plot of its suite."""
+    case = row.case
+    if case.operation == "power":
+        panel = f"order {case.order}, {case.channels} channels", "components of the output", "ms"
+        return panel, (case.degree_out + 1) ** 2, row.cpu_ms
+    if "edges" in case.name:
+        return (f"{case.operation}, degree {case.degree}", "edges", "ms"), case.edges, row.cpu_ms
+    unit = "µs per edge" if case.edges else "µs per row"
+    return (case.operation, "degree", unit), case.degree, 1e3 * row.cpu_ms / (case.edges or case.nodes)
+
+
+def plot(path: Path, rows: list[Row]) -> None:
     """CPU time against what the suite varies, log-log."""
-    panels: dict[str, tuple[Callable[[Case], bool], Callable[[Case], int], Callable[[Row], float], str, str]]
-    if suite == "power":
-        kinds = dict.fromkeys((row.case.order, row.case.channels) for row in rows)
-        panels = {
-            f"order {order}, {channels} channels": (
-                lambda case, kind=(order, channels): (case.order, case.channels) == kind,
-                lambda case: (case.degree_out + 1) ** 2,
-                lambda row: row.cpu_ms,
-                "components of the output",
-                "ms",
-            )
-            for order, channels in kinds
-        }
-    else:
-        sweep = lambda case: "edges" in case.name  # noqa: E731
-        per_row = lambda row: 1e3 * row.cpu_ms / (row.case.edges or row.case.nodes)  # noqa: E731
-        unit = "µs per edge" if suite == "convolution" else "µs per row"
-        panels = {suite: (lambda case: not sweep(case), lambda case: case.degree, per_row, "degree", unit)}
-        if suite == "convolution":
-            panels["degree 2"] = (sweep, lambda case: case.edges, lambda row: row.cpu_ms, "edges", "ms")
+    panels: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        panel, x, y = place(row)
+        panels.setdefault(panel, {}).setdefault(row.method, []).append((x, y))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), squeeze=False, layout="constrained")
-    for axis, (title, (belongs, x, y, x_label, y_label)) in zip(axes[0], panels.items(), strict=True):
-        _panel(axis, [(row, x(row.case), y(row)) for row in rows if belongs(row.case)])
-        axis.set(title=title, xlabel=x_label, ylabel=f"{y_label}, CPU time, forward + backward")
+    for axis, ((title, x_label, unit), lines) in zip(axes[0], panels.items(), strict=True):
+        axis.set(xscale="log", yscale="log", title=title, xlabel=x_label)
+        axis.set_ylabel(f"{unit}, CPU time, forward + backward")
+        for method, points in lines.items():
+            color, marker = MARKS[method]
+            axis.plot(*zip(*points, strict=True), color=color, marker=marker, label=method)
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
     axes[0][0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    with replacing(path, "wb") as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)
-
-
-def _panel(axis: Axes, points: list[tuple[Row, int, float]]) -> None:
-    axis.set(xscale="log", yscale="log")
-    for method in dict.fromkeys(row.method for row, _, _ in points):
-        color, marker = MARKS[method]
-        own = [(x, y) for row, x, y in points if row.method == method]
-        axis.plot(*zip(*own, strict=True), color=color, marker=marker, label=method)
-    ticks = sorted({x for _, x, _ in points})
-    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
