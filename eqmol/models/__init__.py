@@ -3,5 +3,6 @@
 from eqmol.models.equiformer import Equiformer
 from eqmol.models.mace import MACE
 from eqmol.models.potential import Potential
+from eqmol.models.properties import Properties
 
-__all__ = ["MACE", "Equiformer", "Potential"]
+__all__ = ["MACE", "Equiformer", "Potential", "Properties"]

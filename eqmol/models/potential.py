@@ -5,16 +5,16 @@ Shapes: N atoms, E edges, G graphs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
-from eqmol.models.arguments import check_elements, check_flag, check_integer, check_list, check_number
+from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
+from eqmol.models.predictor import Predictor, edge_vectors, owners
 from eqmol.models.reference import ReferenceEnergy
 from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
@@ -22,12 +22,10 @@ from eqmol.nn import LinearReadout, NonlinearReadout
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-#: Å; the direction of a shorter edge is not defined.
-SHORTEST_EDGE = 1e-6
 FORCES = ("conservative", "direct")
 
 
-class Potential(nn.Module):
+class Potential(Predictor):
     """Potential energy and forces.
 
     The energy of atom i is E0(Z_i) + scale · [f(Z_i, environment) - f(Z_i, no neighbours)] (+ repulsion): an atom
@@ -50,8 +48,6 @@ class Potential(nn.Module):
         conservative: whether forces are derivatives; only then is there a stress.
     """
 
-    species_of: Tensor
-
     def __init__(
         self,
         backbone: Backbone,
@@ -62,19 +58,11 @@ class Potential(nn.Module):
         readout_hidden: int = 16,
         forces: str = "conservative",
     ) -> None:
-        super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise InputError(f"backbone must be a model with node features, not {type(backbone).__name__}")
-        self.elements = check_elements(elements)
-        if self.elements != backbone.elements:
-            raise InputError(f"elements={self.elements} differ from those of the backbone, {backbone.elements}")
+        super().__init__(backbone, elements)
         energies = [check_number("each of e0", e, -1e9, 1e9) for e in check_list("e0", e0, len(self.elements))]
         if len(energies) != len(self.elements):
             raise InputError(f"e0 has {len(energies)} energies for {len(self.elements)} elements; give one per element")
         check_integer("readout_hidden", readout_hidden, 1, 2048)
-        self.cutoff = backbone.cutoff
-        self.recipe: dict[str, Any] = {}  # what the model was built from, set by whoever builds from a recipe
-        self.backbone = backbone
         channels = backbone.channels
         readouts = [LinearReadout(channels) for _ in range(backbone.num_outputs - 1)]
         self.readouts = nn.ModuleList([*readouts, NonlinearReadout(channels, readout_hidden)])
@@ -82,14 +70,6 @@ class Potential(nn.Module):
         self.force_head = None if self.conservative else ForceHead(channels)
         self.reference = ReferenceEnergy(energies, check_number("scale", scale, 1e-9, 1e9))
         self.repulsion = ZBLRepulsion(self.elements, self.cutoff) if check_flag("zbl", zbl) else None
-        species_of = torch.full((len(chemical_symbols),), -1)
-        species_of[torch.tensor(self.elements)] = torch.arange(len(self.elements))
-        self.register_buffer("species_of", species_of, persistent=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network; positions, energies and forces are float64 in every case."""
-        return self.backbone.dtype
 
     def forward(self, graph: Data, forces: bool = True, stress: bool = False) -> dict[str, Tensor]:
         """Predict.
@@ -118,9 +98,9 @@ class Potential(nn.Module):
             )
         differentiate = stress or (forces and self.conservative)
         with torch.inference_mode(False), torch.set_grad_enabled(self.training or differentiate):
-            species = self._species(graph)
-            batch = graph.pos.new_zeros(len(species), dtype=torch.int64) if graph.batch is None else graph.batch
-            vectors = _edge_vectors(graph, batch)
+            species = self.species(graph)
+            batch = owners(graph)
+            vectors = edge_vectors(graph, batch)
             if differentiate and not vectors.requires_grad:
                 vectors.requires_grad_()
             energies, direct = self._site_energies(graph, vectors, species, forces)
@@ -161,23 +141,6 @@ class Potential(nn.Module):
         direct = self.force_head(features[-1][:num_atoms]) * bound.unsqueeze(-1)
         return energies, self.reference.scale * direct.double()
 
-    def _species(self, graph: Data) -> Tensor:
-        """Index of each atom's element [N]."""
-        numbers = graph.atomic_numbers
-        known = (numbers >= 0) & (numbers < len(self.species_of))
-        species = self.species_of.index_select(0, numbers * known)
-        unknown = torch.nonzero(species < 0)
-        if len(unknown):
-            atom = int(unknown[0])
-            number = int(numbers[atom])
-            symbol = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else "?"
-            trained = ", ".join(chemical_symbols[z] for z in self.elements)
-            raise InputError(
-                f"{_place(graph, atom)} is {symbol} (atomic number {number}), which the model does not know; "
-                f"it knows {trained}"
-            )
-        return species
-
 
 def _check_forces(forces: object, backbone: Backbone, zbl: bool) -> bool:
     """Whether forces are conservative."""
@@ -191,22 +154,6 @@ def _check_forces(forces: object, backbone: Backbone, zbl: bool) -> bool:
     if forces == "direct" and zbl:
         raise InputError("zbl=True is a repulsive energy, which direct forces would not feel; use forces=conservative")
     return forces == "conservative"
-
-
-def _edge_vectors(graph: Data, batch: Tensor) -> Tensor:
-    """[E, 3] float64 Å, from each receiver to its sender."""
-    senders, receivers = graph.edge_index
-    cells = graph.cell.index_select(0, batch.index_select(0, receivers))
-    offsets = torch.einsum("ei,eij->ej", graph.shifts, cells)
-    vectors = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
-    lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
-    if len(lengths) and not bool(lengths.amin() >= SHORTEST_EDGE):
-        edge = int(torch.nonzero(~(lengths >= SHORTEST_EDGE))[0])
-        raise InputError(
-            f"{_place(graph, int(receivers[edge]))} and {_place(graph, int(senders[edge]))} are at the same place or "
-            "have positions that are not finite; remove one of them or correct the positions"
-        )
-    return vectors
 
 
 def _forces(graph: Data, gradient: Tensor) -> Tensor:
@@ -226,14 +173,3 @@ def _virial_and_stress(graph: Data, batch: Tensor, vectors: Tensor, gradient: Te
     volume = torch.linalg.det(graph.cell).abs()
     volume = torch.where(graph.pbc.all(-1), volume, torch.nan)
     return {"virial": -strain, "stress": strain / volume[:, None, None]}
-
-
-def _place(graph: Data, atom: int) -> str:
-    """Name an atom by its index within its structure, and the structure by its source."""
-    if graph.batch is None:
-        frame, index, source = 0, atom, graph.source if "source" in graph else ""
-    else:
-        frame = int(graph.batch[atom])
-        index = atom - int(graph.ptr[frame])
-        source = graph.source[frame] if "source" in graph else f"structure {frame}"
-    return f"{source + ': ' if source else ''}atom {index}"

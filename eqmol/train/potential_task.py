@@ -23,7 +23,7 @@ from eqmol.units import MEV
 METRICS = ("default", "oc20")
 
 
-class PotentialTask(Task):
+class PotentialTask(Task[Potential]):
     """Train a potential on energies, forces and stress.
 
     Args:

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -11,11 +11,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eqmol.models import Potential
+from eqmol.models.predictor import Predictor
 from eqmol.plots import Quantity
 from eqmol.train.memory import memory_errors
 from eqmol.train.schedule import Budget, Schedule
 from eqmol.train.stop import Clock
+
+Model = TypeVar("Model", bound=Predictor)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -35,7 +37,7 @@ class Errors(Protocol):
         """Return the errors per ``config_type``; empty unless some structure names one."""
 
 
-class Task(pl.LightningModule, ABC):
+class Task(pl.LightningModule, ABC, Generic[Model]):
     """Train a model; what on, how it is judged and what a person sees of it is said by the class that inherits.
 
     Args:
@@ -52,7 +54,7 @@ class Task(pl.LightningModule, ABC):
         max_seconds: training time after which the run stops, or None.
     """
 
-    predictor: Potential
+    predictor: Model
     required: tuple[str, ...]
     columns: tuple[str, ...]
     curves: tuple[tuple[str, str], ...]
@@ -60,7 +62,7 @@ class Task(pl.LightningModule, ABC):
 
     def __init__(
         self,
-        predictor: Potential | None,
+        predictor: Model | None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule,
     ):
@@ -78,7 +80,7 @@ class Task(pl.LightningModule, ABC):
         self._batch: Any = None
         self._loss = torch.zeros(())
 
-    def attach(self, predictor: Potential) -> None:
+    def attach(self, predictor: Model) -> None:
         """Say what is trained."""
         self.predictor = predictor
 
@@ -99,14 +101,14 @@ class Task(pl.LightningModule, ABC):
         """Return the validation errors of a row of the log in a few words; "" without a validation."""
 
     @abstractmethod
-    def evaluate(self, model: Potential, batch: Any) -> dict[str, Tensor]:
+    def evaluate(self, model: Model, batch: Any) -> dict[str, Tensor]:
         """Return what a saved model predicts for a batch with labels."""
 
     @abstractmethod
-    def parity(self, model: Potential, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
+    def parity(self, model: Model, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
         """Return reference and prediction [2, points] of every quantity that the batch has labels of."""
 
-    def further_metrics(self, model: Potential, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
+    def further_metrics(self, model: Model, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
         """Return further entries of metrics.json, each with a sentence for the screen."""
         return {}
 

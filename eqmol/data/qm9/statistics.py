@@ -10,7 +10,7 @@ from rich.table import Table
 
 from eqmol.data.qm9.raw import Molecules
 from eqmol.graph.properties import ATOM_REFERENCES, PROPERTIES
-from eqmol.units import HARTREE
+from eqmol.units import BOHR, HARTREE
 
 _COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
 #: Hartree in kcal/mol, and the largest relative distance at which a factor between labels and expectation is recognised.
@@ -32,18 +32,34 @@ def measure(molecules: Molecules, targets: Sequence[str]) -> dict[str, dict[str,
     """Per target: "e0" per element, "mean" and "scale", in its unit.
 
     An extensive property is Σ e0 plus a remainder with the root mean square ``scale`` for each √atom: e0 are published atom
-    references, corrected by linear least squares per element. Others are ``mean`` plus a remainder of the size ``scale``.
+    references, corrected by linear least squares per element. The extent is the same after the second moment of the nuclear
+    charges. Others are ``mean`` plus a remainder of the size ``scale``.
     """
     elements = np.unique(molecules.numbers).tolist()
     counts = composition(molecules, elements)
-    return {name: _measure(name, molecules.values[:, _COLUMN[name]], counts, elements) for name in targets}
+    measured = {}
+    for name in targets:
+        values = molecules.values[:, _COLUMN[name]]
+        if PROPERTIES[name].kind == "extent":
+            values = values - nuclear_extent(molecules)
+        measured[name] = _measure(name, values, counts, elements)
+    return measured
+
+
+def nuclear_extent(molecules: Molecules) -> NDArray[np.float64]:
+    """Second moment Σ Z |r - R|² (a0²) of the nuclear charges about their centre R, [M]."""
+    first, charge = molecules.offsets[:-1], molecules.numbers.astype(np.float64)
+    total = np.add.reduceat(charge, first)
+    centre = np.add.reduceat(charge[:, None] * molecules.positions, first) / total[:, None]
+    arms = molecules.positions - np.repeat(centre, np.diff(molecules.offsets), axis=0)
+    return np.add.reduceat(charge * np.square(arms).sum(axis=1), first) / BOHR**2
 
 
 def _measure(
     name: str, values: NDArray[np.float64], counts: NDArray[np.float64], elements: list[int]
 ) -> dict[str, Any]:
     kind = PROPERTIES[name].kind
-    if kind == "extensive":
+    if kind in ("extensive", "extent"):
         references = ATOM_REFERENCES.get(name, {})
         e0 = np.array([references.get(z, 0.0) for z in elements])
         correction, *_ = np.linalg.lstsq(counts, values - counts @ e0, rcond=None)

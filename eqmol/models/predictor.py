@@ -1,0 +1,123 @@
+"""What every predictor shares: the elements it knows and the edges of its input.
+
+Shapes: N atoms, E edges, G graphs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor, nn
+
+from eqmol.errors import InputError
+from eqmol.models.arguments import check_elements
+from eqmol.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+#: Å; the direction of a shorter edge is not defined.
+SHORTEST_EDGE = 1e-6
+
+
+class Predictor(nn.Module, ABC):
+    """A backbone and what reads its features.
+
+    Args:
+        backbone: returns sets of node features.
+        elements: atomic numbers, the same as the backbone's.
+
+    Attributes:
+        cutoff: Å.
+        recipe: what the model was built from, set by whoever builds from a recipe.
+
+    Raises:
+        InputError: an argument of the wrong type, or elements that differ from the backbone's.
+    """
+
+    species_of: Tensor
+
+    def __init__(self, backbone: Backbone, elements: list[int]) -> None:
+        super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise InputError(f"backbone must be a model with node features, not {type(backbone).__name__}")
+        self.elements = check_elements(elements)
+        if self.elements != backbone.elements:
+            raise InputError(f"elements={self.elements} differ from those of the backbone, {backbone.elements}")
+        self.cutoff = backbone.cutoff
+        self.recipe: dict[str, Any] = {}
+        self.backbone = backbone
+        species_of = torch.full((len(chemical_symbols),), -1)
+        species_of[torch.tensor(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("species_of", species_of, persistent=False)
+
+    @abstractmethod
+    def forward(self, graph: Data) -> dict[str, Tensor]:
+        """Predict; results are float64."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network; positions and results are float64 in every case."""
+        return self.backbone.dtype
+
+    def species(self, graph: Data) -> Tensor:
+        """Index of each atom's element [N].
+
+        Raises:
+            InputError: an element that the model does not know.
+        """
+        numbers = graph.atomic_numbers
+        known = (numbers >= 0) & (numbers < len(self.species_of))
+        species = self.species_of.index_select(0, numbers * known)
+        unknown = torch.nonzero(species < 0)
+        if len(unknown):
+            atom = int(unknown[0])
+            number = int(numbers[atom])
+            symbol = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else "?"
+            trained = ", ".join(chemical_symbols[z] for z in self.elements)
+            raise InputError(
+                f"{_place(graph, atom)} is {symbol} (atomic number {number}), which the model does not know; "
+                f"it knows {trained}"
+            )
+        return species
+
+
+def owners(graph: Data) -> Tensor:
+    """The graph of each atom [N]."""
+    if graph.batch is not None:
+        return graph.batch
+    return torch.zeros(len(graph.pos), dtype=torch.int64, device=graph.pos.device)
+
+
+def edge_vectors(graph: Data, batch: Tensor) -> Tensor:
+    """[E, 3] float64 Å, from each receiver to its sender.
+
+    Raises:
+        InputError: two atoms at the same place.
+    """
+    senders, receivers = graph.edge_index
+    cells = graph.cell.index_select(0, batch.index_select(0, receivers))
+    offsets = torch.einsum("ei,eij->ej", graph.shifts, cells)
+    vectors = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
+    lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
+    if len(lengths) and not bool(lengths.amin() >= SHORTEST_EDGE):
+        edge = int(torch.nonzero(~(lengths >= SHORTEST_EDGE))[0])
+        raise InputError(
+            f"{_place(graph, int(receivers[edge]))} and {_place(graph, int(senders[edge]))} are at the same place or "
+            "have positions that are not finite; remove one of them or correct the positions"
+        )
+    return vectors
+
+
+def _place(graph: Data, atom: int) -> str:
+    """Name an atom by its index within its structure, and the structure by its source."""
+    if graph.batch is None:
+        frame, index, source = 0, atom, graph.source if "source" in graph else ""
+    else:
+        frame = int(graph.batch[atom])
+        index = atom - int(graph.ptr[frame])
+        source = graph.source[frame] if "source" in graph else f"structure {frame}"
+    return f"{source + ': ' if source else ''}atom {index}"

@@ -1,0 +1,117 @@
+"""Properties of molecules from node features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from eqmol.errors import InputError
+from eqmol.graph.properties import PROPERTIES
+from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
+from eqmol.models.backbone import Backbone
+from eqmol.models.predictor import Predictor, edge_vectors, owners
+from eqmol.models.property_heads import HEADS, AtomVectors, Head, Molecule
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+GAPS = ("direct", "difference")
+#: Atoms of a molecule of QM9 in the mean; turns scales for each √atom into scales of molecules.
+TYPICAL_ATOMS = 18
+
+
+class Properties(Predictor):
+    """Several properties from one backbone, each by a head that suits it; see :mod:`eqmol.graph.properties`.
+
+    Args:
+        backbone: returns sets of node features.
+        elements: atomic numbers, the same as the backbone's.
+        statistics: per property "e0" for each element, "mean" and "scale" in its unit; see
+            :mod:`eqmol.data.qm9.statistics`.
+        gap: ``direct``, or ``difference`` for lumo - homo, which must then be properties too.
+        readout_hidden: width of the readouts' hidden layer.
+        denoise: also predict the displacement of atoms, for training with noisy nodes.
+
+    Raises:
+        InputError: an argument of the wrong type, size or range, or an unknown property.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        elements: list[int],
+        statistics: dict[str, Any],
+        gap: str = "direct",
+        readout_hidden: int = 16,
+        denoise: bool = False,
+    ) -> None:
+        super().__init__(backbone, elements)
+        check_integer("readout_hidden", readout_hidden, 1, 2048)
+        if not isinstance(statistics, dict) or not statistics:
+            raise InputError("statistics must name at least one property")
+        if gap not in GAPS:
+            raise InputError(f"gap={gap!r} is unknown; choose from {', '.join(GAPS)}")
+        self.gap_is_difference = gap == "difference"
+        if self.gap_is_difference and not {"homo", "lumo", "gap"} <= statistics.keys():
+            raise InputError("gap=difference is lumo - homo: add homo and lumo to the targets, or choose gap=direct")
+        self.targets = tuple(statistics)
+        heads = {
+            name: _head(name, entry, backbone, readout_hidden, len(self.elements))
+            for name, entry in statistics.items()
+            if not (name == "gap" and self.gap_is_difference)
+        }
+        self.heads = nn.ModuleDict(heads)
+        self.spreads = {name: _spread(name, entry) for name, entry in statistics.items()}
+        self.noise = AtomVectors(backbone, "denoise=True") if check_flag("denoise", denoise) else None
+
+    def forward(self, graph: Data) -> dict[str, Tensor]:
+        """Predict.
+
+        Args:
+            graph: an AtomGraph or a batch of them, see :mod:`eqmol.graph.keys`.
+
+        Returns:
+            Every property [G] in its unit, float64; for "mu" also "dipole" [G, 3] in D and "charges" [N] in e; with
+            ``denoise`` in training also "noise" [N, 3].
+
+        Raises:
+            InputError: an element that the model does not know, or two atoms at the same place.
+        """
+        with torch.inference_mode(False), torch.set_grad_enabled(self.training):
+            species, batch = self.species(graph), owners(graph)
+            vectors = edge_vectors(graph, batch)
+            features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
+            natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
+            molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms)
+            results: dict[str, Tensor] = {}
+            for name, head in self.heads.items():
+                found = head(features, molecule)
+                results[name] = found.pop("value")
+                results |= found
+            if self.gap_is_difference:
+                results["gap"] = results["lumo"] - results["homo"]
+            if self.noise is not None and self.training:
+                results["noise"] = self.noise(features)
+        return results
+
+
+def _spread(name: str, entry: Any) -> float:
+    """Typical size of what the network has to find out about a molecule."""
+    scale = float(entry["scale"])
+    return scale * TYPICAL_ATOMS**0.5 if PROPERTIES[name].kind in ("extensive", "extent") else scale
+
+
+def _head(name: str, entry: Any, backbone: Backbone, hidden: int, num_elements: int) -> Head:
+    """The head of one property."""
+    if name not in PROPERTIES:
+        raise InputError(f"the property {name!r} is unknown; choose among {', '.join(PROPERTIES)}")
+    if not isinstance(entry, dict) or entry.keys() != {"e0", "mean", "scale"}:
+        raise InputError(f"statistics of {name} must have e0, mean and scale")
+    e0 = [check_number(f"each e0 of {name}", value, -1e9, 1e9) for value in check_list("e0", entry["e0"], num_elements)]
+    if len(e0) != num_elements:
+        raise InputError(f"e0 of {name} has {len(e0)} values for {num_elements} elements; give one per element")
+    mean = check_number(f"mean of {name}", entry["mean"], -1e9, 1e9)
+    scale = check_number(f"scale of {name}", entry["scale"], 1e-9, 1e9)
+    return HEADS[PROPERTIES[name].kind](backbone, hidden, e0, mean, scale)

@@ -1,0 +1,166 @@
+"""From node features to properties of molecules.
+
+Shapes: N atoms, G graphs, lm = (degree + 1)² components, C channels. Results are float64.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eqmol.errors import InputError
+from eqmol.models.backbone import Backbone
+from eqmol.models.force_head import ForceHead
+from eqmol.models.reference import DoubleBuffers
+from eqmol.nn import LinearReadout, NonlinearReadout
+from eqmol.units import BOHR, DEBYE
+
+#: e and e·Å; size of the partial charges and atomic dipoles of an untrained model.
+CHARGE_SCALE = 0.1
+
+
+class Molecule(NamedTuple):
+    """What a head may know besides the features.
+
+    Attributes:
+        pos: [N, 3] Å.
+        numbers: [N] atomic numbers.
+        species: [N] index into the elements.
+        batch: [N] the graph of each atom.
+        natoms: [G] float64.
+    """
+
+    pos: Tensor
+    numbers: Tensor
+    species: Tensor
+    batch: Tensor
+    natoms: Tensor
+
+    def sum(self, values: Tensor) -> Tensor:
+        """[N, ...] -> [G, ...]."""
+        return values.new_zeros(len(self.natoms), *values.shape[1:]).index_add(0, self.batch, values)
+
+    def centred(self, weights: Tensor) -> Tensor:
+        """Positions [N, 3] relative to the mean with weights [N] in each graph."""
+        centre = self.sum(weights[:, None] * self.pos) / self.sum(weights)[:, None]
+        return self.pos - centre.index_select(0, self.batch)
+
+
+class AtomScalars(nn.Module):
+    """One number per atom from the scalars of every set of features."""
+
+    def __init__(self, backbone: Backbone, hidden: int) -> None:
+        super().__init__()
+        linear = [LinearReadout(backbone.channels) for _ in range(backbone.num_outputs - 1)]
+        self.readouts = nn.ModuleList([*linear, NonlinearReadout(backbone.channels, hidden)])
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """-> [N] float64."""
+        terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
+        return torch.stack(terms).sum(0).double()
+
+
+class AtomVectors(nn.Module):
+    """One vector per atom from the last features.
+
+    Raises:
+        InputError: those are scalars.
+    """
+
+    def __init__(self, backbone: Backbone, what: str) -> None:
+        super().__init__()
+        if backbone.degree_out < 1:
+            raise InputError(
+                f"{what} reads vectors, but the last features have degree {backbone.degree_out}; set degree_out of the backbone "
+                "(model.degree_out) to 1"
+            )
+        self.readout = ForceHead(backbone.channels)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """-> [N, 3] float64, in the order x, y, z."""
+        return self.readout(features[-1]).double()
+
+
+class Head(DoubleBuffers, ABC):
+    """One property.
+
+    Args:
+        backbone: whose features are read.
+        hidden: width of the hidden layer of the readout.
+        e0: contribution of each element.
+        mean, scale: of what the network predicts.
+    """
+
+    e0: Tensor
+
+    def __init__(self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float) -> None:
+        super().__init__()
+        self.atoms = AtomScalars(backbone, hidden)
+        self.mean, self.scale = mean, scale
+        self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
+
+    @abstractmethod
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G], and further results by name."""
+
+
+class SumHead(Head):
+    """Extensive: Σ_i e0(Z_i) + scale · f_i."""
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G]."""
+        atoms = self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features)
+        return {"value": molecule.sum(atoms)}
+
+
+class MeanHead(Head):
+    """Intensive: mean + scale · (mean over atoms of f_i)."""
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G]."""
+        return {"value": self.mean + self.scale * molecule.sum(self.atoms(features)) / molecule.natoms}
+
+
+class DipoleHead(Head):
+    """Norm of the dipole moment Σ_i q_i r_i + μ_i, with partial charges that sum to zero (Veit et al. 2020, arXiv:2003.12437).
+
+    Without net charge it does not depend on the origin.
+    """
+
+    def __init__(self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale)
+        self.vectors = AtomVectors(backbone, "the dipole moment (mu)")
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G] and "dipole" [G, 3] in D, "charges" [N] in e."""
+        charges = CHARGE_SCALE * self.atoms(features)
+        excess = molecule.sum(charges) / molecule.natoms
+        charges = charges - excess.index_select(0, molecule.batch)
+        # relative to the middle only for the sake of rounding
+        arms = molecule.centred(torch.ones_like(charges))
+        moments = charges[:, None] * arms + CHARGE_SCALE * self.vectors(features)
+        dipole = molecule.sum(moments) / DEBYE
+        return {"value": torch.linalg.vector_norm(dipole, dim=-1), "dipole": dipole, "charges": charges}
+
+
+class ExtentHead(Head):
+    """Second moment of the electrons: Σ_i Z_i |r_i - R|² + e0(Z_i) + scale · (f_i + g_i |r_i - R|² / Å²), a0².
+
+    R is the centre of nuclear charge, to which the extent refers in QM9.
+    """
+
+    def __init__(self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale)
+        self.charges = AtomScalars(backbone, hidden)
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G]."""
+        numbers = molecule.numbers.double()
+        squares = molecule.centred(numbers).square().sum(-1)
+        atoms = numbers * squares / BOHR**2 + self.e0.index_select(0, molecule.species)
+        learnt = self.atoms(features) + CHARGE_SCALE * self.charges(features) * squares
+        return {"value": molecule.sum(atoms + self.scale * learnt)}
+
+
+HEADS: dict[str, type[Head]] = {"extensive": SumHead, "intensive": MeanHead, "dipole": DipoleHead, "extent": ExtentHead}
