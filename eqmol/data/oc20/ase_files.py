@@ -1,0 +1,87 @@
+"""ASE's trajectories and databases: total energies, constraints, and tags that may be missing."""
+
+import math
+import zlib
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import ase
+import ase.db
+import numpy as np
+from ase.constraints import FixAtoms
+from ase.db.row import AtomsRow
+from ase.io.jsonio import decode
+from ase.io.trajectory import Trajectory
+
+from eqmol.data.oc20.frames import Frame, check, infer_tags
+from eqmol.data.oc20.lmdb_files import open_lmdb
+from eqmol.data.oc20.reading import Reading, system_name
+from eqmol.errors import InputError
+
+
+def read_trajectory(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
+    """Read an ASE trajectory; the file is the system."""
+    with Trajectory(path) as frames:
+        for number in range(start, len(frames) if stop is None else min(stop, len(frames))):
+            source = f"{path}, frame {number}"
+            yield check(_from_atoms(frames[number], path.name, path.stem, number, how, source), source), source
+
+
+def read_database(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
+    """Read an ASE database (``.db``)."""
+    with ase.db.connect(path) as rows:
+        for index, row in enumerate(rows.select(limit=None if stop is None else stop - start, offset=start)):
+            yield _from_row(row, path, start + index, how)
+
+
+def read_ase_lmdb(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
+    """Read an ASE LMDB (``.aselmdb``): rows as compressed JSON."""
+    with open_lmdb(path) as (get, keys):
+        for index, key in list(enumerate(keys))[start:stop]:
+            try:
+                row = AtomsRow(decode(zlib.decompress(get(key)).decode()) | {"id": int(key)})
+            except Exception as error:  # JSON of any content
+                raise InputError(
+                    f"{path}, row {key.decode()} cannot be read: {type(error).__name__} {error}"
+                ) from error
+            yield _from_row(row, path, index, how)
+
+
+def _from_row(row: AtomsRow, path: Path, index: int, how: Reading) -> tuple[Frame, str]:
+    """Return the frame of a database's row. A row that names no system belongs to that of its composition and cell: a
+    split by frames would put neighbouring frames of a trajectory on both sides.
+    """
+    atoms, source = row.toatoms(), f"{path}, frame {index}"
+    named = {**row.data, **row.key_value_pairs}
+    digest = sha256(atoms.numbers.tobytes() + np.round(atoms.cell.array, 6).tobytes()).hexdigest()[:12]
+    system = system_name(named.get("sid", f"{path.stem}-{digest}"))
+    frame = _from_atoms(atoms, path.name, system, int(named.get("fid", index)), how, source)
+    return check(frame, source), source
+
+
+def _from_atoms(atoms: ase.Atoms, file: str, system: str, number: int, how: Reading, source: str) -> Frame:
+    """Return the frame of an ASE structure; its energy is a total energy."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    for label in ("energy", "forces"):  # read here, as get_forces() would set those of fixed atoms to zero
+        if results.get(label) is None:
+            raise InputError(f"{source} has no {label}; OC20's frames carry energy and forces")
+    fixed = np.zeros(len(atoms), bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            fixed[constraint.index] = True
+    numbers = atoms.numbers.astype(np.uint8)
+    tags = how.tags.get(file, atoms.get_tags().astype(np.int8))
+    return Frame(
+        system=system,
+        number=number,
+        numbers=numbers,
+        positions=atoms.positions,
+        cell=atoms.cell.array,
+        pbc=np.asarray(atoms.pbc, bool),
+        tags=infer_tags(numbers, fixed) if how.infer_tags and not tags.any() else tags,
+        fixed=fixed,
+        energy=float(results["energy"]),
+        reference=math.nan,
+        forces=np.asarray(results["forces"], np.float64),
+    )

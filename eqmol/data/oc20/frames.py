@@ -1,0 +1,109 @@
+"""One frame of OC20, and what makes it unusable."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.formula import Formula
+from numpy.typing import NDArray
+
+from eqmol.errors import InputError
+from eqmol.graph.system import FLAT_CELL, lowest_height
+
+#: eV/Å; frames in which a force component of a free atom is larger are trial steps of the optimiser, and OC20 drops them.
+MAX_FORCE = 50.0
+SUBSURFACE, SURFACE, ADSORBATE = 0, 1, 2  #: values of tags
+ADSORBATE_ELEMENTS = (1, 6, 7, 8)  #: of all adsorbates of OC20
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A structure with its labels, as the file has them.
+
+    Args:
+        system: id of the trajectory, "random123".
+        number: of the frame within it.
+        numbers: [N] uint8, atomic numbers.
+        positions: [N, 3] float64, Å.
+        cell: [3, 3] float64, Å, rows are vectors.
+        pbc: [3] bool.
+        tags: [N] int8, 0 below the surface, 1 surface, 2 adsorbate.
+        fixed: [N] bool, held in place.
+        energy: eV, total, unless ``reference`` is 0.
+        reference: eV, energy of slab and adsorbate apart, so that energy - reference is the adsorption energy; NaN if not
+            known.
+        forces: [N, 3] float64, eV/Å, of all atoms; None for relaxed energies (IS2RE).
+    """
+
+    system: str
+    number: int
+    numbers: NDArray[np.uint8]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    tags: NDArray[np.int8]
+    fixed: NDArray[np.bool_]
+    energy: float
+    reference: float
+    forces: NDArray[np.float64] | None
+
+
+def check(frame: Frame, source: str) -> Frame:
+    """Return a frame whose file can be trusted so far.
+
+    Raises:
+        InputError: no atoms, arrays of different lengths, unknown elements, no tags, or a singular cell.
+    """
+    count = len(frame.numbers)
+    arrays: dict[str, NDArray[Any]] = {"positions": frame.positions, "tags": frame.tags, "fixed atoms": frame.fixed}
+    if frame.forces is not None:
+        arrays["forces"] = frame.forces
+    for name, array in arrays.items():
+        if len(array) != count or count == 0:
+            raise InputError(f"{source} has {count} atoms, but {len(array)} {name}")
+    if not (frame.numbers > 0).all() or frame.numbers.max() >= len(chemical_symbols):
+        raise InputError(f"{source} has an atomic number that is not one of an element")
+    if not np.isin(frame.tags, (SUBSURFACE, SURFACE, ADSORBATE)).all() or not frame.tags.any():
+        raise InputError(
+            f"{source}: the tags do not mark surface (1) and adsorbate (2) but are {sorted(set(frame.tags.tolist()))}; "
+            "put an inferred_tags.json into the folder, or let them be inferred with infer_tags (data/README.md)"
+        )
+    if frame.pbc.any() and not (np.isfinite(frame.cell).all() and lowest_height(frame.cell[frame.pbc]) > FLAT_CELL):
+        raise InputError(f"{source}: the cell {frame.cell.tolist()} is singular; correct or remove the frame")
+    return frame
+
+
+def why_dropped(frame: Frame) -> str | None:
+    """Return why a frame must not be trained on, or None."""
+    if not np.isfinite(frame.positions).all():
+        return "positions are not finite"
+    if not math.isfinite(frame.energy):
+        return "energy is not finite"
+    if frame.forces is None:
+        return None
+    if not np.isfinite(frame.forces).all():
+        return "forces are not finite"
+    free = frame.forces[~frame.fixed]
+    if free.size > 0 and np.abs(free).max() > MAX_FORCE:
+        return f"|F| > {MAX_FORCE:g} eV/Å"
+    return None
+
+
+def infer_tags(numbers: NDArray[np.uint8], fixed: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Return tags [N] by the rule that holds where OC20's own are known: the H, C, N, O atoms at the end are the adsorbate,
+    fixed atoms are below the surface.
+
+    A guess: the last atoms of an oxide look like an adsorbate.
+    """
+    others = np.flatnonzero(~np.isin(numbers, ADSORBATE_ELEMENTS))
+    tags = np.where(fixed, SUBSURFACE, SURFACE).astype(np.int8)
+    tags[others[-1] + 1 if len(others) > 0 else 0 :] = ADSORBATE
+    return tags
+
+
+def adsorbate(numbers: NDArray[np.uint8], tags: NDArray[np.int8]) -> str:
+    """Return the composition of the adsorbate, "CH3O" in Hill's order; "" without one."""
+    symbols = [chemical_symbols[number] for number in numbers[tags == ADSORBATE]]
+    return Formula.from_list(symbols).format("hill") if symbols else ""

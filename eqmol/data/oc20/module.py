@@ -1,0 +1,243 @@
+"""OC20 (``data=oc20``) and the embedded sample in its format (``data=oc20_sample``)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, RenderableType
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from eqmol.data import places
+from eqmol.data.datamodule import GraphSets, check_integers
+from eqmol.data.oc20.dataset import Frames, Library, count_edges
+from eqmol.data.oc20.energies import ENERGIES, choose_energies, no_references, read_references, relaxed
+from eqmol.data.oc20.prepare import prepare, report
+from eqmol.data.oc20.shards import INDEX, IS2RE, S2EF, Index
+from eqmol.data.oc20.splits import SPLITS, split, without_unknown
+from eqmol.data.statistics import summarise
+from eqmol.errors import InputError
+from eqmol.graph import AtomGraph
+from eqmol.graph.keys import FORCES
+
+KINDS = (S2EF, IS2RE)
+#: Frames that give the scale of forces and the mean number of neighbours, and that stand for the training set in the
+#: final table.
+MEASURED = 500
+
+
+class OC20(GraphSets):
+    """Adsorbates on slabs: frames from shards, graphs made on the fly.
+
+    Args:
+        folder: raw files or shards; None for the first of ``$EQMOL_DATA/<name>``, ``data/<name>`` here and in the checkout.
+        name: of the folder.
+        files: pattern of the raw files below it.
+        prepared: folder for shards made from raw files; None for ``data/<name>/prepared`` here.
+        val_folder: validation set apart; None to split.
+        test_folders: name -> further test set.
+        kind: "s2ef", energies and forces of frames, or "is2re", relaxed energies of initial structures.
+        split: "systems" or "blocks", see :mod:`eqmol.data.oc20.splits`.
+        val_fraction: part of the systems that validates.
+        held_out: number of systems that are tested on and not trained on.
+        energy: "adsorption", "total", or "auto" for the first where every frame has a reference.
+        references: energies per element for total energies: an ``.npz`` with ``coeff``; None to fit them.
+        infer_tags, total: see :class:`eqmol.data.oc20.reading.Reading`.
+        max_neighbors: see :class:`eqmol.data.oc20.dataset.Frames`.
+        verify: compare the sha256 of every shard before use.
+        options: see :class:`eqmol.data.datamodule.GraphSets`.
+    """
+
+    train_graphs: Frames
+    val_graphs: Frames
+    test_graphs: dict[str, Frames]
+
+    def __init__(
+        self,
+        *,
+        folder: str | Path | None = None,
+        name: str = "oc20",
+        files: str = "**/*",
+        prepared: str | Path | None = None,
+        val_folder: str | Path | None = None,
+        test_folders: Mapping[str, str | Path] | None = None,
+        kind: str = S2EF,
+        split: str = "systems",
+        val_fraction: float = 0.1,
+        held_out: int = 5,
+        energy: str = "auto",
+        references: str | Path | None = None,
+        infer_tags: bool = False,
+        total: bool = False,
+        max_neighbors: int | None = None,
+        verify: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        for option, value, choices in (("kind", kind, KINDS), ("split", split, SPLITS), ("energy", energy, ENERGIES)):
+            if value not in choices:
+                raise InputError(f"data.{option}={value} is unknown; choose one of {', '.join(choices)}")
+        if not isinstance(val_fraction, float) or not 0 < val_fraction < 1:
+            raise InputError(f"data.val_fraction={val_fraction!r} must be a number between 0 and 1")
+        check_integers(0, held_out=held_out)
+        if max_neighbors is not None:
+            check_integers(1, max_neighbors=max_neighbors)
+        if kind == IS2RE and FORCES in self.required:
+            raise InputError("data.kind=is2re has no forces to train on: set task.targets.forces.weight=0")
+        self.folder = None if folder is None else Path(folder)
+        self.folder_name = name
+        self.prepared = None if prepared is None else Path(prepared)
+        self.other_folders = {} if val_folder is None else {"val": Path(val_folder)}
+        self.other_folders |= {test: Path(path) for test, path in (test_folders or {}).items()}
+        self.reading: dict[str, Any] = {"files": files, "infer_tags": infer_tags, "total": total}
+        self.kind = kind
+        self.split = split
+        self.val_fraction = val_fraction
+        self.held_out = held_out
+        self.energy = energy
+        self.references = references
+        self.max_neighbors = max_neighbors
+        self.verify = verify
+        self.refused: dict[str, list[str]] = {}
+        self._indices: list[Index] = []
+        self._adsorption: bool | None = None
+
+    def prepare_data(self) -> None:
+        """Make shards from raw files, unless they are there.
+
+        Raises:
+            InputError: the data are nowhere, or see :func:`eqmol.data.oc20.prepare.prepare`.
+        """
+        for folder in (self._raw(), *self.other_folders.values()):
+            self._shards(folder)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the shards, split, measure.
+
+        Raises:
+            InputError: a shard is damaged; no frames of the kind, no reference energies, nothing to validate with.
+        """
+        if self._statistics is not None:
+            return
+        frames = self._open(self._raw())
+        library = frames.library
+        if "val" in self.other_folders:
+            train = frames
+        else:
+            divided = split(library, self.split, self.val_fraction, self.held_out, self.seed)
+            self.refused = dict(divided.refused)
+            train = frames.within(divided.train)
+            self.val_graphs = frames.within(divided.val)
+            self.test_graphs = {name: frames.within(indices) for name, indices in divided.tests.items()}
+        known = library.composition[np.unique(library.system[train.indices])].sum(axis=0) > 0
+        for name, folder in self.other_folders.items():
+            other = self._open(folder)
+            indices, refused = without_unknown(other.library, known)
+            self.refused |= {f"{system} ({name})": elements for system, elements in refused.items()}
+            if name == "val":
+                self.val_graphs = other.within(indices)
+            else:
+                self.test_graphs[name] = other.within(indices)
+        self.train_graphs = train
+        for name, graphs in self._sets().items():
+            if len(graphs) == 0:
+                raise InputError(
+                    f"the set '{name}' is empty; {len(self.refused)} systems have elements of no other system"
+                )
+        self._measure(train, known)
+
+    def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return the numbers of atoms and, where they are limited, of edges of frames."""
+        assert isinstance(graphs, Frames)
+        atoms = graphs.library.atoms[graphs.indices]
+        return atoms, None if self.batch_edges is None else count_edges(graphs, Console())
+
+    def evaluation_dataloaders(self) -> dict[str, DataLoader]:
+        """Return every set in its order; of "train" a part that is evenly spread."""
+        sets = {"train": self.train_graphs.spread(MEASURED), "val": self.val_graphs, **self.test_graphs}
+        return {name: self._ordered(graphs, self.num_workers) for name, graphs in sets.items()}
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation set in its order."""
+        return self._ordered(self.val_graphs, self.num_workers)
+
+    def tables(self) -> list[RenderableType]:
+        """Return what a person should see before training: frames dropped, sets, refused systems, element energies."""
+        sets = Table("set", "systems", "frames", "atoms", title=f"data: {self.kind}, split by {self.split}")
+        for name, graphs in self._sets().items():
+            assert isinstance(graphs, Frames)
+            library = graphs.library
+            systems = len(np.unique(library.system[graphs.indices]))
+            sets.add_row(name, str(systems), str(len(graphs)), str(library.atoms[graphs.indices].sum()))
+        shown: list[RenderableType] = [*map(report, self._indices), sets]
+        if self.refused:
+            refused = "; ".join(f"{system} ({', '.join(elements)})" for system, elements in self.refused.items())
+            shown.append(f"not held out, as no training system would be left with some of their elements: {refused}")
+        return [*shown, self._measured().table(), self._measured().notes()]
+
+    def _raw(self) -> Path:
+        """Return the folder of the data set.
+
+        Raises:
+            InputError: it is nowhere.
+        """
+        if self.folder is not None:
+            if not self.folder.is_dir():
+                raise InputError(f"data.folder={self.folder} is not a folder")
+            return self.folder
+        found = next((folder for folder in places.folders(self.folder_name) if folder.is_dir()), None)
+        if found is None:
+            raise places.not_found(
+                self.folder_name,
+                "put OC20's files there as data/README.md says, or set EQMOL_DATA or data.folder; data=oc20_sample needs no "
+                "download",
+            )
+        return found
+
+    def _shards(self, folder: Path) -> tuple[Path, Index]:
+        """Return the shards of a folder and their index: those in it, or new ones."""
+        if (folder / INDEX).is_file():
+            return folder, Index.read(folder)
+        out = folder / "prepared"
+        if not (out / INDEX).is_file():
+            out = self.prepared or Path("data", self.folder_name, "prepared")
+            if folder in self.other_folders.values():
+                out = out / "sets" / folder.name
+        return out, prepare(folder, out, console=Console(), **self.reading)
+
+    def _open(self, folder: Path) -> Frames:
+        """Return all frames of a folder."""
+        out, index = self._shards(folder)
+        index.verify(out, self.verify)
+        self._indices.append(index)
+        derived = self.kind == IS2RE and not any(entry.kind == IS2RE and entry.frames for entry in index.shards)
+        library = Library.open(out, index, S2EF if derived else self.kind)
+        energies, adsorption = choose_energies(library, self.energy)
+        if self._adsorption not in (None, adsorption):
+            raise InputError(f"{folder} has {'' if adsorption else 'no '}adsorption energies, unlike the training set")
+        self._adsorption = adsorption
+        chosen = np.arange(len(library.system))
+        if derived:
+            chosen, energies = relaxed(library, energies)
+        return Frames(library, chosen, energies, self.cutoff, self.max_neighbors, forces=not derived)
+
+    def _measure(self, train: Frames, known: NDArray[np.bool_]) -> None:
+        """Take the statistics of the training set: element energies from all its frames, the rest from some."""
+        library = train.library
+        systems, place, sizes = np.unique(library.system[train.indices], return_inverse=True, return_counts=True)
+        elements = np.flatnonzero(known)
+        some = train.spread(MEASURED)
+        graphs = [some[i] for i in range(len(some))]
+        given = {} if self.references is None else read_references(Path(self.references))
+        self._statistics = summarise(
+            elements.tolist(),
+            library.composition[systems][:, elements].astype(np.float64),
+            np.bincount(place, train.energy[train.indices]) / sizes,
+            no_references() if self._adsorption else given,
+            forces=some.free_forces(),
+            avg_num_neighbors=sum(graph.edge_index.shape[1] for graph in graphs) / sum(g.num_nodes for g in graphs),
+            source=str(self._raw()),
+            weights=sizes.astype(np.float64),
+        )

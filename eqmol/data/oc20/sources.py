@@ -1,0 +1,87 @@
+"""Which files of a folder hold OC20, and who reads them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eqmol.data.oc20.ase_files import read_ase_lmdb, read_database, read_trajectory
+from eqmol.data.oc20.lmdb_files import open_lmdb
+from eqmol.data.oc20.reading import Reader
+from eqmol.data.oc20.records import read_lmdb, read_torch
+from eqmol.data.oc20.s2ef import labels_of, read_s2ef
+from eqmol.errors import InputError
+
+READERS: dict[str, Reader] = {
+    ".extxyz.xz": read_s2ef,
+    ".extxyz": read_s2ef,
+    ".traj": read_trajectory,
+    ".db": read_database,
+    ".aselmdb": read_ase_lmdb,
+    ".lmdb": read_lmdb,
+    ".pt": read_torch,
+}
+FORMATS = ", ".join(f"*{ending}" for ending in READERS)
+#: Entries of an LMDB that go into one shard.
+ENTRIES = 5000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What becomes one shard.
+
+    Args:
+        source: path below the folder, with forward slashes.
+        start: first entry.
+        stop: entry after the last; None for all.
+    """
+
+    source: str
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def shard(self) -> str:
+        """Path of the shard below the folder of shards."""
+        part = "" if self.stop is None else f".{self.start}"
+        return f"{self.source}{part}.safetensors"
+
+
+def find(folder: Path, files: str = "**/*") -> list[str]:
+    """Return the paths of the data files below a folder, sorted; an ``.extxyz`` counts only with its ``.txt``.
+
+    Args:
+        folder: searched with everything in it.
+        files: pattern that the paths must match.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = [path for path in sorted(folder.glob(files)) if path.is_file() and _ending(path)]
+    paths = [path for path in paths if path.suffix != ".extxyz" or labels_of(path)]
+    if not paths:
+        raise InputError(f"{folder} holds no file of OC20 ({FORMATS}) that matches data.files={files}")
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def parts(folder: Path, source: str) -> list[Path]:
+    """Return the files that a source consists of."""
+    path = folder / source
+    labels = labels_of(path) if reader(source) is read_s2ef else None
+    return [path] if labels is None else [path, labels]
+
+
+def units(folder: Path, source: str) -> list[Unit]:
+    """Return the shards that a source becomes: one, or several of a large LMDB."""
+    if reader(source) not in (read_lmdb, read_ase_lmdb):
+        return [Unit(source)]
+    with open_lmdb(folder / source) as (_, keys):
+        return [Unit(source, start, min(start + ENTRIES, len(keys))) for start in range(0, len(keys), ENTRIES)]
+
+
+def reader(source: str) -> Reader:
+    """Return who reads a file."""
+    return READERS[_ending(Path(source))]
+
+
+def _ending(path: Path) -> str:
+    """Return the ending by which a file is known, or ""."""
+    return next((ending for ending in READERS if path.name.endswith(ending)), "")
