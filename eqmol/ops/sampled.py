@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eqmol.ops.contract import Product, TensorProduct
@@ -85,6 +86,16 @@ def chunks(rows: int, row_size: int, like: Tensor) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
+def components_first(x: Tensor) -> Tensor:
+    """[n, lm, C] -> [lm, n, C], so that one matrix product samples every row."""
+    return x.transpose(0, 1).contiguous()
+
+
+def apply(table: Tensor, x: Tensor) -> Tensor:
+    """[i, j] and [j, n, C] -> [i, n, C]."""
+    return (table @ x.flatten(1)).view(-1, *x.shape[1:])
+
+
 class SampledProduct(Sampled, Product):
     """Point-by-point product of two sampled features."""
 
@@ -105,28 +116,48 @@ class SampledProduct(Sampled, Product):
         self.is_whole = np.array_equal(tables.component, np.arange(len(degrees(spec.degree_filter))))
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        second = y if self.is_whole else y.index_select(-2, self.component)
-        form = PointwiseProduct((self.first, self.second, self.projection))
-        (z,) = partials(form, [2], [x, second * weight.index_select(-2, self.own), None])
+        y = y if self.is_whole else y.index_select(-2, self.component)
+        own = weight.index_select(-2, self.own)
+        form = WeightedProduct((self.first, self.second, self.projection))
+        (z,) = partials(form, [3], [x, y, own if own.dim() == 3 else own.unsqueeze(0), None])
         return z
 
 
-class PointwiseProduct:
-    """The form Σ_g (A a)_g (B b)_g (C c)_g of three features, given the tables A, B, C of samples [G, lm]."""
+class WeightedProduct:
+    """The form Σ_n Σ_g (A x)_g (B w y)_g (P v)_g, given tables A, B, P of samples [G, lm].
+
+    Arguments: x [N, lm_in, C], y [N, J, C], w [N or 1, J, C], v [N, lm_out, C]; only v may be absent.
+    """
 
     def __init__(self, tables: tuple[Tensor, Tensor, Tensor]) -> None:
         self.tables = tables
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
-        given = next(a for a in arguments if a is not None)
-        rows, channels = given.shape[0], given.shape[-1]
-        results = [given.new_empty(rows, self.tables[slot].shape[1], channels) for slot in slots]
-        for chunk in chunks(rows, self.tables[0].shape[0] * channels, given):
-            samples = [
-                None if argument is None or slots == (i,) else table @ argument[chunk]
-                for i, (table, argument) in enumerate(zip(self.tables, arguments, strict=True))
-            ]
+        x, y, w, v = arguments
+        assert x is not None
+        assert y is not None
+        assert w is not None
+        first, second, projection = self.tables
+        results = [x.new_zeros(*w.shape) if slot == 2 else x.new_empty(*self._shape(slot, x)) for slot in slots]
+        for rows in chunks(len(x), len(first) * x.shape[2], x):
+            factor, own = components_first(y[rows]), w[rows if len(w) > 1 else slice(None)].transpose(0, 1)
+            a = apply(first, components_first(x[rows]))
+            b = apply(second, factor * own)
+            c = a if v is None else apply(projection, components_first(v[rows]))
+            slope = apply(second.T, a * c) if {1, 2} & set(slots) else a
             for slot, result in zip(slots, results, strict=True):
-                a, b = (s for i, s in enumerate(samples) if i != slot)
-                result[chunk] = self.tables[slot].T @ (a * b)  # type: ignore[operator]
+                if slot == 0:
+                    result[rows] = apply(first.T, b * c).transpose(0, 1)
+                elif slot == 1:
+                    torch.mul(slope, own, out=result[rows].transpose(0, 1))
+                elif slot == 2 and len(w) == 1:
+                    result += (slope * factor).sum(1)
+                elif slot == 2:
+                    torch.mul(slope, factor, out=result[rows].transpose(0, 1))
+                else:
+                    result[rows] = apply(projection.T, a * b).transpose(0, 1)
         return results
+
+    def _shape(self, slot: int, x: Tensor) -> tuple[int, int, int]:
+        table = self.tables[{0: 0, 1: 1, 3: 2}[slot]]
+        return len(x), table.shape[1], x.shape[2]
