@@ -25,7 +25,7 @@ from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
 from eqmol.models import Potential
 from eqmol.models.enlarge import GROWTHS, Growth, enlarge
-from eqmol.models.weight_map import missing_weights
+from eqmol.models.enlarge.weights import missing_weights
 from eqmol.ops.registry import can_run
 from eqmol.options import Option, choice, describe_options, flag, integer, path, read_options
 
@@ -79,7 +79,9 @@ def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potent
     before = _arguments(old)
     for name in changes:
         if name not in (*growth.sizes, "family", "parity"):
-            raise InputError(f"{name} of a {type(old.backbone).__name__} cannot grow")
+            raise InputError(
+                f"{name} of this model's {type(old.backbone).__name__} cannot grow while the function is kept"
+            )
     changes = {name: value for name, value in changes.items() if value != before[name]}
     if not changes:
         able = ", ".join(f"{name}=" for name in ("family", "parity", *growth.sizes))
@@ -107,10 +109,14 @@ def _arguments(model: Potential) -> dict[str, Any]:
     return {name: p.default for name, p in signature.items()} | model.recipe["backbone"]
 
 
-def _able_backend(backend: str | Mapping[str, str], family: str) -> str | dict[str, str]:
-    if isinstance(backend, str):
-        return backend if can_run(backend, family) else "cg"
-    return {operation: name if can_run(name, family) else "cg" for operation, name in backend.items()}
+def _able_backend(backend: str | Mapping[str, str], family: str | Mapping[str, str]) -> str | dict[str, str]:
+    """The backend, with cg in place of what cannot run the families."""
+    families = {family} if isinstance(family, str) else set(family.values())
+
+    def able(name: str) -> str:
+        return name if all(can_run(name, each) for each in families) else "cg"
+
+    return able(backend) if isinstance(backend, str) else {operation: able(name) for operation, name in backend.items()}
 
 
 def _refuse_losses(old: Potential, new: Potential, changes: Mapping[str, Any]) -> None:
@@ -232,7 +238,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _structures(file: str | None, model: Potential) -> list[ase.Atoms]:
     if file is None:
-        return list(example_structures(model.elements, model.cutoff))
+        found = list(example_structures(model.elements, model.cutoff))
+        return found if model.conservative else [atoms for atoms in found if not atoms.pbc.any()]
     found = [atoms for atoms, _, _ in read_frames(file)]
     if not found:
         raise InputError(f"{file} has no structures to compare the models on")

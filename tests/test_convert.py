@@ -18,8 +18,8 @@ from eqmol.convert import EXACT, convert, differences, example_structures, main,
 from eqmol.errors import InputError
 from eqmol.graph import collate
 from eqmol.models import Potential
-from eqmol.models import enlarge as enlargement
-from eqmol.models.weight_map import missing_weights, weight_map
+from eqmol.models.enlarge import mace as growth_of_mace
+from eqmol.models.enlarge.weights import missing_weights, weight_map
 from eqmol.ops import Spec
 from eqmol.recipe import build
 from tests.ops.cases import spec_id
@@ -109,6 +109,63 @@ def test_new_degrees_that_could_not_learn_are_refused() -> None:
         convert(old_model("gaunt", "o3"), {"filter_degree": 3})
 
 
+EQUIFORMER = {
+    "degree": 2,
+    "filter_degree": 3,
+    "channels": 4,
+    "layers": 2,
+    "cutoff": 3.5,
+    "heads": 2,
+    "alpha_channels": 3,
+}
+FORMS = [
+    {"feedforward": "product", "selfmix": True},
+    {"messages": "nonlinear"},
+    {"feedforward": "product", "family": {"convolution": "coupled", "product": "gaunt"}},
+    {"degree_out": 1, "direct": True},
+]
+
+
+def equiformer(family: Any, parity: str, direct: bool = False, **form: Any) -> Potential:
+    base = model().recipe
+    kept = {name: base["backbone"][name] for name in ("elements", "avg_num_neighbors", "radial_hidden")}
+    backbone = {"_target_": "eqmol.models.Equiformer", "backend": "cg", "family": family, "parity": parity}
+    forces = {"forces": "direct", "zbl": False} if direct else {}
+    with default_dtype(torch.float64):
+        return build({**base, **forces, "backbone": {**backbone, **kept, **EQUIFORMER, **form}}).eval()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"family": "coupled"}, {"parity": "so3"}, {"family": "coupled", "parity": "so3"}], ids=name_of
+)
+@pytest.mark.parametrize("form", FORMS, ids=name_of)
+def test_equiformer(form: dict[str, Any], changes: dict[str, Any]) -> None:
+    old = equiformer(**{"family": "gaunt", "parity": "o3", **form})
+    if form.get("messages") == "nonlinear" and "family" not in changes:
+        with pytest.raises(InputError, match=r"inner_matrix.weight is followed by a gate.*family=coupled"):
+            convert(old, changes)
+        return
+    new = convert(old, changes)
+    structures = [a for a in example_structures(old.elements, old.cutoff) if old.conservative or not a.pbc.any()]
+    assert max(d.largest for d in differences(old, new, structures, EXACT)) <= 1e-10
+    with pytest.raises(InputError, match="cannot hold this model"):
+        convert(new, {name: old.recipe["backbone"][name] for name in changes})
+
+
+def test_equiformer_keeps_its_channels() -> None:
+    with pytest.raises(InputError, match="channels of this model's Equiformer cannot grow while the function is kept"):
+        convert(equiformer("gaunt", "o3"), {"channels": 8})
+
+
+def test_direct_forces_grow() -> None:
+    old = model(degree_out=1)
+    with default_dtype(torch.float64):
+        old = build({**old.recipe, "forces": "direct", "zbl": False}).eval()
+    structures = [a for a in example_structures(old.elements, old.cutoff) if not a.pbc.any()]
+    new = convert(old, {"channels": 5})
+    assert max(d.largest for d in differences(old, new, structures, EXACT)) <= 1e-10
+
+
 SMALLER = [
     ({"channels": 2}, r"channels=2 is less than the model's 3: \d+ of its \d+ parameters would be lost"),
     ({"degree": 0}, "degree=0 is less"),
@@ -189,7 +246,7 @@ def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_broken_mapping_is_caught(
     source: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(enlargement, part, lambda new, old, *args, **kwargs: None)
+    monkeypatch.setattr(growth_of_mace, part, lambda new, old, *args, **kwargs: None)
     target = tmp_path / "broken.safetensors"
     assert main([str(source), str(target), "family=coupled"]) == 1
     assert "the models differ by" in capsys.readouterr().err
