@@ -7,19 +7,28 @@ summed within the chunk, also in derivatives, which compute the message anew.
 Shapes: N nodes, E edges, e edges of a chunk, C channels, H hidden radial features, S weights of the message.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from eqmol.ops.contract import RadialWeight
-from eqmol.ops.multilinear import Form, partials
+from eqmol.ops.multilinear import partials
 
 #: Numbers that a chunk has at a time on the CPU: they stay in the cache of one core. Other devices want large chunks.
-CHUNK, CHUNK_ELSEWHERE = 1 << 18, 1 << 26
+CHUNK, CHUNK_ELSEWHERE = 1 << 20, 1 << 26
+
+
+class Message(Protocol):
+    """A form in weights [e, S, C], features [e, lm_in, C], tensors of the geometry [e, ...] and the cotangent [e, lm_out, C]."""
+
+    def bind(self, arguments: Sequence[Tensor]) -> Callable[[Sequence[int]], Sequence[Tensor]]:
+        """What computes the derivatives by the arguments of the given slots from what the other arguments then hold.
+
+        The results are overwritten by the next call.
+        """
 
 
 class Nodes(NamedTuple):
@@ -31,7 +40,7 @@ class Nodes(NamedTuple):
 
 
 def sum_messages(
-    message: Form,
+    message: Message,
     rows: int,
     x: Tensor,
     geometry: Sequence[Tensor],
@@ -41,8 +50,7 @@ def sum_messages(
     """Sum over the edges of every receiver, or the message of every edge.
 
     Args:
-        message: form in weights [e, S, C], features [e, lm_in, C], tensors of the geometry [e, ...] and the cotangent
-            [e, rows, C] of the message, for any number of edges.
+        message: what is summed.
         rows: components of the result.
         x: [N, lm_in, C].
         geometry: tensors [E, ...].
@@ -62,36 +70,39 @@ def sum_messages(
 class _EdgeSum:
     """The form of the sum in hidden, matrix, features, geometry and cotangent."""
 
-    message: Form
+    message: Message
     nodes: Nodes | None
     shape: tuple[int, int, int]
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
-        hidden, matrix, *others = arguments
+        hidden, matrix, *others = (None if a is None else a.contiguous() for a in arguments)
         assert hidden is not None
         assert matrix is not None
-        last = len(arguments) - 1
+        last = len(others)
         shapes = [self.shape if a is None else a.shape for a in arguments]
         result = {slot: hidden.new_zeros(shapes[slot]) for slot in slots}
-        # hidden and matrix are one slot of the message, the weights
+        # hidden and matrix are one argument of the message, its weights
         wanted = sorted({max(slot - 1, 0) for slot in slots})
-        given = [i for i in range(last) if wanted != [i]]
+        given = [i for i in range(last + 1) if wanted != [i]]
         flat = matrix.flatten(1)
-        others = [None if a is None else a.contiguous() for a in others]
+        bound: dict[int, tuple[list[Tensor], Callable[[Sequence[int]], Sequence[Tensor]]]] = {}
         for rows in self._chunks(hidden, flat, shapes):
+            edges = rows.stop - rows.start
+            if edges not in bound:
+                buffers = [hidden.new_empty(edges, *shape[1:]) for shape in (matrix.shape, *shapes[2:])]
+                bound[edges] = buffers, self.message.bind(buffers)
+            buffers, derivatives = bound[edges]
             index: dict[int, Tensor] = {}
             if self.nodes is not None:
-                index = {2: self.nodes.senders[rows], last: self.nodes.receivers[rows]}
-            local: list[Tensor | None] = [None] * last
+                index = {1: self.nodes.senders[rows], last: self.nodes.receivers[rows]}
             for i in given:
-                local[i] = (
-                    (hidden[rows] @ flat).unflatten(1, matrix.shape[1:])
-                    if i == 0
-                    else _take(others[i - 1], index.get(i + 1, rows))
-                )
-            for i, part in zip(wanted, self.message.partials(wanted, local), strict=True):
+                if i == 0:
+                    torch.mm(hidden[rows], flat, out=buffers[0].view(edges, -1))
+                else:
+                    _take(others[i - 1], index.get(i, rows), buffers[i])
+            for i, part in zip(wanted, derivatives(wanted), strict=True):
                 if i > 0:
-                    _add(result[i + 1], index.get(i + 1, rows), part)
+                    _add(result[i + 1], index.get(i, rows), part)
                     continue
                 part = part.flatten(1)
                 if 0 in result:
@@ -101,18 +112,20 @@ class _EdgeSum:
         return [result[slot] for slot in slots]
 
     def _chunks(self, hidden: Tensor, flat: Tensor, shapes: Sequence[Sequence[int]]) -> Iterator[slice]:
-        """Slices of edges of nearly equal length."""
+        """Slices of edges of equal length, but for the last."""
         per_edge = flat.shape[1] + 2 * (shapes[2][1] + self.shape[1]) * self.shape[2]
         limit = CHUNK if hidden.device.type == "cpu" else CHUNK_ELSEWHERE
         edges = hidden.shape[0]
-        number = -(-edges * per_edge // limit)
-        bounds = [edges * i // number for i in range(number + 1)] if edges else []
-        return (slice(a, b) for a, b in pairwise(bounds) if b > a)
+        size = -(-edges // max(-(-edges * per_edge // limit), 1))
+        return (slice(first, min(first + size, edges)) for first in range(0, edges, max(size, 1)))
 
 
-def _take(source: Tensor | None, rows: Tensor | slice) -> Tensor:
+def _take(source: Tensor | None, rows: Tensor | slice, out: Tensor) -> None:
     assert source is not None
-    return source[rows] if isinstance(rows, slice) else source.index_select(0, rows)
+    if isinstance(rows, slice):
+        out.copy_(source[rows])
+    else:
+        torch.index_select(source, 0, rows, out=out)
 
 
 def _add(target: Tensor, rows: Tensor | slice, values: Tensor) -> None:

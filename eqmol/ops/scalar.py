@@ -4,8 +4,7 @@ Each degree has one path, (0, l, l) or (l, l, 0), in either family and parity, s
 """
 
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import torch
@@ -84,10 +83,10 @@ class _Zonal:
         self.mask = mask
         self.scalar_slot = scalar_slot
 
-    def partials(self, slots: Sequence[int], arguments: Sequence[Any]) -> list[Tensor]:
-        return [self._partial(slot, arguments) for slot in slots]
+    def bind(self, arguments: Sequence[Tensor]) -> Callable[[Sequence[int]], list[Tensor]]:
+        return lambda slots: [self._derivative(slot, arguments) for slot in slots]
 
-    def _partial(self, slot: int, arguments: Sequence[Any]) -> Tensor:
+    def _derivative(self, slot: int, arguments: Sequence[Tensor]) -> Tensor:
         weight, harmonics = arguments[0], arguments[2]
         scalar, vector = arguments[self.scalar_slot], arguments[4 - self.scalar_slot]
         if slot == 2:

@@ -1,230 +1,191 @@
 """Products in the edge frame, where components of order m meet only those of order m and -m.
 
-With weights W = hidden · matrix, [E, S, C], which are made a chunk of edges at a time and never kept:
+A rotation R of every edge, restricted to the orders that couple, takes features into the frame, x' = R x; there
 
-    y_m = c_m x_m + s_m x_-m,    y_-m = c_m x_-m - s_m x_m    (m > 0),    y_0 = c_0 x_0
+    y'_m = c_m x'_m + s_m x'_-m,    y'_-m = c_m x'_-m - s_m x'_m    (m > 0),    y'_0 = c_0 x'_0
 
-for every pair of degrees (l1, l3) and m <= min(l1, l3), summed over l1. The product is linear in hidden, matrix and features,
-so its derivatives of every order are products of the same kind: :class:`Contract` and :class:`ContractGradient` are closed
-under differentiation.
+for every pair of degrees (l1, l3), summed over l1, with weights c and s of their own; the message is Rᵀ y'.
 
-Shapes: E edges, C channels, H hidden, S weights. Features are one tensor [E, 2k + 1, C] per degree l, k = min(l, order), of
-orders 0 ... k, then -1 ... -k.
+Shapes: e edges of a chunk, C channels, S weights. In the frame features are one tensor [e, 2k + 1, C] per degree l,
+k = min(l, order), of orders 0 ... k, then -1 ... -k. Rotations are flat, [e, Σ over degrees l of (2k + 1) (2l + 1)], and hold the 1
+of degree 0, without which the message would not be linear in them.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-#: Number of weights made at a time: they stay in the cache.
-CHUNK_ELEMENTS = 1 << 20
+#: Below this many multiplications per edge ``torch.bmm`` uses a plain loop on the CPU instead of the matrix library.
+BMM_LOOP = 400
 
 
 class Block(NamedTuple):
-    """Where the weights of one pair of degrees lie.
-
-    Attributes:
-        source, target: degrees l1, l3.
-        k: highest order, min(l1, l3).
-        cosine: first of the k + 1 cosine weights, or None.
-        sine: first of the k sine weights, or None.
-        sign: of the sine weights; -1 in the transposed map.
-    """
+    """The weights of one pair of degrees l1, l3: of the cosines 0 ... k if there are any, then of the sines 1 ... k."""
 
     source: int
     target: int
     k: int
-    cosine: int | None
-    sine: int | None
-    sign: int = 1
+    cosine: bool
+    sine: bool
 
 
-class Blocks(NamedTuple):
-    """The linear map from components of all degrees in to those of all degrees out, given the weights."""
+class Term(NamedTuple):
+    """target += sign · weight · source, elementwise; ``first`` of those that have these weights."""
+
+    target: Tensor
+    weight: Tensor
+    source: Tensor
+    sign: int
+    first: bool
+
+
+class EdgeFrame(NamedTuple):
+    """The message as a form in weights [e, S, C], features, rotations of degrees in and out, and the cotangent."""
 
     degree_in: int
     degree_out: int
     order: int  # highest that couples
-    num_weights: int
     blocks: tuple[Block, ...]
 
-    def transposed(self) -> "Blocks":
-        """The map from out to in with the same weights."""
-        flipped = tuple(b._replace(source=b.target, target=b.source, sign=-b.sign) for b in self.blocks)
-        return Blocks(self.degree_out, self.degree_in, self.order, self.num_weights, flipped)
+    def rows(self, degree: int) -> list[int]:
+        """Components of degrees 0 ... ``degree`` in the frame."""
+        return [2 * min(l, self.order) + 1 for l in range(degree + 1)]
 
-    def empty(self, like: Tensor, channels: int) -> list[Tensor]:
-        """Features of all degrees out for the edges of ``like`` [E, ...], not initialised."""
-        widths = [2 * min(l, self.order) + 1 for l in range(self.degree_out + 1)]
-        return [like.new_empty(like.shape[0], width, channels) for width in widths]
+    def rotation_size(self, degree: int) -> int:
+        """Entries of the rotation of all degrees up to ``degree``."""
+        return sum(rows * (2 * l + 1) for l, rows in enumerate(self.rows(degree)))
 
-
-def contract(blocks: Blocks, hidden: Tensor, matrix: Tensor, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Features of all degrees out, from hidden [E, H], matrix [H, S, C] and features of all degrees in."""
-    return Contract.apply(blocks, hidden, matrix, *features)
+    def bind(self, arguments: Sequence[Tensor]) -> Callable[[Sequence[int]], list[Tensor]]:
+        return _Bound(self, *arguments).derivatives
 
 
-class Contract(torch.autograd.Function):
-    """See :func:`contract`."""
+class _Side:
+    """Features or the cotangent, which stand on either side of the weights, with their rotation and frame.
 
-    @staticmethod
-    def forward(blocks: Blocks, hidden: Tensor, matrix: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
-        matrix = matrix.contiguous()
-        result = blocks.empty(hidden, matrix.shape[-1])
-        for rows in _chunks(hidden, matrix):
-            _mix(blocks, _weights(hidden[rows], matrix), [f[rows] for f in features], [y[rows] for y in result])
-        return tuple(result)
+    Attributes:
+        inside: the features in the frame.
+        mixed: the features of the other side after the weights, which have the degrees of this side.
+    """
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.blocks = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+    def __init__(self, rows: list[int], rotation: Tensor, outside: Tensor) -> None:
+        edges, _, channels = outside.shape
+        widths = [2 * l + 1 for l in range(len(rows))]
+        matrices = rotation.split([r * w for r, w in zip(rows, widths, strict=True)], dim=1)
+        self.matrices = [m.unflatten(1, (r, -1)) for m, r in zip(matrices, rows, strict=True)]
+        self.outside = outside.split(widths, dim=1)
+        self.inside = [outside.new_empty(edges, r, channels) for r in rows]
+        self.all_mixed = outside.new_empty(edges * sum(rows), channels)
+        self.mixed = [m.view(edges, -1, channels) for m in self.all_mixed.split([edges * r for r in rows])]
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, matrix, *features = ctx.saved_tensors
-        needs = (ctx.needs_input_grad[1], ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:]))
-        return None, *_gradient(ctx.blocks, needs, hidden, matrix, features, grads)
+    def enter(self) -> None:
+        for matrix, outside, inside in zip(self.matrices, self.outside, self.inside, strict=True):
+            matmul(matrix, outside, inside)
 
+    def leave(self) -> Tensor:
+        parts = [matmul(matrix.mT, mixed) for matrix, mixed in zip(self.matrices, self.mixed, strict=True)]
+        return torch.cat(parts, dim=1)
 
-class ContractGradient(torch.autograd.Function):
-    """Derivatives of <grads, contract(hidden, matrix, features)> by those of hidden, matrix and features that are needed."""
-
-    @staticmethod
-    def forward(
-        blocks: Blocks, needs: tuple[bool, bool, bool], hidden: Tensor, matrix: Tensor, *features: Tensor
-    ) -> tuple[Tensor, ...]:
-        split = blocks.degree_in + 1
-        before, after = features[:split], features[split:]
-        back = blocks.transposed()
-        # flattened per chunk below, without a copy; zeros_like would otherwise keep permuted strides
-        matrix = matrix.contiguous()
-        grad_hidden, grad_matrix = hidden.new_empty(hidden.shape), torch.zeros_like(matrix)
-        grad_features = back.empty(hidden, matrix.shape[-1]) if needs[2] else []
-        flat = matrix.flatten(1)
-        for rows in _chunks(hidden, matrix):
-            x, y = [f[rows] for f in before], [f[rows] for f in after]
-            if needs[2]:
-                _mix(back, _weights(hidden[rows], matrix), y, [g[rows] for g in grad_features])
-            if needs[0] or needs[1]:
-                grad_weight = _pair(blocks, x, y).flatten(1)
-            if needs[0]:
-                torch.mm(grad_weight, flat.T, out=grad_hidden[rows])
-            if needs[1]:
-                grad_matrix.flatten(1).addmm_(hidden[rows].T, grad_weight)
-        return *((grad_hidden,) if needs[0] else ()), *((grad_matrix,) if needs[1] else ()), *grad_features
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.blocks, ctx.needs = inputs[:2]
-        ctx.save_for_backward(*inputs[2:])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        blocks = ctx.blocks
-        hidden, matrix, *features = ctx.saved_tensors
-        split = blocks.degree_in + 1
-        before, after = features[:split], features[split:]
-        incoming = iter(grads)
-        by_hidden = next(incoming) if ctx.needs[0] else None
-        by_matrix = next(incoming) if ctx.needs[1] else None
-        by_features = _filled(list(incoming), before)
-        needs_hidden, needs_matrix = ctx.needs_input_grad[2:4]
-        needs_before, needs_after = any(ctx.needs_input_grad[4 : 4 + split]), any(ctx.needs_input_grad[4 + split :])
-
-        # the form with each of its arguments replaced by what it was differentiated by
-        terms = []
-        if by_hidden is not None:
-            terms.append((by_hidden, matrix, before, (False, needs_matrix, needs_before)))
-        if by_matrix is not None:
-            terms.append((hidden, by_matrix, before, (needs_hidden, False, needs_before)))
-        if by_features is not None:
-            terms.append((hidden, matrix, by_features, (needs_hidden, needs_matrix, False)))
-        result: list[Tensor | None] = [None] * (2 + len(features))
-        for h, m, x, needs in terms:
-            parts = [*_gradient(blocks, needs, h, m, x, after)]
-            parts += contract(blocks, h, m, x) if needs_after else [None] * len(after)
-            result = [_sum(total, part) for total, part in zip(result, parts, strict=True)]
-        return None, None, *result
+    def by_rotation(self) -> Tensor:
+        """Derivative of <mixed, rotated outside> by the rotation."""
+        parts = [torch.bmm(m, outside.mT).flatten(1) for m, outside in zip(self.mixed, self.outside, strict=True)]
+        return torch.cat(parts, dim=1)
 
 
-def _gradient(
-    blocks: Blocks,
-    needs: tuple[bool, bool, bool],
-    hidden: Tensor,
-    matrix: Tensor,
-    before: Sequence[Tensor],
-    after: Sequence[Tensor],
-) -> list[Tensor | None]:
-    """:class:`ContractGradient` with None for what is not needed: hidden, matrix, features of every degree in."""
-    if not any(needs):
-        return [None] * (2 + len(before))
-    found = iter(ContractGradient.apply(blocks, needs, hidden, matrix, *before, *after))
-    return [next(found) if needed else None for needed in (*needs[:2], *(needs[2] for _ in before))]
+class _Bound:
+    """The views of all blocks into the arguments of a chunk, made once and used for every chunk."""
+
+    def __init__(self, frame: EdgeFrame, weight: Tensor, x: Tensor, inward: Tensor, outward: Tensor, v: Tensor) -> None:
+        self.blocks, self.weight = frame.blocks, weight
+        self.sender = _Side(frame.rows(frame.degree_in), inward, x)
+        self.receiver = _Side(frame.rows(frame.degree_out), outward, v)
+
+    def derivatives(self, slots: Sequence[int]) -> list[Tensor]:
+        if set(slots) - {1, 2}:
+            self.sender.enter()
+        if set(slots) - {3, 4}:
+            self.receiver.enter()
+        if not {1, 2}.isdisjoint(slots):
+            _accumulate(self.sender.all_mixed, self.to_sender)
+        if not {3, 4}.isdisjoint(slots):
+            _accumulate(self.receiver.all_mixed, self.to_receiver)
+        found = (
+            self._by_weight,
+            self.sender.leave,
+            self.sender.by_rotation,
+            self.receiver.by_rotation,
+            self.receiver.leave,
+        )
+        return [found[slot]() for slot in slots]
+
+    @cached_property
+    def to_receiver(self) -> list[Term]:
+        return list(_terms(self.blocks, self.weight, self.sender.inside, self.receiver.mixed))
+
+    @cached_property
+    def to_sender(self) -> list[Term]:
+        return list(_terms(self.blocks, self.weight, self.sender.mixed, self.receiver.inside, transposed=True))
+
+    def _by_weight(self) -> Tensor:
+        for target, weight, source, sign, first in self.pairs:
+            if first:
+                torch.mul(target, source, out=weight)
+            else:
+                weight.addcmul_(target, source, value=sign)
+        return self.weight_derivative
+
+    @cached_property
+    def weight_derivative(self) -> Tensor:
+        return torch.empty_like(self.weight)
+
+    @cached_property
+    def pairs(self) -> list[Term]:
+        return list(_terms(self.blocks, self.weight_derivative, self.sender.inside, self.receiver.inside))
 
 
-def _filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor] | None:
-    if all(grad is None for grad in grads):
-        return None
-    return [torch.zeros_like(x) if grad is None else grad for grad, x in zip(grads, like, strict=True)]
+def _accumulate(total: Tensor, terms: list[Term]) -> None:
+    """Set ``total``, of which the targets are parts."""
+    total.zero_()
+    for target, weight, source, sign, _ in terms:
+        target.addcmul_(weight, source, value=sign)
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
+def _terms(
+    blocks: Sequence[Block], weight: Tensor, sender: list[Tensor], receiver: list[Tensor], transposed: bool = False
+) -> Iterator[Term]:
+    """The products of all blocks, from sender to receiver or, transposed, back."""
+    pieces = iter(weight.split([size for b in blocks for size in [b.k + 1] * b.cosine + [b.k] * b.sine], dim=1))
+    for b in blocks:
+        source, target = sender[b.source], receiver[b.target]
+        if transposed:
+            source, target = target, source
+        x_even, x_plus, x_minus = _orders(source, b.k)
+        y_even, y_plus, y_minus = _orders(target, b.k)
+        if b.cosine:
+            cosine = next(pieces)
+            yield Term(y_even, cosine, x_even, 1, True)
+            if b.k:
+                yield Term(y_minus, cosine[:, 1:], x_minus, 1, False)
+        if b.sine:
+            sine = next(pieces)
+            yield Term(y_plus, sine, x_minus, -1 if transposed else 1, True)
+            yield Term(y_minus, sine, x_plus, 1 if transposed else -1, False)
 
 
-def _chunks(hidden: Tensor, matrix: Tensor) -> Iterator[slice]:
-    size = max(32, CHUNK_ELEMENTS // matrix[0].numel())
-    return (slice(first, first + size) for first in range(0, hidden.shape[0], size))
-
-
-def _weights(hidden: Tensor, matrix: Tensor) -> Tensor:
-    return (hidden @ matrix.flatten(1)).unflatten(-1, matrix.shape[1:])
-
-
-def _rows(features: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def _orders(frame: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Components of order 0 ... k, 1 ... k and -1 ... -k."""
-    minus = features.shape[1] // 2 + 1
-    return features[:, : k + 1], features[:, 1 : k + 1], features[:, minus : minus + k]
+    minus = frame.shape[1] // 2 + 1
+    return frame[:, : k + 1], frame[:, 1 : k + 1], frame[:, minus : minus + k]
 
 
-def _mix(blocks: Blocks, weight: Tensor, features: Sequence[Tensor], result: Sequence[Tensor]) -> None:
-    """Write the product of weight [E, S, C] and features into ``result``."""
-    for y in result:
-        y.zero_()
-    for b in blocks.blocks:
-        x_even, x_plus, x_minus = _rows(features[b.source], b.k)
-        y_even, y_plus, y_minus = _rows(result[b.target], b.k)
-        if b.cosine is not None:
-            cosine = weight[:, b.cosine : b.cosine + b.k + 1]
-            y_even.addcmul_(cosine, x_even)
-            y_minus.addcmul_(cosine[:, 1:], x_minus)
-        if b.sine is not None:
-            sine = weight[:, b.sine : b.sine + b.k]
-            y_plus.addcmul_(sine, x_minus, value=b.sign)
-            y_minus.addcmul_(sine, x_plus, value=-b.sign)
-
-
-def _pair(blocks: Blocks, before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-    """Derivative of <after, product of weight and before> by the weight, [E, S, C]."""
-    edges, _, channels = before[0].shape
-    weight = before[0].new_empty(edges, blocks.num_weights, channels)
-    for b in blocks.blocks:
-        x_even, x_plus, x_minus = _rows(before[b.source], b.k)
-        y_even, y_plus, y_minus = _rows(after[b.target], b.k)
-        if b.cosine is not None:
-            cosine = weight[:, b.cosine : b.cosine + b.k + 1]
-            torch.mul(x_even, y_even, out=cosine)
-            cosine[:, 1:].addcmul_(x_minus, y_minus)
-        if b.sine is not None:
-            sine = weight[:, b.sine : b.sine + b.k]
-            torch.mul(x_minus, y_plus, out=sine)
-            sine.addcmul_(x_plus, y_minus, value=-1)
-            if b.sign < 0:
-                sine.neg_()
-    return weight
+def matmul(matrix: Tensor, features: Tensor, out: Tensor | None = None) -> Tensor:
+    """Product of [e, a, b] and [e, b, C]."""
+    _, rows, columns = matrix.shape
+    if features.device.type != "cpu" or rows * columns * features.shape[-1] >= BMM_LOOP:
+        return torch.bmm(matrix, features, out=out)
+    result = torch.mul(matrix[:, :, :1], features[:, :1], out=out)
+    for i in range(1, columns):
+        result.addcmul_(matrix[:, :, i : i + 1], features[:, i : i + 1])
+    return result
