@@ -94,6 +94,8 @@ def test_coincident_atoms_are_named(value: float) -> None:
         ({"zbl": "yes"}, "zbl='yes'"),
         ({"readout_hidden": 0}, "readout_hidden=0"),
         ({"backbone": torch.nn.Linear(1, 1)}, "backbone"),
+        ({"forces": "both"}, "forces='both' is unknown; choose from conservative, direct"),
+        ({"forces": "direct"}, "last features have degree 0; set degree_out of the backbone"),
     ],
     ids=str,
 )
@@ -101,6 +103,37 @@ def test_bad_arguments_are_refused(change: dict, message: str) -> None:
     arguments = {"backbone": MACE(**ARGUMENTS), "elements": ELEMENTS, "e0": E0, "scale": 1.0}
     with pytest.raises(InputError, match=message):
         Potential(**arguments | change)
+
+
+@pytest.mark.parametrize("variant", ["mace", "equiformer"])
+def test_direct_forces_need_no_derivative(variant: str) -> None:
+    model, graph = make_model(variant=variant, forces="direct"), graph_of(structures()["triclinic"])
+    assert not model.conservative
+    with torch.no_grad():
+        results = model(graph)
+    assert results.keys() == {"energy", "energies", "forces"}
+    assert model(graph, forces=False).keys() == {"energy", "energies"}
+    assert not graph.pos.requires_grad
+    results = model.train()(graph)
+    (results["forces"].square().sum() + results["energy"].sum()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with pytest.raises(InputError, match="predicts forces directly .* has no stress"):
+        model(graph, stress=True)
+
+
+def test_direct_forces_start_from_the_same_parameters() -> None:
+    # pre-training on direct forces, then conservative fine-tuning, shares all but the head
+    direct, conservative = make_model(forces="direct", degree_out=1), make_model(degree_out=1)
+    extra = direct.state_dict().keys() - conservative.state_dict().keys()
+    assert {name.split(".")[0] for name in extra} == {"force_head"}
+    conservative.load_state_dict({k: v for k, v in direct.state_dict().items() if k not in extra})
+    graph = graph_of(structures()["molecule"])
+    torch.testing.assert_close(conservative(graph)["energy"], direct(graph)["energy"])
+
+
+def test_direct_forces_refuse_repulsion() -> None:
+    with pytest.raises(InputError, match="zbl=True .* direct forces"):
+        make_model(forces="direct", zbl=True)
 
 
 def pair_energy(distance: float, elements: tuple[int, int] = (0, 2)) -> float:
