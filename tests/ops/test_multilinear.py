@@ -2,7 +2,7 @@
 
 import torch
 
-from eqmol.ops.multilinear import partials
+from eqmol.ops.multilinear import Polynomial, partials
 
 SUBSCRIPTS = ("ni", "nj", "ij", "nj")
 
@@ -56,3 +56,36 @@ def test_nothing_is_computed_for_constant_arguments():
     evaluate(x, y, w).sum().backward()
     assert y.grad is None
     assert x.grad is not None
+
+
+class Cubic(Polynomial):
+    """Σ_n x_n³ y_n, differentiated along tangents of x."""
+
+    def partials(self, slots, arguments):
+        x, y, *tangents = arguments
+        return [self.partial(slot, x, y, tangents) for slot in slots]
+
+    @staticmethod
+    def partial(slot, x, y, tangents):
+        factors = [t for i, t in enumerate(tangents, 2) if i != slot] + ([y] if slot != 1 else [])
+        times = len(tangents) + (slot == 0)
+        power = (x**3, 3 * x**2, 6 * x, 6 + 0 * x, 0 * x)[min(times, 4)]
+        for factor in factors:
+            power = power * factor
+        return power
+
+
+def test_polynomial_of_one_argument():
+    x, y = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def cubic(x, y):
+        return partials(Cubic(), [1], [x, y])[0] + 0 * y
+
+    torch.testing.assert_close(cubic(x, y), x**3)
+
+    def slope(x):
+        return torch.autograd.grad(partials(Cubic(), [1], [x, y])[0] @ y, x, create_graph=True)[0]
+
+    torch.testing.assert_close(slope(x), 3 * x**2 * y)
+    assert torch.autograd.gradcheck(slope, [x])
+    assert torch.autograd.gradgradcheck(slope, [x])

@@ -1,0 +1,110 @@
+"""Products on samples: exact sizes, derivatives over several chunks, and what is kept for them."""
+
+import pytest
+import torch
+
+from eqmol.ops import Spec, sampled, sampled_convolution, sampled_power
+from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
+from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
+from eqmol.so3.quadrature import sphere_rule
+from eqmol.so3.torus import torus_rule
+from tests.ops.cases import make_case, spec_id
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+ALGORITHMS = {
+    "convolution": (GridConvolution, GauntConvolution),
+    "product": (GridProduct, GauntProduct),
+    "power": (GridPower, GauntPower),
+}
+SPECS = [
+    Spec("convolution", "gaunt", "o3", 1, 2, 2),
+    Spec("convolution", "gaunt", "so3", 1, 1, 1),
+    Spec("product", "gaunt", "o3", 1, 2, 2),
+    Spec("product", "gaunt", "so3", 1, 1, 1),
+    Spec("power", "gaunt", "o3", 1, 0, 1, 1),
+    Spec("power", "gaunt", "o3", 1, 0, 2, 2),
+    Spec("power", "gaunt", "o3", 1, 0, 1, 3),
+]
+CASES = [(spec, algorithm) for spec in SPECS for algorithm in ALGORITHMS[spec.operation]]
+
+
+@pytest.fixture
+def two_rows_at_a_time(monkeypatch):
+    for module in (sampled, sampled_convolution, sampled_power):
+        monkeypatch.setattr(module, "chunks", lambda rows, *_: (slice(i, min(i + 2, rows)) for i in range(0, rows, 2)))
+
+
+def leaves(case):
+    inputs = [*case.features, *case.weights] + [case.vectors] * (case.spec.operation == "convolution")
+    return [t.detach().clone().requires_grad_() for t in inputs]
+
+
+def evaluate(case, op, inputs):
+    count = len(case.features)
+    vectors = inputs[-1] if case.spec.operation == "convolution" else case.vectors
+    return case.evaluate(op, list(inputs[:count]), list(inputs[count : count + len(case.weights)]), vectors)
+
+
+@pytest.mark.usefixtures("two_rows_at_a_time")
+@pytest.mark.parametrize(("spec", "algorithm"), CASES, ids=spec_id)
+def test_derivatives_of_two_orders(spec, algorithm):
+    case, op = make_case(spec, nodes=3, channels=1, edges=7), algorithm(spec)
+    torch.testing.assert_close(case.run(op), case.reference(), atol=1e-10, rtol=0)
+    assert torch.autograd.gradcheck(lambda *inputs: evaluate(case, op, inputs), leaves(case))
+    assert torch.autograd.gradgradcheck(lambda *inputs: evaluate(case, op, inputs), leaves(case))
+
+
+@pytest.mark.parametrize("spec", SPECS[-2:], ids=spec_id)
+def test_third_derivatives_of_a_power(spec):
+    case, op = make_case(spec, nodes=2, channels=1), GridPower(spec)
+
+    def slope(*inputs):
+        return torch.autograd.grad(evaluate(case, op, inputs).square().sum(), inputs, create_graph=True)
+
+    assert torch.autograd.gradgradcheck(slope, leaves(case))
+
+
+def test_weights_of_every_node():
+    spec = Spec("product", "gaunt", "so3", 1, 2, 1)
+    case, op = make_case(spec, nodes=3), GridProduct(spec)
+    case.weights = [torch.randn(3, spec.num_weights, 3)]
+    rows = [op(*(f[i : i + 1] for f in case.features), case.weights[0][i]) for i in range(3)]
+    torch.testing.assert_close(case.run(op), torch.cat(rows))
+    small = make_case(spec, nodes=2, channels=1)
+    small.weights = [torch.randn(2, spec.num_weights, 1)]
+    assert torch.autograd.gradcheck(lambda *inputs: evaluate(small, op, inputs), leaves(small))
+
+
+@pytest.mark.parametrize(
+    ("spec", "algorithm"), [c for c in CASES if c[0].order != 1 or c[0].operation != "power"], ids=spec_id
+)
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (1, 0), (0, 1)])
+def test_one_row_or_column_fewer_is_wrong(spec, algorithm, row, column):
+    class Reduced(algorithm):
+        @staticmethod
+        def rule(band, degree_out):
+            full = algorithm.rule(band, degree_out)
+            rows = len(set(full.colatitude.round(12)))
+            factory = torus_rule if algorithm in (GauntConvolution, GauntProduct, GauntPower) else sphere_rule
+            return factory(band, degree_out, rows - row, len(full.azimuth) // rows - column)
+
+    case = make_case(spec)
+    error = (case.run(Reduced(spec)) - case.reference()).abs().max()
+    assert error > 1e-3 if row or column else error < 1e-10
+
+
+@pytest.mark.parametrize(("spec", "algorithm"), CASES, ids=spec_id)
+def test_no_samples_are_kept_for_derivatives(spec, algorithm):
+    case, op = make_case(spec, nodes=3, channels=32, edges=300), algorithm(spec)
+    rows = 300 if spec.operation == "convolution" else 3
+    points = len(op.to_samples if spec.operation == "power" else op.first)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        evaluate(case, op, leaves(case))
+    assert max(kept) < rows * points * 32 / 2
