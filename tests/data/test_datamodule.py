@@ -100,6 +100,20 @@ def test_files_become_sets_and_loaders(write):
     assert set(statistics) == {"elements", "e0", "scale", "avg_num_neighbors"}
 
 
+def test_batches_may_be_bounded_by_atoms_and_edges(write):
+    mixed = [*frames(count=6), *frames("CH3OH", count=6), *frames("CH4", count=6)]
+    datamodule = ready(write(mixed), batch_size=10, batch_atoms=12, batch_edges=40, test_files={"again": write(mixed)})
+    for loader in (datamodule.train_dataloader(), *datamodule.evaluation_dataloaders().values()):
+        batches = list(loader)
+        assert sum(batch.num_graphs for batch in batches) == len(loader.dataset)
+        assert max(batch.num_nodes for batch in batches) <= 12
+        assert max(batch.edge_index.shape[1] for batch in batches) <= 40
+    with pytest.raises(
+        InputError, match=r"data\.batch_edges=20 is less than the 30 edges of .*, frame \d+, the largest"
+    ):
+        ready(write(mixed), batch_edges=20).train_dataloader()
+
+
 def test_setup_reads_once(write):
     path = write(frames())
     datamodule = ready(path)
@@ -215,6 +229,8 @@ def test_elements_that_the_training_set_lacks_are_refused(write, kind):
         ({"val_fraction": "much"}, "data.val_fraction='much'"),
         ({"batch_size": 0}, "data.batch_size=0"),
         ({"batch_size": "big"}, "data.batch_size='big'"),
+        ({"batch_atoms": 0}, "data.batch_atoms=0"),
+        ({"batch_edges": 1.5}, "data.batch_edges=1.5"),
         ({"num_workers": -1}, "data.num_workers=-1"),
         ({"seed": -1}, "data.seed=-1"),
         ({"cutoff": -5.0}, "cutoff -5.0"),

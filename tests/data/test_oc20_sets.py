@@ -1,6 +1,7 @@
 """From shards to graphs, splits and batches."""
 
 import os
+import pickle
 from io import StringIO
 from pathlib import Path
 
@@ -116,6 +117,15 @@ def test_edges_are_counted_once(shards, most, monkeypatch):
     assert count_edges(frames).tolist() == expected
 
 
+def test_frames_and_their_files_go_to_other_processes(shards):
+    frames = ready(shards, max_neighbors=6).val_graphs
+    copy = pickle.loads(pickle.dumps(frames))
+    assert len(copy[1:3]) == 2
+    for one, other in zip(frames, copy, strict=True):
+        assert one.edge_index.equal(other.edge_index)
+        assert one.source == other.source
+
+
 # --- splits
 
 
@@ -146,6 +156,8 @@ def test_blocks_are_contiguous_and_every_system_is_in_all_sets(shards):
             numbers = library.number[frames.indices[library.system[frames.indices] == system]]
             assert numbers.tolist() == list(range(numbers[0], numbers[0] + len(numbers)))
             assert len(numbers) in (12 // BLOCKS, 12 // BLOCKS + 1)
+            assert numbers[0] > 0
+            assert numbers[-1] < 11
     used = np.concatenate([frames.indices for frames in data._sets().values()])
     assert sorted(used) == list(range(12 * len(SYSTEMS)))
 

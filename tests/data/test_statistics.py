@@ -9,7 +9,7 @@ import torch
 from ase.build import bulk, molecule
 from rich.console import Console
 
-from eqmol.data.statistics import FreeAtom, free_atoms, is_isolated, measure
+from eqmol.data.statistics import FreeAtom, free_atoms, is_isolated, measure, summarise
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
 
@@ -138,3 +138,15 @@ def test_statistics_do_not_depend_on_the_order_of_frames():
     assert first.e0 == pytest.approx(second.e0)
     assert first.elements == second.elements
     assert torch.tensor(first.scale).isclose(torch.tensor(second.scale))
+
+
+def test_groups_of_equal_compositions_are_as_good_as_their_members():
+    rng = np.random.default_rng(0)
+    sizes, compositions = [3, 1, 5, 2], rng.integers(1, 9, (4, 3)).astype(float)
+    energies = [compositions[i] @ [-1.0, -5.0, -9.0] + rng.normal(size=n) for i, n in enumerate(sizes)]
+    common = {"forces": np.ones(3), "avg_num_neighbors": 4.0, "source": "a.xyz"}
+    every = summarise([1, 6, 8], np.repeat(compositions, sizes, axis=0), np.concatenate(energies), {}, **common)
+    means = np.array([energy.mean() for energy in energies])
+    grouped = summarise([1, 6, 8], compositions, means, {}, weights=np.array(sizes, float), **common)
+    assert grouped.e0 == pytest.approx(every.e0, abs=1e-9)
+    assert grouped.e0 != pytest.approx(summarise([1, 6, 8], compositions, means, {}, **common).e0, abs=1e-3)

@@ -52,6 +52,15 @@ def test_a_graph_is_independent_of_its_atoms():
     assert graph.pos.equal(before)
 
 
+def test_tags_and_fixed_atoms_are_there_where_they_are_given():
+    assert not {keys.TAGS, keys.FIXED} & set(from_atoms(molecule("H2O"), 5.0).keys())
+    graphs = [from_atoms(molecule("H2O"), 5.0, tags=[2, 1, 0], fixed=np.array(f)) for f in ([0, 0, 1], [1, 0, 0])]
+    batch = collate(graphs)
+    assert (batch.tags.dtype, batch.fixed.dtype) == (torch.int64, torch.bool)
+    assert batch.tags.tolist() == [2, 1, 0, 2, 1, 0]
+    assert batch.fixed.tolist() == [False, False, True, True, False, False]
+
+
 def test_collate_joins_without_connecting():
     graphs = [from_atoms(molecule(name), 5.0, energy=float(i), source=name) for i, name in enumerate(["H2O", "CH4"])]
     graphs.append(from_atoms(ase.Atoms("He"), 5.0, energy=2.0, source="He"))

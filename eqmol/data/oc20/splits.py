@@ -1,7 +1,7 @@
 """Which frames train and which test: never neighbouring frames of one trajectory without saying so.
 
 ``systems`` keeps every frame of a system on one side. ``blocks`` cuts each trajectory into contiguous blocks of which one
-validates and one tests: it measures the interpolation within known systems. In both some systems are held out whole.
+validates and one tests: it measures the interpolation within known trajectories. In both some systems are held out whole.
 """
 
 from dataclasses import dataclass, field
@@ -99,14 +99,17 @@ def hold_out(
 def cut_blocks(
     library: Library, indices: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the frames that train, validate and test: one block each of every trajectory of at least that many frames."""
+    """Return the frames that train, validate and test, of every trajectory with at least as many frames as blocks.
+
+    One block each validates and tests; never the first or the last, so that training frames lie on both sides.
+    """
     roles = np.zeros(len(indices), np.int64)
     systems = library.system[indices]
     for system in np.unique(systems):
         (frames,) = np.nonzero(systems == system)
         if len(frames) >= BLOCKS:
             block = np.arange(len(frames)) * BLOCKS // len(frames)
-            val, test = rng.choice(BLOCKS, 2, replace=False)
+            val, test = rng.choice(np.arange(1, BLOCKS - 1), 2, replace=False)
             roles[frames[block == val]] = 1
             roles[frames[block == test]] = 2
     if not (roles == 1).any():
