@@ -1,0 +1,10 @@
+"""Clebsch-Gordan algorithms: they run every spec and define what the others mean.
+
+A spec of the gaunt family is run with path weights w @ spec.paths.
+"""
+
+from eqmol.ops.cg.convolution import CGConvolution
+from eqmol.ops.cg.power import CGPower
+from eqmol.ops.cg.product import CGProduct
+
+__all__ = ["CGConvolution", "CGPower", "CGProduct"]
