@@ -209,6 +209,8 @@ def _run(arguments: Sequence[str]) -> int:
         hint = "give another name" if target.samefile(source) else "give another name, or overwrite=true"
         raise InputError(f"{target} exists; {hint}")
     old = load(source, dtype=torch.float64)
+    if not isinstance(old, Potential):
+        raise InputError(f"{source} holds a {type(old).__name__}; only potentials can be converted yet")
     new = convert(old, changes, options["seed"])
     stored = prepare(new, dtype=header.dtype)
     structures = _structures(options["structures"], old)

@@ -25,7 +25,7 @@ from eqmol.recipe import build
 from tests.ops.cases import spec_id
 from tests.recipes import model
 
-EVERYTHING = {"family": "coupled", "parity": "so3", "degree": 2, "filter_degree": 4, "channels": 5, "fields": 2}
+EVERYTHING = {"family": "coupled", "parity": "so3", "degree": 2, "filter_degree": 3, "channels": 4, "fields": 2}
 CHANGES = [
     {"family": "coupled"},
     {"parity": "so3"},

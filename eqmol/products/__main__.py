@@ -13,6 +13,7 @@ from eqmol.errors import InputError
 from eqmol.ops.spec import Spec
 from eqmol.options import Option, choice, choices, describe_options, flag, integer, path, read_options
 from eqmol.products import report
+from eqmol.products.cost import NEIGHBORS
 from eqmol.products.plot import time_against_degree
 from eqmol.products.powers import chirality, containments
 from eqmol.products.spaces import Space
@@ -150,12 +151,13 @@ def _report_cost(
         specs = dict.fromkeys(_spec(options, row.operation, row.family, d) for d in range(1, options["degree"] + 1))
         cost, curve = report.measure_costs(list(specs), row.algorithm, options["channels"])
         timings += curve
-        complete.append(report.with_cost(row, cost, curve))
+        complete.append(report.with_cost(row, cost, curve, options["order"]))
     _print(
         console,
-        f"Cost of forward and backward per edge (convolution) or node: {options['channels']} channels, float32, one thread",
+        f"Cost of forward and backward per edge (convolution, {NEIGHBORS} per node) or node: {options['channels']} channels, "
+        "float32, one thread",
         report.cost_table(complete),
-        "exponent: slope of time against degree + 1, log-log; theory: asymptotic, sources in eqmol/products/report.py",
+        "exponent: slope of time against degree + 1, log-log; theory: asymptotic, sources in products.csv",
     )
     report.write_csv(timings, folder / "degrees.csv")
     return complete

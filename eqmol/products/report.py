@@ -29,7 +29,7 @@ THEORY = {
     ("product", "cg"): (5, f"L³ paths of L² coefficients, {_XIE}"),
     ("product", "gaunt"): (4, f"dense L² × L² transform; 3 by FFT, {_LUO}"),
     ("product", "grid"): (4, f"dense L² × L² transform; 3 if separable, {_XIE}"),
-    ("power", "cg"): (6, "monomials of order 3 of L² components"),
+    ("power", "cg"): (2, "per order: monomials of L² components"),
     ("power", "gaunt"): (4, "dense L² × L² transform"),
     ("power", "grid"): (4, "dense L² × L² transform"),
 }
@@ -60,6 +60,7 @@ class Row:
     microseconds: float | None = None
     exponent: float | None = None
     exponent_theory: int | None = None
+    exponent_source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,10 @@ def measure_costs(specs: Sequence[Spec], backend: str, channels: int) -> tuple[C
     return costs[-1], timings
 
 
-def with_cost(row: Row, cost: Cost, timings: Sequence[Timing]) -> Row:
-    """The row, completed."""
+def with_cost(row: Row, cost: Cost, timings: Sequence[Timing], order: int) -> Row:
+    """The row, completed; ``order`` is that of a power."""
     slope = None
+    theory, source = THEORY[row.operation, row.algorithm]
     if len(timings) > 1:
         slope = fitted_exponent([t.degree for t in timings], [t.microseconds for t in timings])
     known = {
@@ -133,7 +135,8 @@ def with_cost(row: Row, cost: Cost, timings: Sequence[Timing]) -> Row:
         "bytes_peak": cost.peak,
         "microseconds": 1e6 * cost.seconds,
         "exponent": slope,
-        "exponent_theory": THEORY[row.operation, row.algorithm][0],
+        "exponent_theory": theory * (order if (row.operation, row.algorithm) == ("power", "cg") else 1),
+        "exponent_source": source,
     }
     return Row(**{**asdict(row), **known})
 
