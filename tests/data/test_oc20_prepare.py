@@ -105,6 +105,11 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
             assert (tmp_path / "out" / path).stat().st_mtime_ns == time_before
 
 
+def test_a_killed_process_is_an_error_and_no_hang():
+    with pytest.raises(InputError, match="one of 2 processes was killed"):
+        prepare_module.run_parallel(os._exit, [(1,), (1,)], "", workers=2)
+
+
 def test_unchanged_files_are_not_read_again_and_changed_ones_are(tmp_path, monkeypatch):
     write_trajectories(tmp_path / "raw", SYSTEMS)
     first = prepare(tmp_path / "raw", tmp_path / "out", workers=1)

@@ -319,8 +319,9 @@ def test_shards_are_made_at_first_use_and_not_beside_the_raw_files(raw, tmp_path
     assert contents(raw) == before
     assert (tmp_path / "data" / "oc20" / "prepared" / "index.json").is_file()
     second = ready(raw)
+    without_raw_files = ready(tmp_path / "data" / "oc20")
     assert capsys.readouterr().out == ""
-    assert first.statistics() == second.statistics()
+    assert first.statistics() == second.statistics() == without_raw_files.statistics()
 
 
 def test_shards_are_checked_before_use(raw, tmp_path, monkeypatch):

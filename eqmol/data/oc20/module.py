@@ -16,6 +16,7 @@ from eqmol.data.oc20.dataset import Frames, Library, count_edges
 from eqmol.data.oc20.energies import ENERGIES, choose_energies, no_references, read_references, relaxed
 from eqmol.data.oc20.prepare import prepare, report
 from eqmol.data.oc20.shards import INDEX, IS2RE, S2EF, Index
+from eqmol.data.oc20.sources import find
 from eqmol.data.oc20.splits import SPLITS, split, without_unknown
 from eqmol.data.statistics import summarise
 from eqmol.errors import InputError
@@ -197,7 +198,7 @@ class OC20(GraphSets):
         return found
 
     def _shards(self, folder: Path) -> tuple[Path, Index]:
-        """Return the shards of a folder and their index: those in it, or new ones."""
+        """Return the shards of a folder and their index: those in it, or new ones from its raw files."""
         if (folder / INDEX).is_file():
             return folder, Index.read(folder)
         out = folder / "prepared"
@@ -205,6 +206,8 @@ class OC20(GraphSets):
             out = self.prepared or Path("data", self.folder_name, "prepared")
             if folder in self.other_folders.values():
                 out = out / "sets" / folder.name
+        elif not find(folder, self.reading["files"]):  # made from files that lie elsewhere
+            return out, Index.read(out)
         return out, prepare(folder, out, console=Console(), **self.reading)
 
     def _open(self, folder: Path) -> Frames:

@@ -6,12 +6,14 @@ from the same bytes is kept, so that an interrupted run continues and ends with 
 
 import argparse
 import hashlib
-import multiprocessing
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from rich.table import Table
 from eqmol.data.oc20.frames import Frame, why_dropped
 from eqmol.data.oc20.reading import Reading, read_tags
 from eqmol.data.oc20.shards import FORMAT, INDEX, Entry, Index, Shard, file_hash, pack
-from eqmol.data.oc20.sources import Unit, find, parts, reader, units
+from eqmol.data.oc20.sources import FORMATS, Unit, find, parts, reader, units
 from eqmol.errors import InputError
 from eqmol.files import replacing
 
@@ -53,6 +55,8 @@ def prepare(
         InputError: what is wrong with which frame of which file; complete shards are kept.
     """
     sources = find(folder, files)
+    if not sources:
+        raise InputError(f"{folder} holds no file of OC20 ({FORMATS}) that matches data.files={files}")
     stamps = {source: [n for path in parts(folder, source) for n in _stamp(path)] for source in sources}
     options = {"files": files, "infer_tags": infer_tags, "total": total, "tags": _tags_hash(folder)}
     if (out / INDEX).is_file():
@@ -96,8 +100,13 @@ def run_parallel(
     if count <= 1:
         return _collect((_apply((function, task)) for task in tasks), len(tasks), what, console)
     # forked: a fresh process would spend seconds on its imports
-    with multiprocessing.get_context("fork").Pool(count, _ignore_interrupts) as pool:
-        return _collect(pool.imap(_apply, [(function, task) for task in tasks]), len(tasks), what, console)
+    with ProcessPoolExecutor(count, get_context("fork"), _ignore_interrupts) as pool:
+        try:
+            return _collect(pool.map(_apply, [(function, task) for task in tasks]), len(tasks), what, console)
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of {count} processes was killed, perhaps for lack of memory; try again with fewer (--workers)"
+            ) from None
 
 
 def num_cores() -> int:
@@ -243,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

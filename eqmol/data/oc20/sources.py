@@ -8,7 +8,6 @@ from eqmol.data.oc20.lmdb_files import open_lmdb
 from eqmol.data.oc20.reading import Reader
 from eqmol.data.oc20.records import read_lmdb, read_torch
 from eqmol.data.oc20.s2ef import labels_of, read_s2ef
-from eqmol.errors import InputError
 
 READERS: dict[str, Reader] = {
     ".extxyz.xz": read_s2ef,
@@ -51,14 +50,9 @@ def find(folder: Path, files: str = "**/*") -> list[str]:
     Args:
         folder: searched with everything in it.
         files: pattern that the paths must match.
-
-    Raises:
-        InputError: there is none.
     """
     paths = [path for path in sorted(folder.glob(files)) if path.is_file() and _ending(path)]
     paths = [path for path in paths if path.suffix != ".extxyz" or labels_of(path)]
-    if not paths:
-        raise InputError(f"{folder} holds no file of OC20 ({FORMATS}) that matches data.files={files}")
     return [path.relative_to(folder).as_posix() for path in paths]
 
 

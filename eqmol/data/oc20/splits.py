@@ -104,9 +104,8 @@ def cut_blocks(
     One block each validates and tests; never the first or the last, so that training frames lie on both sides.
     """
     roles = np.zeros(len(indices), np.int64)
-    systems = library.system[indices]
-    for system in np.unique(systems):
-        (frames,) = np.nonzero(systems == system)
+    ends = np.flatnonzero(np.diff(library.system[indices])) + 1
+    for frames in np.split(np.arange(len(indices)), ends):  # a library is sorted by system and number
         if len(frames) >= BLOCKS:
             block = np.arange(len(frames)) * BLOCKS // len(frames)
             val, test = rng.choice(np.arange(1, BLOCKS - 1), 2, replace=False)
