@@ -78,38 +78,39 @@ class _EdgeSum:
         hidden, matrix, *others = (None if a is None else a.contiguous() for a in arguments)
         assert hidden is not None
         assert matrix is not None
-        last = len(others)
+        flat = matrix.flatten(1)
         shapes = [self.shape if a is None else a.shape for a in arguments]
         result = {slot: hidden.new_zeros(shapes[slot]) for slot in slots}
         # hidden and matrix are one argument of the message, its weights
         wanted = sorted({max(slot - 1, 0) for slot in slots})
-        given = [i for i in range(last + 1) if wanted != [i]]
-        flat = matrix.flatten(1)
         bound: dict[int, tuple[list[Tensor], Callable[[Sequence[int]], Sequence[Tensor]]]] = {}
         for rows in self._chunks(hidden, flat, shapes):
             edges = rows.stop - rows.start
             if edges not in bound:
                 buffers = [hidden.new_empty(edges, *shape[1:]) for shape in (matrix.shape, *shapes[2:])]
                 bound[edges] = buffers, self.message.bind(buffers)
-            buffers, derivatives = bound[edges]
-            index: dict[int, Tensor] = {}
-            if self.nodes is not None:
-                index = {1: self.nodes.senders[rows], last: self.nodes.receivers[rows]}
-            for i in given:
-                if i == 0:
-                    torch.mm(hidden[rows], flat, out=buffers[0].view(edges, -1))
-                else:
-                    _take(others[i - 1], index.get(i, rows), buffers[i])
+            (weight, *own), derivatives = bound[edges]
+            indices = [self._index(i, len(others), rows) for i in range(len(others))]
+            if wanted != [0]:
+                torch.mm(hidden[rows], flat, out=weight.view(edges, -1))
+            for i, (source, index, buffer) in enumerate(zip(others, indices, own, strict=True)):
+                if wanted != [i + 1]:
+                    _take(source, index, buffer)
             for i, part in zip(wanted, derivatives(wanted), strict=True):
                 if i > 0:
-                    _add(result[i + 1], index.get(i, rows), part)
+                    _add(result[i + 1], indices[i - 1], part)
                     continue
-                part = part.flatten(1)
                 if 0 in result:
-                    torch.mm(part, flat.T, out=result[0][rows])
+                    torch.mm(part.flatten(1), flat.T, out=result[0][rows])
                 if 1 in result:
-                    result[1].view_as(flat).addmm_(hidden[rows].T, part)
+                    result[1].view_as(flat).addmm_(hidden[rows].T, part.flatten(1))
         return [result[slot] for slot in slots]
+
+    def _index(self, i: int, number: int, rows: slice) -> Tensor | slice:
+        """Where the edges find features (i = 0), geometry and the cotangent (the last)."""
+        if self.nodes is None or 0 < i < number - 1:
+            return rows
+        return self.nodes.senders[rows] if i == 0 else self.nodes.receivers[rows]
 
     def _chunks(self, hidden: Tensor, flat: Tensor, shapes: Sequence[Sequence[int]]) -> Iterator[slice]:
         """Slices of edges of equal length, but for the last."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eqmol.so3.frames import edge_frames
+from eqmol.so3.frames import edge_frames, polar_coupling
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -64,3 +64,13 @@ def test_float32_near_the_poles():
     for sign in (1.0, -1.0):
         n = torch.nn.functional.normalize(torch.stack([tilt, sign * torch.ones_like(tilt), zero], dim=-1), dim=-1)
         torch.testing.assert_close(edge_frames(n.float()).double(), edge_frames(n), atol=3e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("l1", "l3"), [(0, 2), (2, 2), (3, 1), (4, 3)])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_polar_couplings_of_one_parity_are_orthonormal(l1, l3, odd):
+    l2 = [l for l in range(abs(l1 - l3), l1 + l3 + 1) if (l1 + l + l3) % 2 == odd]
+    rows = torch.tensor([polar_coupling(l1, l, l3).tolist() for l in l2]).reshape(-1, min(l1, l3) + 1)
+    twice = torch.tensor([1.0] + [2.0] * min(l1, l3))
+    torch.testing.assert_close((rows * twice) @ rows.T, torch.eye(len(l2)), atol=1e-13, rtol=0)
+    assert len(l2) == min(l1, l3) + 1 - odd
