@@ -56,6 +56,7 @@ def time_against_degree(timings: Path, products: Path, path: Path) -> None:
             bbox_to_anchor=(0.5, -0.14),
             ncols=2,
             frameon=False,
+            handlelength=3.5,
         )
     buffer = BytesIO()
     with mpl.rc_context({"font.size": 9}):
