@@ -27,10 +27,11 @@ class Calculator(ASECalculator):
 
     Args:
         path_or_model: a model file, or a model, of which a copy is made.
-        backend: algorithm of the tensor products; None keeps the model's.
+        backend: algorithm of the tensor products, ``"auto"`` for the fastest on the first structure; None keeps the model's.
         device: ``"cpu"``, ``"cuda"``, ...
         dtype: ``"float32"`` or ``"float64"``; None keeps the model's.
         skin: Å; neighbours are searched anew only when an atom has moved half of it. 0 searches at every step.
+        verify: compare the algorithms with the reference on a part of the first structure, see :func:`eqmol.load`.
 
     Raises:
         InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, an element that the model
@@ -49,11 +50,12 @@ class Calculator(ASECalculator):
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
+        verify: bool = True,
     ) -> None:
         super().__init__()
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
             raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
-        self.model = prepare(path_or_model, backend, device, dtype)
+        self.model = prepare(path_or_model, backend, device, dtype, verify)
         self._neighbors = NeighborList(self.model.cutoff, skin)
         # plain values: trajectories write them
         self.parameters.update(

@@ -18,16 +18,28 @@ import torch
 from torch import Tensor
 
 from eqmol import __version__
+from eqmol import recipe as recipes
+from eqmol.choice import AUTO, at_first_use, default_backend
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.header import FORMAT, UNITS, Header, read_header
 from eqmol.models import Potential
-from eqmol.recipe import build
 from eqmol.so3.layout import CONVENTION
 
 __all__ = ["build", "load", "prepare", "read_header", "save"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build(recipe: Mapping[str, Any]) -> Potential:
+    """The untrained model of a recipe, see :func:`eqmol.recipe.build`.
+
+    With backend ``auto`` it has the algorithms of its family's default backend until it is tuned.
+    """
+    model = recipes.build(_portable(recipe))
+    if _is_auto(recipe):
+        model.recipe["backbone"]["backend"] = AUTO
+    return model
 
 
 def save(
@@ -42,7 +54,7 @@ def save(
     Args:
         model: its weights are written as they are, so average them first if averages are wanted.
         path: ``.safetensors`` by custom.
-        recipe: taken from ``model.recipe`` if not given.
+        recipe: taken from ``model.recipe`` if not given; backend ``auto`` is written as the family's default.
         metrics: errors to remember with the model; non-finite numbers become null.
 
     Raises:
@@ -56,7 +68,7 @@ def save(
     document = {
         "format": FORMAT,
         "eqmol": __version__,
-        "recipe": recipe,
+        "recipe": _portable(recipe),
         "elements": list(model.elements),
         "units": UNITS,
         "convention": CONVENTION,
@@ -72,14 +84,18 @@ def load(
     backend: str | Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
+    verify: bool = True,
 ) -> Potential:
     """Read a model file, ready to predict (evaluation mode). Runs nothing that the file contains.
 
     Args:
         path: what :func:`save` or a training run wrote.
-        backend: algorithm of the tensor products; None keeps the one it was trained with.
+        backend: algorithm of the tensor products; ``"auto"`` measures on the first batch which is fastest and keeps it for
+            later ones of any size; None keeps the one it was trained with.
         device: ``"cpu"``, ``"cuda"``, ...
         dtype: ``"float32"`` or ``"float64"``; None keeps the stored one.
+        verify: compare the algorithms with the reference on a small part of the first batch; a difference is a
+            :class:`eqmol.errors.VerificationError`.
 
     Raises:
         InputError: not a model file, damaged, made by a newer eqmol, a recipe that cannot be built or does not fit the
@@ -97,7 +113,7 @@ def load(
                 skeleton = build(recipe)
             _compare(skeleton, header)
             tensors = _read_tensors(path)
-            return _filled(recipe, tensors, target, dtype)
+            return _filled(recipe, tensors, target, dtype, verify)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -107,6 +123,7 @@ def prepare(
     backend: str | Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
+    verify: bool = True,
 ) -> Potential:
     """A private, frozen copy of a model for prediction, from its file or from itself; arguments as in :func:`load`."""
     if isinstance(path_or_model, Potential):
@@ -114,9 +131,10 @@ def prepare(
         recipe = model.recipe if backend is None else _with_backend(model.recipe, backend)
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         with torch.random.fork_rng(devices=[]):
-            model = _filled(recipe, tensors, as_device(device), model.dtype if dtype is None else as_dtype(dtype))
+            target = model.dtype if dtype is None else as_dtype(dtype)
+            model = _filled(recipe, tensors, as_device(device), target, verify)
     else:
-        model = load(path_or_model, backend, device, dtype)
+        model = load(path_or_model, backend, device, dtype, verify)
     return model.requires_grad_(False)
 
 
@@ -170,12 +188,23 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _filled(
-    recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, verify: bool
 ) -> Potential:
     with default_dtype(dtype):
         model = build(recipe)
     model.load_state_dict(dict(tensors))  # casts to the model's types
+    at_first_use(model, _is_auto(recipe), verify)
     return model.to(device).eval()
+
+
+def _is_auto(recipe: Mapping[str, Any]) -> bool:
+    backbone = recipe.get("backbone")
+    return isinstance(backbone, Mapping) and backbone.get("backend") == AUTO
+
+
+def _portable(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with a backend that runs anywhere in place of ``auto``."""
+    return _with_backend(recipe, default_backend(recipe["backbone"].get("family"))) if _is_auto(recipe) else recipe
 
 
 def _with_backend(recipe: Mapping[str, Any], backend: str | Mapping[str, str]) -> dict[str, Any]:

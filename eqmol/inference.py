@@ -39,6 +39,7 @@ def predict(
     backend: str | Mapping[str, str] | None = None,
     device: "str | torch.device" = "cpu",
     dtype: "str | torch.dtype | None" = None,
+    verify: bool = True,
 ) -> Any:
     """Predict energies and forces of structures.
 
@@ -46,7 +47,7 @@ def predict(
         atoms: one structure, or several.
         model: a model file or a model.
         batch_size: structures evaluated together; the results do not depend on it.
-        backend, device, dtype: see :func:`eqmol.load`.
+        backend, device, dtype, verify: see :func:`eqmol.load`; a backend is tuned and verified on the first batch.
 
     Returns:
         For one structure a dict, for several a list of dicts: ``energy`` (eV), ``energies`` [N] (eV), ``forces`` [N, 3]
@@ -69,7 +70,8 @@ def predict(
             raise InputError(f"predict takes ase.Atoms or several of them, not {type(structure).__name__}")
     sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
-    results = [result for _, result in _evaluated(prepare(model, backend, device, dtype), frames, batch_size)]
+    potential = prepare(model, backend, device, dtype, verify)
+    results = [result for _, result in _evaluated(potential, frames, batch_size)]
     return results[0] if single else results
 
 
@@ -142,9 +144,19 @@ def _parser() -> argparse.ArgumentParser:
     add("model", type=Path, metavar="MODEL", help="model.safetensors of a training run")
     add("input", type=Path, metavar="IN", help="structures in any format that ASE reads")
     add("-o", "--output", type=Path, required=True, metavar="OUT.xyz", help="extended XYZ file to write")
-    add("--backend", metavar="NAME", help="tensor-product algorithm: cg, escn, gaunt or grid (default: the model's)")
+    add(
+        "--backend",
+        metavar="NAME",
+        help="tensor-product algorithm: cg, escn, gaunt, grid, or auto for the fastest on the first batch (default: the model's)",
+    )
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")
+    add(
+        "--verify",
+        choices=("on", "off"),
+        default="on",
+        help="compare the algorithm with the reference on a part of the first batch (default: on)",
+    )
     add("--batch-size", type=_positive, default=16, metavar="N", help="structures at a time (default: 16)")
     add("--metrics", type=Path, metavar="OUT.json", help="also write the errors to this file")
     for label, key in KEYS.items():
@@ -169,7 +181,8 @@ def _run(arguments: argparse.Namespace) -> None:
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
         from eqmol.checkpoint import prepare
 
-        model = prepare(arguments.model, arguments.backend, arguments.device, arguments.dtype)
+        verify = arguments.verify == "on"
+        model = prepare(arguments.model, arguments.backend, arguments.device, arguments.dtype, verify)
         _check_labels(arguments.input, keys, given, metrics is not None)
         frames = _frames(arguments.input, keys)
         errors, num_frames = _predict_file(model, frames, output, arguments.batch_size)

@@ -29,6 +29,7 @@ CHANGEABLE = (
     "output_dir",
     "resume",
     "logger",
+    "verify",
     "data.num_workers",
     "trainer.max_epochs",
     "trainer.max_time",

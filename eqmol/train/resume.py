@@ -1,8 +1,8 @@
 """``last.ckpt``: everything that continues a run as if it had never stopped.
 
 Lightning's checkpoint (averaged and raw weights, optimiser, loops, the loader's cursor, early stopping) plus the
-schedule, the random states, the clock, the best score and the configuration. It holds plain values and tensors only, so
-it is loaded with ``weights_only=True``.
+schedule, the random states, the clock, the best score, the algorithms and the configuration. It holds plain values and
+tensors only, so it is loaded with ``weights_only=True``.
 """
 
 import os
@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from eqmol import choice
 from eqmol.data.loader import ResumableLoader
 from eqmol.errors import InputError
 from eqmol.train.stop import Clock, Interrupt
+from eqmol.train.task import Task
 
 FORMAT = 1
 
@@ -115,8 +117,11 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the configuration and the loader's cursor."""
-        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config}
+        """Add the configuration, the algorithms and the loader's cursor."""
+        assert isinstance(pl_module, Task)
+        operations = choice.operations(pl_module.predictor)
+        algorithms = {name: choice.backend_of(operation) for name, operation in operations.items()}
+        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config, "algorithms": algorithms}
         checkpoint["loader"] = _loader(trainer).state_dict()
 
     def on_load_checkpoint(

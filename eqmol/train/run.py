@@ -15,16 +15,16 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from eqmol import checkpoint
+from eqmol import checkpoint, choice
 from eqmol.errors import InputError
+from eqmol.models import Potential
 from eqmol.train import folder
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
 from eqmol.train.folder import RunFolder, check_unchanged, open_folder
 from eqmol.train.log import EpochLog, Screen
-from eqmol.train.loss import WeightedLoss
 from eqmol.train.report import print_summary, write_report
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.schedule import Budget, parse_duration
@@ -34,6 +34,7 @@ from eqmol.train.task import Task
 PRECISIONS = {"float32": torch.float32, "32-true": torch.float32, "float64": torch.float64, "64-true": torch.float64}
 LOG_WIDTH = 110  #: columns of tables in a pipe or a file
 ACCELERATORS = ("auto", "cpu", "gpu")
+VERIFY = {"on": True, "true": True, "off": False, "false": False}
 STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
 
 
@@ -55,11 +56,12 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH)
     check_trainer(cfg.trainer)
     check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
-    loss = WeightedLoss.from_config(plain(cfg.task.targets), cfg.task.raise_at)
+    verify = parse_verify(cfg.verify)
+    task = make_task(cfg)
     out = open_folder(cfg.output_dir, cfg.resume)
     cfg.output_dir = str(out.path)
     with out, quiet_lightning():
-        datamodule = instantiate(cfg.data, required=loss.required)
+        datamodule = instantiate(cfg.data, required=task.required)
         datamodule.prepare_data()
         datamodule.setup("fit")
         if cfg.trainer.overfit is not None:
@@ -68,12 +70,15 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         config = plain(cfg)
         if out.config is not None:
             check_unchanged(config, out.config)
-        task = make_task(cfg)
+        task.attach(make_predictor(cfg))
         best = BestModel(out.path / folder.MODEL, make_ema(cfg))
         interrupt = Interrupt()
         trainer = make_trainer(cfg, config, task, best, interrupt, out, console)
+        tuned = settle_algorithms(task, datamodule, out, trainer.strategy.root_device, verify)
         out.begin(cfg)
         print_summary(console, task, datamodule, out, trainer.strategy.root_device)
+        if tuned is not None:
+            console.print(tuned)
         with interrupt:
             trainer.fit(task, datamodule=datamodule, ckpt_path=out.checkpoint, weights_only=True)
         extra = {
@@ -82,7 +87,8 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             "steps": trainer.global_step,
             "best_epoch": best.epoch,
         }
-        metrics = write_report(out, datamodule.evaluation_dataloaders(), trainer.strategy.root_device, extra, console)
+        loaders = datamodule.evaluation_dataloaders()
+        metrics = write_report(out, loaders, trainer.strategy.root_device, extra, console, task, verify=verify)
     console.print(f"model: {out.path / folder.MODEL}", soft_wrap=True, highlight=False)
     return metrics
 
@@ -104,6 +110,14 @@ def check_trainer(settings: DictConfig) -> None:
     if epochs is not None and (type(epochs) is not int or epochs < 1):
         raise InputError(f"trainer.max_epochs={epochs} must be a positive integer, or null with trainer.max_time")
     Budget(settings.max_epochs, None if settings.max_time is None else parse_duration(settings.max_time))
+
+
+def parse_verify(value: Any) -> bool:
+    """Read ``verify=on`` or ``verify=off``."""
+    text = str(value).lower()
+    if text not in VERIFY:
+        raise InputError(f"verify={value} is unknown; choose on or off")
+    return VERIFY[text]
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -144,13 +158,40 @@ def _close(a: Any, b: Any) -> bool:
 
 
 def make_task(cfg: DictConfig) -> Task:
-    """Build the model from its recipe, and what trains it."""
-    pl.seed_everything(cfg.seed, verbose=False)  # after the data, so that the weights do not depend on them
-    with checkpoint.default_dtype(PRECISIONS[cfg.trainer.precision]):
-        predictor = checkpoint.build(plain(cfg.predictor))
-    task = instantiate(cfg.task, predictor=predictor, _convert_="all")
+    """Build what trains the model; it says what labels it needs before there is a model."""
+    task = instantiate(cfg.task, predictor=None, _convert_="all")
     assert isinstance(task, Task)
     return task
+
+
+def make_predictor(cfg: DictConfig) -> Potential:
+    """Build the model from its recipe."""
+    pl.seed_everything(cfg.seed, verbose=False)  # after the data, so that the weights do not depend on them
+    with checkpoint.default_dtype(PRECISIONS[cfg.trainer.precision]):
+        return checkpoint.build(plain(cfg.predictor))
+
+
+def settle_algorithms(
+    task: Task, datamodule: Any, out: RunFolder, device: torch.device, verify: bool
+) -> RenderableType | None:
+    """Choose algorithms for backend=auto on the first batch of the run, or as the checkpoint has them; verify them.
+
+    Returns:
+        What to print about the choice.
+
+    Raises:
+        VerificationError: the model would compute something else than the reference.
+    """
+    model = task.predictor.to(device)
+    auto = model.recipe["backbone"]["backend"] == choice.AUTO
+    if auto and out.state is not None:  # other algorithms round differently, and the run would not be the same
+        choice.apply(model, out.state["eqmol"]["algorithms"])
+    loader = datamodule.train_dataloader()
+    batch = loader.collate_fn([loader.dataset[index] for index in next(iter(loader.batch_sampler))])
+    tuning = choice.settle(model, batch.to(device), "training" if auto and out.state is None else None, verify)
+    if tuning is not None:
+        return tuning.table()
+    return f"backend=auto: the algorithms are those of {out.checkpoint}" if auto else None
 
 
 def make_ema(cfg: DictConfig) -> EMA | None:

@@ -44,10 +44,10 @@ def test_public_names() -> None:
 
 
 SIGNATURES = {
-    "load": ["path", "backend=None", "device='cpu'", "dtype=None"],
+    "load": ["path", "backend=None", "device='cpu'", "dtype=None", "verify=True"],
     "save": ["model", "path", "recipe=None", "metrics=None"],
-    "Calculator": ["path_or_model", "backend=None", "device='cpu'", "dtype=None", "skin=0.5"],
-    "predict": ["atoms", "model", "batch_size=16", "backend=None", "device='cpu'", "dtype=None"],
+    "Calculator": ["path_or_model", "backend=None", "device='cpu'", "dtype=None", "skin=0.5", "verify=True"],
+    "predict": ["atoms", "model", "batch_size=16", "backend=None", "device='cpu'", "dtype=None", "verify=True"],
 }
 
 

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from eqmol.checkpoint import build
+from eqmol.choice import AUTO
 from eqmol.ops.registry import BACKENDS, can_run
 from eqmol.train.cli import CONF
 
@@ -36,7 +37,7 @@ def test_every_model_backend_and_data_set(model, backend, data):
 
 
 def test_every_backend_has_a_file():
-    assert names("backend") == sorted(BACKENDS)
+    assert names("backend") == sorted([*BACKENDS, AUTO])
 
 
 @pytest.mark.parametrize("group", ["debug", "experiment"])
@@ -47,3 +48,9 @@ def test_every_preset_composes(group):
 
 def test_the_family_can_be_chosen_apart_from_the_backend():
     assert recipe("backend=cg", "model.family=gaunt")["backbone"]["family"] == "gaunt"
+
+
+def test_the_gaunt_model_chooses_a_backend_that_the_command_line_overrides():
+    assert recipe("model=gaunt")["backbone"]["backend"] == "grid"
+    assert recipe("model=gaunt", "backend=cg")["backbone"]["backend"] == "cg"
+    assert recipe("backend=escn", "model=gaunt", "data=3bpa")["backbone"]["backend"] == "escn"
