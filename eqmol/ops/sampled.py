@@ -86,16 +86,6 @@ def chunks(rows: int, row_size: int, like: Tensor) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def components_first(x: Tensor) -> Tensor:
-    """[n, lm, C] -> [lm, n, C], so that one matrix product samples every row."""
-    return x.transpose(0, 1).contiguous()
-
-
-def apply(table: Tensor, x: Tensor) -> Tensor:
-    """[i, j] and [j, n, C] -> [i, n, C]."""
-    return (table @ x.flatten(1)).view(-1, *x.shape[1:])
-
-
 class SampledProduct(Sampled, Product):
     """Point-by-point product of two sampled features."""
 
@@ -140,22 +130,22 @@ class WeightedProduct:
         first, second, projection = self.tables
         results = [x.new_zeros(*w.shape) if slot == 2 else x.new_empty(*self._shape(slot, x)) for slot in slots]
         for rows in chunks(len(x), len(first) * x.shape[2], x):
-            factor, own = components_first(y[rows]), w[rows if len(w) > 1 else slice(None)].transpose(0, 1)
-            a = apply(first, components_first(x[rows]))
-            b = apply(second, factor * own)
-            c = a if v is None else apply(projection, components_first(v[rows]))
-            slope = apply(second.T, a * c) if {1, 2} & set(slots) else a
+            factor, own = y[rows], w[rows] if len(w) > 1 else w
+            a = first @ x[rows]
+            b = second @ (factor * own)
+            c = a if v is None else projection @ v[rows]
+            slope = second.T @ (a * c) if {1, 2} & set(slots) else a
             for slot, result in zip(slots, results, strict=True):
                 if slot == 0:
-                    result[rows] = apply(first.T, b * c).transpose(0, 1)
+                    result[rows] = first.T @ (b * c)
                 elif slot == 1:
-                    torch.mul(slope, own, out=result[rows].transpose(0, 1))
+                    torch.mul(slope, own, out=result[rows])
                 elif slot == 2 and len(w) == 1:
-                    result += (slope * factor).sum(1)
+                    result += (slope * factor).sum(0)
                 elif slot == 2:
-                    torch.mul(slope, factor, out=result[rows].transpose(0, 1))
+                    torch.mul(slope, factor, out=result[rows])
                 else:
-                    result[rows] = apply(projection.T, a * b).transpose(0, 1)
+                    result[rows] = projection.T @ (a * b)
         return results
 
     def _shape(self, slot: int, x: Tensor) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from eqmol.ops.contract import Power
 from eqmol.ops.multilinear import Polynomial, partials
-from eqmol.ops.sampled import Sampled, apply, chunks, components_first
+from eqmol.ops.sampled import Sampled, chunks
 from eqmol.ops.spec import Spec
 from eqmol.so3.layout import degrees
 
@@ -61,45 +61,44 @@ class PowerSum(Polynomial):
             results[1] = torch.zeros_like(weight)
         if 2 in slots:
             results[2] = x.new_empty(len(x), weight.shape[2], x.shape[2])
-        per_group = weight.movedim(0, 2)
         for rows in chunks(len(x), self.table.shape[0] * x.shape[2], x):
             group = self.group[rows]
-            own = per_group.index_select(2, group)
-            fields = [components_first(f[rows]) for f in (x, *tangents) if f is not None]
-            samples = [apply(self.table, f) for f in fields]
+            own = weight.index_select(0, group)
+            fields = [f[rows] for f in (x, *tangents) if f is not None]
+            samples = [self.table @ f for f in fields]
             if 1 in slots or 2 in slots:
                 projected = self._project(fields, samples)
             if 2 in slots:
-                results[2][rows] = (own * projected).sum(0).transpose(0, 1)
+                results[2][rows] = (own * projected).sum(1)
             if v is None:
                 continue
-            cotangent = components_first(v[rows])
+            cotangent = v[rows].unsqueeze(1)
             if 1 in slots:
-                results[1].index_add_(0, group, (projected * cotangent).movedim(2, 0))
+                results[1].index_add_(0, group, projected * cotangent)
             if any(slot not in (1, 2) for slot in slots):
-                linear, *higher = (own * cotangent).unbind(0)
-                higher = [apply(self.projection, c) for c in higher]
+                linear, *higher = (own * cotangent).unbind(1)
+                higher = [self.projection @ c for c in higher]
             for slot in slots:
                 if slot not in (1, 2):
                     others = [t for i, t in enumerate(samples[1:], 3) if i != slot]
-                    results[slot][rows] = self._slope(samples[0], others, linear, higher).transpose(0, 1)
+                    results[slot][rows] = self._slope(samples[0], others, linear, higher)
         return [results[slot] for slot in slots]
 
     def _project(self, fields: list[Tensor], samples: list[Tensor]) -> Tensor:
-        """Every order, differentiated along all tangents, projected: [O, lm_out, n, C]."""
+        """Every order, differentiated along all tangents, projected: [n, O, lm_out, C]."""
         a, *tangents = samples
         k, size = len(tangents), self.projection.shape[1]
-        zero = a.new_zeros(size, *a.shape[1:])
+        zero = a.new_zeros(len(a), size, a.shape[2])
         results = [_fit(fields[-1], size) if k < 2 else zero]  # the first order needs no samples
         power = _product(tangents) if k else a
         for order in range(2, self.order + 1):
             if order > max(k, 1):
                 power = power * a
-            results.append(perm(order, k) * apply(self.projection.T, power) if order >= k else zero)
-        return torch.stack(results)
+            results.append(perm(order, k) * (self.projection.T @ power) if order >= k else zero)
+        return torch.stack(results, 1)
 
     def _slope(self, a: Tensor, tangents: list[Tensor], linear: Tensor, cotangents: list[Tensor]) -> Tensor:
-        """Derivative for one field given the tangents of the others, [lm_in, n, C].
+        """Derivative for one field given the tangents of the others, [n, lm_in, C].
 
         ``linear`` is the cotangent of the first order's result, ``cotangents`` are those of the higher ones, sampled.
         """
@@ -109,8 +108,8 @@ class PowerSum(Polynomial):
         for order in range(self.order, max(k, 2) - 1, -1):
             total = total.mul_(a).add_(cotangents[order - 2], alpha=perm(order, k))
         if k > 1:
-            return apply(self.table.T, total * _product(tangents))
-        return apply(self.table.T, total.mul_(a)) + _fit(linear, self.table.shape[1])
+            return self.table.T @ (total * _product(tangents))
+        return self.table.T @ total.mul_(a) + _fit(linear, self.table.shape[1])
 
 
 def _product(factors: list[Tensor]) -> Tensor:
@@ -118,5 +117,5 @@ def _product(factors: list[Tensor]) -> Tensor:
 
 
 def _fit(x: Tensor, size: int) -> Tensor:
-    """The first ``size`` components of x [lm, n, C], zero where it has none."""
-    return x[:size] if len(x) >= size else pad(x, (0, 0, 0, 0, 0, size - len(x)))
+    """The first ``size`` components of x, zero where it has none."""
+    return x[:, :size] if x.shape[1] >= size else pad(x, (0, 0, 0, size - x.shape[1]))
