@@ -27,15 +27,17 @@ class CGProduct(Product):
     """Dense contraction with the 3j symbols, degree by degree."""
 
     basis: Tensor
+    scale: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.add_table("basis", spec.paths)
+        # with this norm of the 3j symbols those of a scalar are the identity
+        self.add_table("scale", spec.path_normalization / np.sqrt(2 * spec.path_degrees + 1))
         self.pairs = [_pair(spec, l1, l2) for l1, l2 in sorted({path[:2] for path in spec.pair_paths})]
         for pair in self.pairs:
             blocks = [
-                wigner_3j(pair.l1, pair.l2, l3).reshape(-1, 2 * l3 + 1) * spec.path_normalization[path]
-                for path, l3, _ in pair.paths
+                wigner_3j(pair.l1, pair.l2, l3).reshape(-1, 2 * l3 + 1) * np.sqrt(2 * l3 + 1) for _, l3, _ in pair.paths
             ]
             self.add_table(f"couple{pair.l1}_{pair.l2}", np.concatenate(blocks, axis=1).T)
 
@@ -43,7 +45,9 @@ class CGProduct(Product):
         if self.spec.has_own_weights:
             weight = torch.einsum("...wc,wp->...pc", weight, self.basis)
         tables = [self.get_buffer(f"couple{pair.l1}_{pair.l2}") for pair in self.pairs]
-        (result,) = partials(_Trilinear(self.spec, self.pairs, tables), [_OUT], [x, y, weight, None])
+        (result,) = partials(
+            _Trilinear(self.spec, self.pairs, tables), [_OUT], [x, y, weight * self.scale.unsqueeze(-1), None]
+        )
         return result
 
 
@@ -53,6 +57,11 @@ class _Pair(NamedTuple):
     l1: int
     l2: int
     paths: list[tuple[int, int, slice]]
+
+    @property
+    def scalar(self) -> bool:
+        """Whether one factor is a scalar, so that there is nothing to couple."""
+        return 0 in (self.l1, self.l2)
 
 
 def _pair(spec: Spec, l1: int, l2: int) -> _Pair:
@@ -103,19 +112,27 @@ class _Trilinear:
         for pair, table in zip(self.pairs, self.tables, strict=True):
             a, b = x[degree_slice(pair.l1)].unsqueeze(1), y[degree_slice(pair.l2)]
             if _OUT in result or _WEIGHT in result:
-                coupled = (table @ (a * b).reshape(table.shape[1], -1)).view(-1, nodes, channels)
+                outer = (a * b).flatten(0, 1)
+                coupled = outer if pair.scalar else (table @ outer.flatten(1)).view(-1, nodes, channels)
                 for path, l3, rows in pair.paths:
                     if _OUT in result:
                         result[_OUT][degree_slice(l3)].addcmul_(coupled[rows], weight[path])
                     if _WEIGHT in result:
-                        torch.sum(coupled[rows] * g[degree_slice(l3)], 0, out=result[_WEIGHT][path])
+                        _add_products(result[_WEIGHT][path], coupled[rows], g[degree_slice(l3)])
             if _X in result or _Y in result:
                 weighted = x.new_empty(len(table), nodes, channels)
                 for path, l3, rows in pair.paths:
                     torch.mul(g[degree_slice(l3)], weight[path], out=weighted[rows])
-                slope = (table.T @ weighted.flatten(1)).view(len(a), len(b), nodes, channels)
+                slope = weighted if pair.scalar else table.T @ weighted.flatten(1)
+                slope = slope.view(len(a), len(b), nodes, channels)
                 if _X in result:
-                    result[_X][degree_slice(pair.l1)] += (slope * b).sum(1)
+                    _add_products(result[_X][degree_slice(pair.l1)], slope.transpose(0, 1), b)
                 if _Y in result:
-                    result[_Y][degree_slice(pair.l2)] += (slope * a).sum(0)
+                    _add_products(result[_Y][degree_slice(pair.l2)], slope, a)
         return result
+
+
+def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add Σ left · right over the first dimension, which is short, without a tensor of all products."""
+    for a, b in zip(left, right, strict=True):
+        total.addcmul_(a, b)

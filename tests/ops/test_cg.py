@@ -1,0 +1,58 @@
+"""Clebsch-Gordan algorithms beyond the contract: chunks, groups, weights per node and third derivatives."""
+
+import pytest
+import torch
+
+from eqmol.ops import Spec
+from eqmol.ops.cg import CGPower, CGProduct
+from eqmol.ops.cg import power as power_module
+from eqmol.ops.cg import product as product_module
+from eqmol.so3.layout import dim
+from tests import reference
+from tests.ops.cases import make_case
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+PRODUCT = Spec("product", "coupled", "so3", 2, 1, 2)
+POWER = Spec("power", "coupled", "so3", 2, 0, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "op", "module"), [(PRODUCT, CGProduct, product_module), (POWER, CGPower, power_module)]
+)
+def test_chunks_change_nothing(spec, op, module, monkeypatch):
+    case = make_case(spec, nodes=70)
+    case.group = torch.zeros_like(case.group)
+    whole = case.run(op(spec))
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
+    torch.testing.assert_close(case.run(op(spec)), whole, atol=1e-12, rtol=0)
+
+
+def test_product_with_weights_per_node():
+    op = CGProduct(PRODUCT)
+    x, y, weight = torch.randn(3, 9, 2), torch.randn(3, 4, 2), torch.randn(3, PRODUCT.num_weights, 2)
+    expected = reference.product(PRODUCT, x, y, weight)
+    torch.testing.assert_close(op(x, y, weight), expected, atol=1e-12, rtol=0)
+    leaves = [t[:2, :, :1].clone().requires_grad_() for t in (x, y, weight)]
+    assert torch.autograd.gradcheck(op, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(op, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("group", [[], [2], [1, 0, 1, 1], [2, 2, 0, 1]], ids=str)
+def test_power_of_any_groups(group):
+    """Empty, absent and mixed groups in any order."""
+    x, weight = torch.randn(len(group), 9, 2), torch.randn(3, POWER.num_weights, 2)
+    group = torch.tensor(group, dtype=torch.int64)
+    expected = reference.power(POWER, x, weight, group) if len(x) else x.new_zeros(0, 4, 2)
+    torch.testing.assert_close(CGPower(POWER)(x, weight, group), expected, atol=1e-10, rtol=0)
+
+
+def test_third_derivatives_of_a_power():
+    spec = Spec("power", "coupled", "o3", 1, 0, 1, 3)
+    op, group = CGPower(spec), torch.tensor([0, 1, 0])
+    leaves = [torch.randn(3, dim(1), 1, requires_grad=True), torch.randn(2, spec.num_weights, 1, requires_grad=True)]
+
+    def slope(x, weight):
+        return torch.autograd.grad(op(x, weight, group).square().sum(), (x, weight), create_graph=True)
+
+    assert torch.autograd.gradgradcheck(slope, leaves, fast_mode=True)
