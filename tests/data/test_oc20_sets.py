@@ -167,6 +167,8 @@ def test_systems_with_an_element_of_their_own_are_refused_by_name(shards):
         data = ready(shards, held_out=12, seed=seed)
         assert data.refused[ONLY_GOLD] == ["Au"]
         assert f"{ONLY_GOLD} (Au)" in shown(data)
+        held_out = len(systems(data.test_graphs["held_out"]))
+        assert (f"only {held_out} of data.held_out=12" in shown(data)) == (held_out < 12)
         train = data.statistics()["elements"]
         for frames in data._sets().values():
             assert set(torch.cat([graph.atomic_numbers for graph in frames]).tolist()) <= set(train)
@@ -289,7 +291,7 @@ def test_a_limit_below_the_largest_structure_names_it(shards):
     with pytest.raises(
         InputError, match=r"data\.batch_atoms=9 is less than the 10 atoms of \d\.extxyz\.xz, random\d+ frame"
     ):
-        ready(shards, batch_atoms=9).train_dataloader()
+        ready(shards, batch_atoms=9)
 
 
 # --- where the data are

@@ -189,7 +189,7 @@ def count_edges(frames: Frames, console: Console | None = None) -> NDArray[np.in
     used = np.unique(library.shard[frames.indices]).tolist()
     tasks = [(library.shards[i], frames.cutoff, frames.max_neighbors) for i in used]
     missing = not all(_counts_file(*task).is_file() for task in tasks)
-    counts = run_parallel(_count_shard, tasks, "neighbours", console=console if missing else None)
+    counts = run_parallel(_count_shard, tasks, "neighbours", None if missing else 1, console if missing else None)
     of_shard = dict(zip(used, counts, strict=True))
     return np.array([of_shard[library.shard[i]][library.row[i]] for i in frames.indices], np.int64)
 

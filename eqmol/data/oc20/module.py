@@ -148,12 +148,14 @@ class OC20(GraphSets):
                     f"the set '{name}' is empty; {len(self.refused)} systems have elements of no other system"
                 )
         self._measure(train, known)
+        for graphs in self._sets().values():
+            self._limits(graphs)
 
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and, where they are limited, of edges of frames."""
         assert isinstance(graphs, Frames)
         atoms = graphs.library.atoms[graphs.indices]
-        return atoms, None if self.batch_edges is None else count_edges(graphs, Console())
+        return atoms, None if self.batch_edges is None else count_edges(graphs)
 
     def evaluation_dataloaders(self) -> dict[str, DataLoader]:
         """Return every set in its order; of "train" a part that is evenly spread."""
@@ -176,6 +178,10 @@ class OC20(GraphSets):
         if self.refused:
             refused = "; ".join(f"{system} ({', '.join(elements)})" for system, elements in self.refused.items())
             shown.append(f"not held out, as no training system would be left with some of their elements: {refused}")
+        held_out = self.test_graphs.get("held_out")
+        number = 0 if held_out is None else len(np.unique(held_out.library.system[held_out.indices]))
+        if number < self.held_out and "val" not in self.other_folders:
+            shown.append(f"only {number} of data.held_out={self.held_out} systems can be held out")
         return [*shown, self._measured().table(), self._measured().notes()]
 
     def _raw(self) -> Path:
@@ -224,7 +230,10 @@ class OC20(GraphSets):
         chosen = np.arange(len(library.system))
         if derived:
             chosen, energies = relaxed(library, energies)
-        return Frames(library, chosen, energies, self.cutoff, self.max_neighbors, forces=not derived)
+        frames = Frames(library, chosen, energies, self.cutoff, self.max_neighbors, forces=not derived)
+        if self.batch_edges is not None:
+            count_edges(frames, Console())
+        return frames
 
     def _measure(self, train: Frames, known: NDArray[np.bool_]) -> None:
         """Take the statistics of the training set: element energies from all its frames, the rest from some."""
