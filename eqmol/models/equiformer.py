@@ -99,7 +99,7 @@ class Equiformer(Backbone):
         alpha_channels: invariants per head from which attention weights are made.
         hidden_channels: channels inside feed-forward blocks; None: C.
         messages: ``linear`` in the sender's features, or ``nonlinear`` (convolve, gate, convolve).
-        feedforward: ``gate``, ``product``, or ``s2`` (pointwise on the sphere, not exactly equivariant).
+        feedforward: ``product`` of gated fields, ``gate`` alone, or ``s2`` (pointwise on the sphere, not exactly equivariant).
         selfmix: add a block of products of differently mixed fields to every layer.
         norm: ``rms`` or ``layer``, see :class:`eqmol.nn.Norm`.
         order_max: highest order of convolutions in the edge frame; None: all. Coupled family, ``filter_degree`` twice
@@ -131,7 +131,7 @@ class Equiformer(Backbone):
         alpha_channels: int = 8,
         hidden_channels: int | None = None,
         messages: str = "linear",
-        feedforward: str = "gate",
+        feedforward: str = "product",
         selfmix: bool = False,
         norm: NormKind = "layer",
         order_max: int | None = None,

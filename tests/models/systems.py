@@ -40,7 +40,7 @@ def graph_of(atoms: Atoms) -> AtomGraph:
 VARIANTS: dict[str, dict] = {
     "mace": {},
     "equiformer": {},
-    "equiformer-product": {"feedforward": "product", "norm": "rms"},
+    "equiformer-gate": {"feedforward": "gate", "norm": "rms"},
     "equiformer-nonlinear": {"messages": "nonlinear", "selfmix": True},
 }
 COMMON = {"degree": 1, "filter_degree": 2, "channels": 4, "layers": 2, "avg_num_neighbors": 8.0, "num_bessel": 4}

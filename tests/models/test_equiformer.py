@@ -53,7 +53,7 @@ def test_shapes(family: str, backend: str, degree: int, degree_out: int, feedfor
     "options",
     [
         {},
-        {"feedforward": "product"},
+        {"feedforward": "gate"},
         {"feedforward": "s2"},
         {"messages": "nonlinear"},
         {"selfmix": True, "norm": "rms"},
@@ -133,7 +133,7 @@ def test_forces_of_a_slab_with_edges_along_the_axes(family: str, backend: str, a
     positions = [0 * normal, 2.2 * normal, 4.4 * normal + (1 - normal) * [0.2, 0.4, 0.6]]
     cell = np.where(normal > 0, 12.0, 2.2)
     atoms = Atoms("CCO", positions=positions, cell=cell, pbc=normal == 0)
-    model = make_model(backend, family, variant="equiformer-product", degree=2, filter_degree=4)
+    model = make_model(backend, family, variant="equiformer", degree=2, filter_degree=4)
     forces = model(graph_of(atoms))["forces"]
     assert forces.abs().max() > 1e-3
     step = 1e-3
@@ -179,7 +179,7 @@ def test_files(tmp_path: Path, options: dict) -> None:
 
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
 def test_learns_a_few_structures_by_heart(forces: str) -> None:
-    sizes = {"channels": 16, "radial_hidden": [16, 16], "feedforward": "product"}
+    sizes = {"channels": 16, "radial_hidden": [16, 16]}
     model = make_model("grid", "gaunt", variant="equiformer", forces=forces, **sizes).train()
     frames = []
     for seed in range(3):
@@ -238,7 +238,7 @@ def test_can_be_built_without_memory() -> None:
 
 
 def test_batches_of_no_edges() -> None:
-    model = Equiformer(**ARGUMENTS, feedforward="product", messages="nonlinear", selfmix=True)
+    model = Equiformer(**ARGUMENTS, messages="nonlinear", selfmix=True)
     graph = collate([graph_of(Atoms("H")), graph_of(Atoms("O"))])
     (x,) = model(torch.zeros(0, 3), torch.tensor([0, 2]), *graph.edge_index)
     assert torch.isfinite(x).all()

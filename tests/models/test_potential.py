@@ -117,7 +117,7 @@ def test_direct_forces_need_no_derivative(variant: str) -> None:
     results = model.train()(graph)
     (results["forces"].square().sum() + results["energy"].sum()).backward()
     assert all(p.grad is not None for p in model.parameters())
-    with pytest.raises(InputError, match="predicts forces directly .* has no stress"):
+    with pytest.raises(InputError, match=r"predicts forces directly .* has no stress"):
         model(graph, stress=True)
 
 
@@ -132,7 +132,7 @@ def test_direct_forces_start_from_the_same_parameters() -> None:
 
 
 def test_direct_forces_refuse_repulsion() -> None:
-    with pytest.raises(InputError, match="zbl=True .* direct forces"):
+    with pytest.raises(InputError, match=r"zbl=True .* direct forces"):
         make_model(forces="direct", zbl=True)
 
 
