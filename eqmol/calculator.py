@@ -84,6 +84,10 @@ class Calculator(ASECalculator):
             raise PropertyNotImplementedError(
                 f"stress is defined for three periodic directions only, and this structure has pbc={atoms.pbc.tolist()}"
             )
+        if "stress" in properties and not self.model.conservative:
+            raise PropertyNotImplementedError(
+                "this model's forces are no derivatives (forces=direct); it has no stress"
+            )
         super().calculate(atoms, properties, system_changes)
         self.results = {}
         if self._neighbors.skin and "numbers" in system_changes:
@@ -119,15 +123,15 @@ def evaluate_graphs(model: Potential, graphs: Sequence[AtomGraph]) -> list[dict[
 
     Returns:
         For each structure ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it is
-        periodic in three directions, ``stress`` [3, 3] (eV/Å³); float64 NumPy.
+        periodic in three directions and forces are derivatives, ``stress`` [3, 3] (eV/Å³); float64 NumPy.
 
     Raises:
         InputError: a result that is not finite.
     """
-    periodic = [bool(graph.pbc.all()) for graph in graphs]
+    stressed = [model.conservative and bool(graph.pbc.all()) for graph in graphs]
     device = next(model.parameters()).device
     batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
-    output = model(batch.to(device), forces=True, stress=any(periodic))
+    output = model(batch.to(device), forces=True, stress=any(stressed))
     values = {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
     results, begin = [], 0
     for number, graph in enumerate(graphs):
@@ -137,7 +141,7 @@ def evaluate_graphs(model: Potential, graphs: Sequence[AtomGraph]) -> list[dict[
             "energies": values["energies"][atoms],
             "forces": values["forces"][atoms],
         }
-        if periodic[number]:
+        if stressed[number]:
             result["stress"] = values["stress"][number]
         _check_result(result, graph)
         results.append(result)

@@ -23,7 +23,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import FIRE
 
 import eqmol
-from eqmol.checkpoint import save
+from eqmol.checkpoint import build, save
 from eqmol.errors import InputError
 from eqmol.graph import NeighborList, collate, from_atoms
 from tests.recipes import model, recipe
@@ -332,3 +332,12 @@ def test_batch_of_the_graph_and_calculator_share_the_model(path: Path) -> None:
     output = potential(collate([from_atoms(atoms, potential.cutoff) for atoms in structures]))
     for number, atoms in enumerate(structures):
         assert abs(float(output["energy"][number]) - fresh(path, atoms)[0]) < 1e-9
+
+
+def test_direct_forces_have_no_stress() -> None:
+    potential = build(recipe(degree_out=1) | {"forces": "direct", "zbl": False})
+    atoms = copper()
+    atoms.calc = eqmol.Calculator(potential)
+    assert atoms.get_forces().shape == (len(atoms), 3)
+    with pytest.raises(PropertyNotImplementedError, match="no derivatives"):
+        atoms.get_stress()
