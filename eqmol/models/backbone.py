@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from eqmol.models.recompute import recompute
 from eqmol.ops.contract import Convolution
 
 
@@ -51,7 +51,7 @@ class Backbone(nn.Module, ABC):
     def run(self, layer: nn.Module, *arguments: Any) -> Any:
         """Call a layer, with its activations stored or recomputed; also right when the gradient is differentiated."""
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *arguments, use_reentrant=False)
+            return recompute(layer, *arguments)
         return layer(*arguments)
 
 
