@@ -22,7 +22,7 @@ from tests.models.systems import (
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-STEP = 1e-3
+STEP = 3e-4
 every_algorithm = pytest.mark.parametrize(("family", "backend"), FAMILIES)
 every_model = pytest.mark.parametrize("variant", VARIANTS)
 every_parity = pytest.mark.parametrize("parity", ["o3", "so3"])
