@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ase
-import numpy as np
 import torch
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
-from numpy.typing import NDArray
 
 from eqmol.checkpoint import prepare
 from eqmol.errors import InputError
-from eqmol.graph import AtomGraph, NeighborList, collate, from_atoms
+from eqmol.evaluation import evaluate_graphs, graph_of
+from eqmol.graph import NeighborList
 from eqmol.models import Potential
 
 
@@ -55,7 +54,13 @@ class Calculator(ASECalculator):
         super().__init__()
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
             raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
-        self.model = prepare(path_or_model, backend, device, dtype, verify)
+        model = prepare(path_or_model, backend, device, dtype, verify)
+        if not isinstance(model, Potential):
+            raise InputError(
+                "the model predicts properties of molecules and no forces; use it with eqmol.predict or predict.py, and a "
+                "potential with the calculator"
+            )
+        self.model = model
         self._neighbors = NeighborList(self.model.cutoff, skin)
         # plain values: trajectories write them
         self.parameters.update(
@@ -96,78 +101,3 @@ class Calculator(ASECalculator):
         self.results["free_energy"] = self.results["energy"]
         if "stress" in self.results:
             self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])
-
-
-def graph_of(model: Potential, atoms: ase.Atoms, source: str = "", neighbors: NeighborList | None = None) -> AtomGraph:
-    """The graph of a structure for a model.
-
-    Args:
-        model: gives cutoff and elements.
-        atoms: without labels.
-        source: where the structure comes from, for messages.
-        neighbors: a list to reuse.
-
-    Raises:
-        InputError: an element that the model has not seen, or a structure that has no graph.
-    """
-    _check_elements(model, atoms, source)
-    return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors)
-
-
-def evaluate_graphs(model: Potential, graphs: Sequence[AtomGraph]) -> list[dict[str, Any]]:
-    """Predict a batch of graphs.
-
-    Args:
-        model: in evaluation mode.
-        graphs: at least one.
-
-    Returns:
-        For each structure ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it is
-        periodic in three directions and forces are derivatives, ``stress`` [3, 3] (eV/Å³); float64 NumPy.
-
-    Raises:
-        InputError: a result that is not finite.
-    """
-    stressed = [model.conservative and bool(graph.pbc.all()) for graph in graphs]
-    device = next(model.parameters()).device
-    batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
-    output = model(batch.to(device), forces=True, stress=any(stressed))
-    values = {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
-    results, begin = [], 0
-    for number, graph in enumerate(graphs):
-        atoms = slice(begin, begin := begin + len(graph.pos))
-        result = {
-            "energy": float(values["energy"][number]),
-            "energies": values["energies"][atoms],
-            "forces": values["forces"][atoms],
-        }
-        if stressed[number]:
-            result["stress"] = values["stress"][number]
-        _check_result(result, graph)
-        results.append(result)
-    return results
-
-
-def _check_elements(model: Potential, atoms: ase.Atoms, source: str) -> None:
-    unseen = np.flatnonzero(~np.isin(atoms.numbers, model.elements))
-    if len(unseen):
-        index, where = int(unseen[0]), f"{source}: " if source else ""
-        known = ", ".join(ase.data.chemical_symbols[number] for number in model.elements)
-        raise InputError(
-            f"{where}atom {index} is {atoms.symbols[index]}, an element that the model has not seen; it knows {known}"
-        )
-
-
-def _check_result(result: Mapping[str, Any], graph: AtomGraph) -> None:
-    finite: NDArray[np.bool_] = np.isfinite(result["forces"]).all(axis=1) & np.isfinite(result["energies"])
-    if finite.all() and np.isfinite(result["energy"]):
-        return
-    culprit = "the energy"
-    if not finite.all():
-        index = int(np.flatnonzero(~finite)[0])
-        symbol = ase.data.chemical_symbols[int(graph.atomic_numbers[index])]
-        culprit = f"the energy or force of atom {index} ({symbol})"
-    raise InputError(
-        f"{graph.source + ': ' if graph.source else ''}{culprit} is not finite; atoms are too close to each other, or "
-        f"the structure is far outside the training data"
-    )

@@ -23,7 +23,7 @@ from eqmol.choice import AUTO, at_first_use, default_backend
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.header import FORMAT, UNITS, Header, read_header
-from eqmol.models import Potential
+from eqmol.models.predictor import Predictor
 from eqmol.so3.layout import CONVENTION
 
 __all__ = ["build", "load", "prepare", "read_header", "save"]
@@ -31,7 +31,7 @@ __all__ = ["build", "load", "prepare", "read_header", "save"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def build(recipe: Mapping[str, Any]) -> Potential:
+def build(recipe: Mapping[str, Any]) -> Predictor:
     """The untrained model of a recipe, see :func:`eqmol.recipe.build`.
 
     With backend ``auto`` it has the algorithms of its family's default backend until it is tuned.
@@ -43,7 +43,7 @@ def build(recipe: Mapping[str, Any]) -> Potential:
 
 
 def save(
-    model: Potential,
+    model: Predictor,
     path: str | os.PathLike[str],
     *,
     recipe: Mapping[str, Any] | None = None,
@@ -85,7 +85,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     verify: bool = True,
-) -> Potential:
+) -> Predictor:
     """Read a model file, ready to predict (evaluation mode). Runs nothing that the file contains.
 
     Args:
@@ -119,14 +119,14 @@ def load(
 
 
 def prepare(
-    path_or_model: str | os.PathLike[str] | Potential,
+    path_or_model: str | os.PathLike[str] | Predictor,
     backend: str | Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     verify: bool = True,
-) -> Potential:
+) -> Predictor:
     """A private, frozen copy of a model for prediction, from its file or from itself; arguments as in :func:`load`."""
-    if isinstance(path_or_model, Potential):
+    if isinstance(path_or_model, Predictor):
         model = path_or_model
         recipe = model.recipe if backend is None else _with_backend(model.recipe, backend)
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -189,7 +189,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def _filled(
     recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, verify: bool
-) -> Potential:
+) -> Predictor:
     with default_dtype(dtype):
         model = build(recipe)
     model.load_state_dict(dict(tensors))  # casts to the model's types
@@ -214,7 +214,7 @@ def _with_backend(recipe: Mapping[str, Any], backend: str | Mapping[str, str]) -
     return {**recipe, "backbone": {**backbone, "backend": backend if isinstance(backend, str) else dict(backend)}}
 
 
-def _compare(skeleton: Potential, header: Header) -> None:
+def _compare(skeleton: Predictor, header: Header) -> None:
     expected = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in skeleton.state_dict().items()}
     for name in sorted(expected.keys() | header.shapes.keys()):
         if name not in header.shapes:

@@ -19,10 +19,10 @@ from ase.data import covalent_radii
 from rich.console import Console
 from rich.table import Table
 
-from eqmol.calculator import evaluate_graphs, graph_of
 from eqmol.checkpoint import build, default_dtype, load, prepare, read_header, save
 from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
+from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.models import Potential
 from eqmol.models.enlarge import GROWTHS, Growth, enlarge
 from eqmol.models.enlarge.weights import missing_weights
@@ -91,6 +91,7 @@ def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potent
     with torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
         torch.manual_seed(seed)
         new = build({**old.recipe, "backbone": after})
+    assert isinstance(new, Potential)
     _refuse_losses(old, new, changes)
     enlarge(old, new)
     return new.eval()
@@ -213,10 +214,12 @@ def _run(arguments: Sequence[str]) -> int:
         raise InputError(f"{source} holds a {type(old).__name__}; only potentials can be converted yet")
     new = convert(old, changes, options["seed"])
     stored = prepare(new, dtype=header.dtype)
+    widened = prepare(stored, dtype=torch.float64)
+    assert isinstance(widened, Potential)
     structures = _structures(options["structures"], old)
     checks = {
         "exact": differences(old, new, structures, EXACT),
-        "as written": differences(old, prepare(stored, dtype=torch.float64), structures, ROUNDED[header.dtype]),
+        "as written": differences(old, widened, structures, ROUNDED[header.dtype]),
     }
     console = Console()
     console.print(_table(checks, len(structures), str(header.dtype).removeprefix("torch.")))

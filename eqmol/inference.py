@@ -19,21 +19,24 @@ from eqmol.files import replacing
 if TYPE_CHECKING:
     import ase
     import torch
+    from rich.console import Console
     from rich.table import Table
 
     from eqmol.graph import AtomGraph
-    from eqmol.models import Potential
+    from eqmol.models.predictor import Predictor
 
     Frame = tuple[ase.Atoms, dict[str, Any], str]  # structure, labels, "path, frame 17"
 
 MAX_EDGES = 200_000  # in a batch; bounds the memory, which grows with the edges
-WRITTEN = ("eqmol_energy", "eqmol_forces", "eqmol_stress")
+MOLECULES = (".sdf", ".mol2", ".smi")
+PREFIX = "eqmol_"
+PER_ATOM = ("forces", "charges")
 KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
 
 
 def predict(
     atoms: "ase.Atoms | Iterable[ase.Atoms]",
-    model: "str | os.PathLike[str] | Potential",
+    model: "str | os.PathLike[str] | Predictor",
     *,
     batch_size: int = 16,
     backend: str | Mapping[str, str] | None = None,
@@ -136,14 +139,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="predict.py",
         description="Predict energies (eV), forces (eV/Å) and, for structures that are periodic in three directions, "
-        "stress (eV/Å³, Voigt order xx yy zz yz xz xy, positive where the lattice is stretched).",
+        "stress (eV/Å³, Voigt order xx yy zz yz xz xy, positive where the lattice is stretched); or, with a model of "
+        "properties, those, also for molecules without a structure.",
         epilog="The output is the input with eqmol_energy and eqmol_stress in info and eqmol_forces in arrays. "
-        "Where the input has labels, a table of errors follows.",
+        "Where the input has labels, a table of errors follows. Molecules give a table with one row each; those that fail are "
+        "listed with the reason.",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="model.safetensors of a training run")
-    add("input", type=Path, metavar="IN", help="structures in any format that ASE reads")
-    add("-o", "--output", type=Path, required=True, metavar="OUT.xyz", help="extended XYZ file to write")
+    add(
+        "input",
+        type=Path,
+        nargs="?",
+        metavar="IN",
+        help="structures in any format that ASE reads, or molecules as .sdf, .mol2 or .smi (one SMILES and name a line)",
+    )
+    add("--smiles", metavar="SMILES", help="one molecule, instead of a file")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="extended XYZ file to write; of molecules a .csv, beside which an .sdf is written",
+    )
+    add("--conformers", type=_positive, default=10, metavar="N", help="structures tried for a SMILES (default: 10)")
+    add("--relax", type=Path, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
     add(
         "--backend",
         metavar="NAME",
@@ -173,6 +193,13 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
+    if arguments.smiles is not None or (arguments.input is not None and arguments.input.suffix.lower() in MOLECULES):
+        _run_molecules(arguments, Console())
+        return
+    if arguments.input is None or arguments.output is None:
+        raise InputError("give a file of structures and -o OUT.xyz, or --smiles SMILES; --help shows how")
+    if arguments.relax is not None:
+        raise InputError(f"--relax is for molecules ({', '.join(MOLECULES)} or --smiles), not for {arguments.input}")
     given = {label: getattr(arguments, f"{label}_key") for label in KEYS}
     keys = {label: given[label] or default for label, default in KEYS.items()}
     _check_paths(arguments)
@@ -193,6 +220,50 @@ def _run(arguments: argparse.Namespace) -> None:
     if errors.summary():
         console.print(_table(errors, arguments.input.name))
     console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
+
+
+def _run_molecules(arguments: argparse.Namespace, console: "Console") -> None:
+    """Predict molecules; the files are written when all are done."""
+    from eqmol.calculator import Calculator
+    from eqmol.checkpoint import prepare
+    from eqmol.graph.molecule import from_smiles, read_molecules
+    from eqmol.screening import screen, table, write
+
+    if arguments.smiles is not None and arguments.input is not None:
+        raise InputError(f"give either {arguments.input} or --smiles, not both")
+    if arguments.output is None and arguments.smiles is None:
+        raise InputError(f"give the table to write for {arguments.input}: -o OUT.csv")
+    if arguments.output is not None and arguments.output.suffix != ".csv":
+        raise InputError(f"{arguments.output}: molecules give a table; give a name that ends in .csv")
+    if arguments.input is not None and arguments.output.with_suffix(".sdf").resolve() == arguments.input.resolve():
+        raise InputError(
+            f"{arguments.output} is written together with {arguments.input}, which is the input; rename one"
+        )
+    if arguments.metrics is not None:
+        raise InputError(
+            "--metrics compares with labels, which molecules from SMILES and SDF do not have; leave it out"
+        )
+    settings = (arguments.backend, arguments.device, arguments.dtype, arguments.verify == "on")
+    model = prepare(arguments.model, *settings)
+    relax = None if arguments.relax is None else Calculator(arguments.relax, device=arguments.device)
+    if arguments.smiles is not None:
+        entries: Any = [from_smiles(arguments.smiles, conformers=arguments.conformers)]
+    else:
+        entries = read_molecules(arguments.input, arguments.conformers)
+    predictions = list(screen(model, entries, arguments.batch_size, relax))
+    failed = [prediction for prediction in predictions if prediction.problem]
+    if arguments.output is not None:
+        write(predictions, arguments.output)
+    if len(failed) < len(predictions):
+        console.print(table(predictions))
+    for prediction in failed:
+        console.print(f"{prediction.name}: {prediction.problem}", soft_wrap=True, highlight=False, markup=False)
+    if arguments.output is not None:
+        sdf = arguments.output.with_suffix(".sdf")
+        counts = f"{len(predictions) - len(failed)} of {len(predictions)} molecules"
+        console.print(f"{counts} -> {arguments.output}, {sdf}", soft_wrap=True, highlight=False)
+    if len(failed) == len(predictions):
+        raise InputError("no molecule could be predicted; the reasons are above")
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
@@ -233,9 +304,8 @@ def _frames(path: Path, keys: dict[str, str]) -> "Iterator[Frame]":
     return read_frames(path, keys["energy"], keys["forces"], keys["stress"])
 
 
-def _predict_file(model: "Potential", frames: "Iterator[Frame]", file: Any, batch_size: int) -> tuple[Errors, int]:
+def _predict_file(model: "Predictor", frames: "Iterator[Frame]", file: Any, batch_size: int) -> tuple[Errors, int]:
     """Write every frame with its predictions; return the errors and the number of frames."""
-    from ase.stress import full_3x3_to_voigt_6_stress
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -247,13 +317,7 @@ def _predict_file(model: "Potential", frames: "Iterator[Frame]", file: Any, batc
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
         for (atoms, labels, _), result in _evaluated(model, frames, batch_size):
-            for key in WRITTEN:  # of an earlier prediction
-                atoms.info.pop(key, None)
-                atoms.arrays.pop(key, None)
-            atoms.info["eqmol_energy"] = result["energy"]
-            atoms.arrays["eqmol_forces"] = result["forces"]
-            if "stress" in result:
-                atoms.info["eqmol_stress"] = full_3x3_to_voigt_6_stress(result["stress"])
+            _attach(atoms, result)
             write_frame(file, atoms)
             errors.add(result, labels, len(atoms))
             number += 1
@@ -261,11 +325,25 @@ def _predict_file(model: "Potential", frames: "Iterator[Frame]", file: Any, batc
     return errors, number
 
 
+def _attach(atoms: "ase.Atoms", result: Mapping[str, Any]) -> None:
+    """Write predictions beside what the structure carries, in place of those of an earlier prediction."""
+    from ase.stress import full_3x3_to_voigt_6_stress
+
+    for place in (atoms.info, atoms.arrays):
+        for key in [key for key in place if key.startswith(PREFIX)]:
+            del place[key]
+    for name, value in result.items():
+        if name in PER_ATOM:
+            atoms.arrays[PREFIX + name] = value
+        elif name != "energies":
+            atoms.info[PREFIX + name] = full_3x3_to_voigt_6_stress(value) if name == "stress" else value
+
+
 def _evaluated(
-    model: "Potential", frames: "Iterable[Frame]", batch_size: int
+    model: "Predictor", frames: "Iterable[Frame]", batch_size: int
 ) -> "Iterator[tuple[Frame, dict[str, Any]]]":
     """Each frame with its prediction, in order; holds one batch in memory."""
-    from eqmol.calculator import evaluate_graphs, graph_of
+    from eqmol.evaluation import evaluate_graphs, graph_of
 
     batch: list[Frame] = []
     graphs: list[AtomGraph] = []

@@ -13,10 +13,11 @@ from typing import Any
 from torch import nn
 
 from eqmol.errors import InputError
-from eqmol.models import MACE, Equiformer, Potential
+from eqmol.models import MACE, Equiformer, Potential, Properties
+from eqmol.models.predictor import Predictor
 
 #: What the outermost ``_target_`` may be.
-PREDICTORS: dict[str, type[nn.Module]] = {"eqmol.models.Potential": Potential}
+PREDICTORS: dict[str, type[nn.Module]] = {"eqmol.models.Potential": Potential, "eqmol.models.Properties": Properties}
 #: What the ``_target_`` of an argument may be, by the name of the argument.
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "backbone": {"eqmol.models.MACE": MACE, "eqmol.models.Equiformer": Equiformer}
@@ -26,7 +27,7 @@ MAX_ITEMS = 256
 MAX_INTEGER = 2**53
 
 
-def build(recipe: Mapping[str, Any]) -> Potential:
+def build(recipe: Mapping[str, Any]) -> Predictor:
     """The untrained model that a recipe describes, in torch's default dtype; it carries a copy as ``model.recipe``.
 
     Args:
@@ -39,7 +40,7 @@ def build(recipe: Mapping[str, Any]) -> Potential:
     """
     _check_plain(recipe, "recipe", MAX_DEPTH)
     model = _create(recipe, PREDICTORS, "recipe")
-    assert isinstance(model, Potential)
+    assert isinstance(model, Predictor)
     model.recipe = json.loads(json.dumps(recipe))
     return model
 

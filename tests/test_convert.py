@@ -12,7 +12,7 @@ from ase.io import write
 
 import eqmol
 from eqmol import convert as conversion
-from eqmol.calculator import graph_of
+from eqmol.evaluation import graph_of
 from eqmol.checkpoint import default_dtype, read_header, save
 from eqmol.convert import EXACT, convert, differences, example_structures, main, num_parameters
 from eqmol.errors import InputError

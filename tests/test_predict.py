@@ -90,9 +90,9 @@ def test_batches_equal_single_structures(path: Path, batch_size: int) -> None:
 def test_large_batches_are_split(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = eqmol.predict(mixed(), path)
     sizes = []
-    evaluate = eqmol.calculator.evaluate_graphs
+    evaluate = eqmol.evaluation.evaluate_graphs
     monkeypatch.setattr(
-        "eqmol.calculator.evaluate_graphs", lambda m, graphs: sizes.append(len(graphs)) or evaluate(m, graphs)
+        "eqmol.evaluation.evaluate_graphs", lambda m, graphs: sizes.append(len(graphs)) or evaluate(m, graphs)
     )
     monkeypatch.setattr(inference, "MAX_EDGES", 100)
     for result, other in zip(eqmol.predict(mixed(), path), expected, strict=True):

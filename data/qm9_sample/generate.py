@@ -21,6 +21,7 @@ from ase import Atoms, units
 from ase.optimize import BFGS
 from ase.thermochemistry import IdealGasThermo
 from ase.vibrations import VibrationsData
+from rdkit import Chem
 from tblite import library
 from tblite.ase import TBLite
 from tblite.interface import Calculator
@@ -135,13 +136,15 @@ def row(atoms: Atoms, references: dict[int, float]) -> list[float] | None:
 
 def record(number: int, molecule: Molecule, atoms: Atoms) -> str:
     """One entry of the SDF."""
-    bonds = list(molecule.mol.GetBonds())
+    kekule = Chem.Mol(molecule.mol)
+    Chem.Kekulize(kekule, clearAromaticFlags=True)
+    bonds = list(kekule.GetBonds())
     lines = [f"gdb_{number}", "     GFN2-xTB", "", f"{len(atoms):3}{len(bonds):3}  0  0  0  0  0  0  0  0999 V2000"]
     for symbol, (x, y, z) in zip(atoms.symbols, atoms.positions, strict=True):
         lines.append(f"{x:10.4f}{y:10.4f}{z:10.4f} {symbol:<3} 0  0  0  0  0  0  0  0  0  0  0  0")
     for bond in bonds:
         ends = bond.GetBeginAtomIdx() + 1, bond.GetEndAtomIdx() + 1
-        lines.append(f"{ends[0]:3}{ends[1]:3}{round(bond.GetBondTypeAsDouble() + 1e-9):3}  0")
+        lines.append(f"{ends[0]:3}{ends[1]:3}{int(bond.GetBondTypeAsDouble()):3}  0")
     return "\n".join([*lines, "M  END", "$$$$", ""])
 
 

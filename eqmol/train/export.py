@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from eqmol import checkpoint
-from eqmol.models import Potential
+from eqmol.models.predictor import Predictor
 from eqmol.train.ema import EMA
 from eqmol.train.task import Task
 
@@ -38,7 +38,7 @@ class BestModel(Callback):
         self.score, self.epoch = validation.score, trainer.current_epoch + 1
         module = pl_module if self.ema is None else self.ema.averaged
         assert isinstance(module, Task)
-        assert isinstance(module.predictor, Potential)
+        assert isinstance(module.predictor, Predictor)
         metrics = {"epoch": self.epoch, "step": trainer.global_step, "val_loss": self.score}
         checkpoint.save(module.predictor, self.path, metrics=metrics | {"val": validation.errors.summary()})
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eqmol import checkpoint, plots
 from eqmol.files import replacing
-from eqmol.models import Potential
+from eqmol.models.predictor import Predictor
 from eqmol.train import folder
 from eqmol.train.folder import RunFolder
 from eqmol.train.task import Task
@@ -31,7 +31,7 @@ class Evaluation:
         model: the saved one.
     """
 
-    def __init__(self, task: Task, model: Potential):
+    def __init__(self, task: Task, model: Predictor):
         self.errors = task.new_errors()
         self._task = task
         self._model = model

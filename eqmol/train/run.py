@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 
 from eqmol import checkpoint, choice
 from eqmol.errors import InputError
-from eqmol.models import Potential
+from eqmol.models.predictor import Predictor
 from eqmol.train import folder
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
@@ -164,7 +164,7 @@ def make_task(cfg: DictConfig) -> Task:
     return task
 
 
-def make_predictor(cfg: DictConfig) -> Potential:
+def make_predictor(cfg: DictConfig) -> Predictor:
     """Build the model from its recipe."""
     pl.seed_everything(cfg.seed, verbose=False)  # after the data, so that the weights do not depend on them
     with checkpoint.default_dtype(PRECISIONS[cfg.trainer.precision]):

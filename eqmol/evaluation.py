@@ -1,0 +1,118 @@
+"""From structures to predictions as NumPy arrays, for any predictor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ase
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eqmol.errors import InputError
+from eqmol.graph import AtomGraph, NeighborList, collate, from_atoms
+from eqmol.models import Potential, Properties
+from eqmol.models.predictor import Predictor
+
+
+def graph_of(model: Predictor, atoms: ase.Atoms, source: str = "", neighbors: NeighborList | None = None) -> AtomGraph:
+    """The graph of a structure for a model.
+
+    Args:
+        model: gives cutoff and elements.
+        atoms: without labels.
+        source: where the structure comes from, for messages.
+        neighbors: a list to reuse.
+
+    Raises:
+        InputError: an element that the model has not seen, or a structure that has no graph.
+    """
+    _check_elements(model, atoms, source)
+    return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors)
+
+
+def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph]) -> list[dict[str, Any]]:
+    """Predict a batch of graphs.
+
+    Args:
+        model: in evaluation mode.
+        graphs: at least one.
+
+    Returns:
+        For each structure, of a potential: ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it
+        is periodic in three directions, ``stress`` [3, 3] (eV/Å³); of a model of properties: each of them (float, in the unit
+        of :mod:`eqmol.graph.properties`), and with ``mu`` also ``dipole`` [3] (D) and ``charges`` [N] (e). Float64 NumPy.
+
+    Raises:
+        InputError: a result that is not finite.
+    """
+    device = next(model.parameters()).device
+    batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
+    if isinstance(model, Properties):
+        return _properties(model(batch.to(device)), model.targets, graphs)
+    assert isinstance(model, Potential)
+    periodic = [model.conservative and bool(graph.pbc.all()) for graph in graphs]
+    values = _arrays(model(batch.to(device), forces=True, stress=any(periodic)))
+    results, begin = [], 0
+    for number, graph in enumerate(graphs):
+        atoms = slice(begin, begin := begin + len(graph.pos))
+        result = {
+            "energy": float(values["energy"][number]),
+            "energies": values["energies"][atoms],
+            "forces": values["forces"][atoms],
+        }
+        if periodic[number]:
+            result["stress"] = values["stress"][number]
+        _check_result(result, graph)
+        results.append(result)
+    return results
+
+
+def _properties(
+    output: Mapping[str, Tensor], targets: Sequence[str], graphs: Sequence[AtomGraph]
+) -> list[dict[str, Any]]:
+    values = _arrays(output)
+    results: list[dict[str, Any]] = []
+    begin = 0
+    for number, graph in enumerate(graphs):
+        atoms = slice(begin, begin := begin + len(graph.pos))
+        result: dict[str, Any] = {name: float(values[name][number]) for name in targets}
+        for name, value in result.items():
+            if not np.isfinite(value):
+                raise InputError(f"{_source(graph)}{name} is not finite; the structure is unlike what the model knows")
+        if "dipole" in values:
+            result |= {"dipole": values["dipole"][number], "charges": values["charges"][atoms]}
+        results.append(result)
+    return results
+
+
+def _arrays(output: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:
+    return {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
+
+
+def _source(graph: AtomGraph) -> str:
+    return f"{graph.source}: " if graph.source else ""
+
+
+def _check_elements(model: Predictor, atoms: ase.Atoms, source: str) -> None:
+    unseen = np.flatnonzero(~np.isin(atoms.numbers, model.elements))
+    if len(unseen):
+        index, where = int(unseen[0]), f"{source}: " if source else ""
+        known = ", ".join(ase.data.chemical_symbols[number] for number in model.elements)
+        raise InputError(
+            f"{where}atom {index} is {atoms.symbols[index]}, an element that the model has not seen; it knows {known}"
+        )
+
+
+def _check_result(result: Mapping[str, Any], graph: AtomGraph) -> None:
+    finite: NDArray[np.bool_] = np.isfinite(result["forces"]).all(axis=1) & np.isfinite(result["energies"])
+    if finite.all() and np.isfinite(result["energy"]):
+        return
+    culprit = "the energy"
+    if not finite.all():
+        index = int(np.flatnonzero(~finite)[0])
+        symbol = ase.data.chemical_symbols[int(graph.atomic_numbers[index])]
+        culprit = f"the energy or force of atom {index} ({symbol})"
+    raise InputError(
+        f"{_source(graph)}{culprit} is not finite; atoms are too close to each other, or "
+        f"the structure is far outside the training data"
+    )
