@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader
 
 from eqmol.data.loader import ResumableLoader
 from eqmol.data.places import find, folders, not_found
-from eqmol.data.qm9 import statistics
+from eqmol.data.qm9 import download, statistics
+from eqmol.data.qm9.download import FILES
 from eqmol.data.qm9.raw import Molecules, read_sdf, read_xyz
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph, collate, from_atoms
 from eqmol.graph.properties import PROPERTIES
 
-FILES = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
 SPLITS = ("train", "val", "test")
 #: Molecules of the whole set without the uncharacterized ones, and the split that published errors refer to.
 CHARACTERIZED = 130_831
@@ -138,6 +138,15 @@ class QM9(pl.LightningDataModule):
         self.test_graphs: Sequence[AtomGraph] = ()
         self._train: Molecules | None = None
 
+    def prepare_data(self) -> None:
+        """Download what is absent.
+
+        Raises:
+            InputError: the files are neither here nor reachable, or not what they should be.
+        """
+        if self.folder == "qm9" and self._raw() is None and not self._xyz():
+            download.download(Path("data", "qm9", "raw"))
+
     def setup(self, stage: str | None = None) -> None:
         """Read the files, once.
 
@@ -194,20 +203,22 @@ class QM9(pl.LightningDataModule):
 
     def _read(self) -> tuple[Molecules, str]:
         """Return all molecules and the name of their file or folder."""
-        for name in (f"{self.folder}/raw", self.folder):
-            place = find(name, FILES)
-            if place is not None:
-                sdf, csv, uncharacterized = (place / file for file in FILES)
-                return read_sdf(sdf, csv, uncharacterized), str(sdf)
-        for place in folders(self.folder):
-            paths = sorted(place.glob("**/dsgdb9nsd_*.xyz"))
-            if paths:
-                return read_xyz(paths), str(place)
-        raise not_found(
-            self.folder,
-            f"put {', '.join(FILES)} there (https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip "
-            "and https://ndownloader.figshare.com/files/3195404), set EQMOL_DATA, or use data=qm9_sample",
-        )
+        place = self._raw()
+        if place is not None:
+            sdf, csv, uncharacterized = (place / file for file in FILES)
+            return read_sdf(sdf, csv, uncharacterized), str(sdf)
+        if paths := self._xyz():
+            return read_xyz(paths), str(paths[0].parent)
+        raise not_found(self.folder, download.ADVICE)
+
+    def _raw(self) -> Path | None:
+        """Return the folder with the SDF, its table and the list of uncharacterized molecules, if there is one."""
+        return find(f"{self.folder}/raw", FILES) or find(self.folder, FILES)
+
+    def _xyz(self) -> list[Path]:
+        """Return the original files of the first folder that has any."""
+        found = (sorted(place.glob("**/dsgdb9nsd_*.xyz")) for place in folders(self.folder))
+        return next(filter(None, found), [])
 
     def _split(self, molecules: Molecules) -> dict[str, NDArray[np.int64]]:
         """Return the rows of each split."""
