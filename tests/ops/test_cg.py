@@ -17,15 +17,23 @@ PRODUCT = Spec("product", "coupled", "so3", 2, 1, 2)
 POWER = Spec("power", "coupled", "so3", 2, 0, 1, 3)
 
 
+@pytest.mark.parametrize("elements", [1, 3 * 3 * 25])
 @pytest.mark.parametrize(
     ("spec", "op", "module"), [(PRODUCT, CGProduct, product_module), (POWER, CGPower, power_module)]
 )
-def test_chunks_change_nothing(spec, op, module, monkeypatch):
+def test_chunks_change_nothing(spec, op, module, elements, monkeypatch):
+    """Results and slopes; a product has chunks of one node, or of three and a shorter last one."""
     case = make_case(spec, nodes=70)
     case.group = torch.zeros_like(case.group)
-    whole = case.run(op(spec))
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
-    torch.testing.assert_close(case.run(op(spec)), whole, atol=1e-12, rtol=0)
+    inputs = [t.requires_grad_() for t in (*case.features, *case.weights)]
+
+    def evaluate():
+        result = case.run(op(spec))
+        return result, *torch.autograd.grad(result.sin().sum(), inputs)
+
+    whole = evaluate()
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", elements)
+    torch.testing.assert_close(evaluate(), whole, atol=1e-12, rtol=1e-12)
 
 
 def test_product_with_weights_per_node():
@@ -36,6 +44,17 @@ def test_product_with_weights_per_node():
     leaves = [t[:2, :, :1].clone().requires_grad_() for t in (x, y, weight)]
     assert torch.autograd.gradcheck(op, leaves, fast_mode=True)
     assert torch.autograd.gradgradcheck(op, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+def test_product_of_few_nodes(nodes):
+    x, y = (torch.randn(nodes, n, 2, requires_grad=True) for n in (9, 4))
+    weight = torch.randn(PRODUCT.num_weights, 2, requires_grad=True)
+    result, expected = (
+        (z, *torch.autograd.grad(z.sum(), (x, y, weight)))
+        for z in (CGProduct(PRODUCT)(x, y, weight), reference.product(PRODUCT, x, y, weight.expand(nodes, -1, -1)))
+    )
+    torch.testing.assert_close(result, expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("group", [[], [2], [1, 0, 1, 1], [2, 2, 0, 1]], ids=str)
