@@ -96,6 +96,13 @@ class Properties(Predictor):
                 results["noise"] = self.noise(features)
         return results
 
+    def references(self, name: str, graph: Data) -> Tensor:
+        """What the elements contribute to a property of every molecule, [G]."""
+        head = self.heads[name]
+        assert isinstance(head, Head)
+        contributions = head.e0.index_select(0, self.species(graph))
+        return contributions.new_zeros(len(graph.cell)).index_add(0, owners(graph), contributions)
+
 
 def _spread(name: str, entry: Any) -> float:
     """Typical size of what the network has to find out about a molecule."""

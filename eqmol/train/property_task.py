@@ -1,7 +1,7 @@
 """Training of properties of molecules, one or several at once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eqmol.data.qm9.datamodule import QM9
+from eqmol.data.qm9.published import PUBLISHED
 from eqmol.errors import InputError
 from eqmol.graph.properties import PROPERTIES
 from eqmol.models import Properties
@@ -19,6 +21,8 @@ from eqmol.plots import COLORS, Quantity
 from eqmol.train.loss import Target
 from eqmol.train.schedule import Schedule
 from eqmol.train.task import Task
+
+LOSSES = ("mae", "mse", "huber")
 
 
 class PropertyErrors:
@@ -36,6 +40,10 @@ class PropertyErrors:
         """Add a batch."""
         columns = [(output[name].detach() - batch[name]) * PROPERTIES[name].shown_factor for name in self.targets]
         self._rows.append(torch.stack(columns, dim=1).cpu().numpy())
+
+    def extend(self, other: Self) -> None:
+        """Add those that another process summed."""
+        self._rows.extend(other._rows)
 
     def summary(self) -> dict[str, float]:
         """Return "<target>_mae" and "<target>_rmse", and "structures"."""
@@ -70,6 +78,9 @@ class PropertyTask(Task[Properties]):
         noise: σ in Å; 0 for undisturbed molecules.
         noise_weight: weight of the denoising loss.
 
+    Attributes:
+        standard: trained on the standard split of QM9, so that published errors may stand beside these.
+
     Raises:
         InputError: an unknown target or loss, a negative weight, or weights that do not match the targets.
     """
@@ -93,6 +104,8 @@ class PropertyTask(Task[Properties]):
             raise InputError(f"task.target={list(names)} must name at least one target, each once")
         if weights is not None and len(weights) != len(names):
             raise InputError(f"task.weights has {len(weights)} weights for {len(names)} targets; give one for each")
+        if loss not in LOSSES:
+            raise InputError(f"task.loss={loss} is unknown; choose one of {', '.join(LOSSES)}")
         if min(noise, noise_weight) < 0:
             raise InputError(f"task.noise={noise} and task.noise_weight={noise_weight} must not be negative")
         self.required = names
@@ -101,11 +114,8 @@ class PropertyTask(Task[Properties]):
         self.columns = tuple(f"{name}_{kind}" for name in names for kind in ("mae", "rmse"))
         shown = names[: len(COLORS)]
         self.curves = tuple((f"{name}_mae", f"{name} MAE ({PROPERTIES[name].shown_unit})") for name in shown)
-        self.quantities = tuple(
-            Quantity(name, name, entry.unit, entry.shown_unit, entry.shown_factor)
-            for name, entry in PROPERTIES.items()
-            if name in names
-        )
+        self.quantities = tuple(_quantity(name) for name in names)
+        self.standard = False
         super().__init__(predictor, optimizer, schedule)
 
     def attach(self, predictor: Properties) -> None:
@@ -119,6 +129,11 @@ class PropertyTask(Task[Properties]):
                 f"task.noise={self.noise} needs a model that predicts displacements: set predictor.denoise=true"
             )
         super().attach(predictor)
+
+    def on_fit_start(self) -> None:
+        """Find out whether published errors are comparable."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.standard = isinstance(data, QM9) and data.is_standard
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Return what the model predicts, in training for disturbed molecules and with the disturbance "xi" [N, 3]."""
@@ -157,11 +172,21 @@ class PropertyTask(Task[Properties]):
         return model(batch)
 
     def parity(self, model: Properties, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
-        """Return label and prediction of every target."""
-        return {name: torch.stack((batch[name], output[name])) for name in self.required}
+        """Return label and prediction of every target; of extensive ones what is left without the atom references."""
+        pairs = {name: torch.stack((batch[name], output[name])) for name in self.required}
+        for name in self.required:
+            if PROPERTIES[name].kind == "extensive":
+                pairs[name] = pairs[name] - model.references(name, batch)
+        return pairs
+
+    def further_metrics(self, model: Properties, val_loader: Any, device: torch.device) -> dict[str, tuple[Any, str]]:
+        """Return the units of the errors."""
+        units = {name: PROPERTIES[name].shown_unit for name in self.required}
+        listed = ", ".join(f"{name} in {unit}" for name, unit in units.items())
+        return {"units": (units, f"metrics.json and log.csv have errors of {listed}")}
 
     def tables(self, rows: list[tuple[str, dict[str, float]]]) -> list[Table]:
-        """Return mean absolute errors with their units."""
+        """Return mean absolute errors with their units, and published ones below where they are comparable."""
         table = Table(title="Errors of the best model (MAE)", title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("split", no_wrap=True)
         table.add_column("molecules", justify="right", no_wrap=True)
@@ -170,6 +195,13 @@ class PropertyTask(Task[Properties]):
         for title, errors in rows:
             cells = [f"{errors[f'{name}_mae']:.4g}" for name in self.required if f"{name}_mae" in errors]
             table.add_row(title, str(int(errors.get("structures", 0))), *cells)
+        if self.standard:
+            table.add_section()
+            for model, published in PUBLISHED.items():
+                table.add_row(
+                    model, "", *(f"{published[name]:g}" if name in published else "" for name in self.required)
+                )
+            table.caption = "below: published errors on the test set (arXiv:2306.12059, table of its poster)"
         return [table]
 
     def describe(self, row: Mapping[str, Any]) -> str:
@@ -180,3 +212,10 @@ class PropertyTask(Task[Properties]):
             if f"val_{name}_mae" in row
         ]
         return "val MAE " + ", ".join(shown) if shown else ""
+
+
+def _quantity(name: str) -> Quantity:
+    """What the parity plot shows of a target."""
+    entry = PROPERTIES[name]
+    title = f"{name} without atom references" if entry.kind == "extensive" else name
+    return Quantity(name, title, entry.unit, entry.shown_unit, entry.shown_factor)
