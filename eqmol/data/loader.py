@@ -159,6 +159,29 @@ class ShuffledBatches(Sampler[list[int]]):
         return max(min(int(SLACK * len(first)), self.num_graphs), len(self._by_size()))
 
 
+def share_of(loader: DataLoader, rank: int, num_ranks: int) -> DataLoader:
+    """Return the batches of one of several processes: together they have every graph of an unshuffled loader once.
+
+    Raises:
+        InputError: fewer graphs than processes.
+    """
+    if num_ranks == 1:
+        return loader
+    batches = list(loader.batch_sampler)  # type: ignore[arg-type]
+    graphs = sum(map(len, batches))
+    if graphs < num_ranks:
+        raise InputError(
+            f"{num_ranks} processes cannot share {graphs} validation structures; use fewer (trainer.devices)"
+        )
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=split_up(batches, num_ranks)[rank::num_ranks],
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        generator=torch.Generator(),
+    )
+
+
 class ResumableLoader(DataLoader):
     """Shuffled batches of graphs; ``state_dict`` says where the consumer is, also with workers that run ahead.
 

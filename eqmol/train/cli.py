@@ -43,6 +43,7 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _launch(cfg: DictConfig) -> None:
     """Run one job."""
+    from eqmol.train import processes
     from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch
     from eqmol.train.stop import Interrupted
@@ -51,6 +52,8 @@ def _launch(cfg: DictConfig) -> None:
     keep_freed_memory()
     context = HydraConfig.get()
     if context.mode == RunMode.MULTIRUN:
+        if cfg.trainer.devices != 1:
+            _fail("several runs of one command (-m) use one device each: set trainer.devices=1", 2)
         cfg.output_dir = str(Path(cfg.output_dir or context.sweep.dir) / str(context.job.num))
     options = list(context.overrides.task)
     # handled here and not in main(), as Hydra prints a line of its own about exceptions that leave the job
@@ -59,13 +62,21 @@ def _launch(cfg: DictConfig) -> None:
     except InputError as error:
         _fail(str(error), 2)
     except InstantiationException as error:
-        _fail(_describe_instantiation(error), 2)
+        _fail(_one_line(str(error)), 2)
+    except RuntimeError as error:
+        if not processes.is_loss_of_another(error):
+            raise
+        sys.exit(1)
     except Interrupted as stop:
+        if processes.rank() > 0:
+            sys.exit(128 + stop.signum)
         last = Path(cfg.output_dir) / "last.ckpt"
         print(f"{stop}; {last} is written. To continue:" if last.exists() else f"{stop}. To begin again:", flush=True)
         print(f"  {_resume_command(options, cfg.output_dir)}", flush=True)
         sys.exit(128 + stop.signum)
     except NonFiniteLossError as error:
+        if processes.rank() > 0:  # the first one says it
+            sys.exit(1)
         kept = [name for name in ("model.safetensors", "last.ckpt") if (Path(cfg.output_dir) / name).exists()]
         state = f"{' and '.join(kept)} in {cfg.output_dir} are kept as they were" if kept else "nothing was saved yet"
         _fail(f"{error}; {state}; try a lower task.optimizer.lr, or look at these structures", 1)
@@ -90,16 +101,6 @@ def _describe_missing(error: MissingConfigException) -> str:
         return _one_line(str(error))
     group, _, name = missing.rpartition("/")
     return f"{group}={name} is unknown; choose one of {', '.join(sorted(error.options))}"
-
-
-def _describe_instantiation(error: InstantiationException) -> str:
-    """Return the sentence of an input error inside a constructor, or Hydra's about arguments that do not fit."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return str(cause)
-        cause = cause.__cause__
-    return _one_line(str(error))
 
 
 def _describe_configuration(error: Exception) -> str:

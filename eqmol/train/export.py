@@ -39,6 +39,8 @@ class BestModel(Callback):
         module = pl_module if self.ema is None else self.ema.averaged
         assert isinstance(module, Task)
         assert isinstance(module.predictor, Predictor)
+        if not trainer.is_global_zero:
+            return
         metrics = {"epoch": self.epoch, "step": trainer.global_step, "val_loss": self.score}
         checkpoint.save(module.predictor, self.path, metrics=metrics | {"val": validation.errors.summary()})
 

@@ -42,6 +42,8 @@ class EpochLog(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the rows of completed epochs, or begin a new file."""
         assert isinstance(pl_module, Task)
+        if not trainer.is_global_zero:
+            return
         rows = read_rows(self.path) if self.path.exists() else []
         kept = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
         with replacing(self.path) as file:
@@ -69,6 +71,8 @@ class EpochLog(Callback):
             self.row |= {f"val_{name}": errors[name] for name in pl_module.columns if name in errors}
             self.row["best"] = int(self.best.improved)
         self._validated = False
+        if not trainer.is_global_zero:
+            return
         line = io.StringIO()
         csv.DictWriter(line, columns(pl_module), lineterminator="\n").writerow(self.row)
         with open(self.path, "a", encoding="utf-8") as file:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from eqmol.errors import InputError
 from eqmol.graph import keys
+from eqmol.train import processes
 
 _ERRORS = ("mse", "mae", "norm", "huber")
 
@@ -123,10 +123,8 @@ class WeightedLoss:
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
         errors = [self.targets[name].errors(_DIFFERENCES[name](output, batch)) for name in self.required]
         counts = total.new_tensor([error.numel() for error in errors])
-        if shared and dist.is_available() and dist.is_initialized():
-            # gradients are averaged over processes, so sums divided by mean counts give the means over all
-            dist.all_reduce(counts)
-            counts /= dist.get_world_size()
+        if shared:  # gradients are averaged over processes, so sums divided by mean counts give the means over all
+            counts = processes.mean(counts)
         for name, error, count in zip(self.required, errors, counts, strict=True):
             # a batch may hold no stress label at all
             total = total + self.targets[name].weight_at(raised) * error.sum() / count.clamp(min=1e-9)

@@ -10,7 +10,7 @@ predicting none.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ class Errors:
         columns.extend(_agreement(output.get(keys.FORCES), _label(batch, keys.FORCES), batch.batch, len(natoms)))
         self._rows.append(torch.stack(columns, dim=1).cpu().numpy())
         self.config_types.extend(batch.config_type)
+
+    def extend(self, other: Self) -> None:
+        """Add those that another process summed."""
+        self._rows.extend(other._rows)
+        self.config_types.extend(other.config_types)
 
     @property
     def num_structures(self) -> int:

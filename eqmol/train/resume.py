@@ -14,14 +14,16 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from eqmol import choice
 from eqmol.data.loader import ResumableLoader
 from eqmol.errors import InputError
+from eqmol.train import processes
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.task import Task
 
-FORMAT = 1
+FORMAT = 2
 
 
 class LastCheckpoint(Callback):
@@ -53,9 +55,9 @@ class LastCheckpoint(Callback):
         self.interrupt = interrupt
         self.max_seconds = float("inf") if max_seconds is None else max_seconds
         self.interval = float("inf") if minutes is None else 60.0 * minutes
-        self._saved_at = 0.0
+        self._seen = self._saved_at = 0.0  # training time
         self._inside_epoch = False
-        self._random: dict[str, Any] | None = None
+        self._random: list[dict[str, Any]] | None = None
         self._loader: dict[str, Any] | None = None
         self._stopped_early = False
 
@@ -66,9 +68,9 @@ class LastCheckpoint(Callback):
             _loader(trainer).load_state_dict(self._loader)
         if self._random is not None and self._inside_epoch:
             # Opening the loader drew from the generators; inside an epoch the uninterrupted run did not draw again.
-            set_random_state(self._random)
+            set_random_state(self._random[processes.rank()])
         self.clock.start()
-        self._saved_at = self.clock.elapsed()
+        self._saved_at, _ = self._look(pl_module)
         trainer.should_stop |= self._stopped_early or self._saved_at >= self.max_seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -77,14 +79,15 @@ class LastCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Stop or save between two batches; after the last batch the end of the epoch will do it."""
+        elapsed, interrupted = self._look(pl_module)
         if trainer.is_last_batch:
             return
-        elapsed = self.clock.elapsed()
         stop = elapsed >= self.max_seconds
-        if stop or self.interrupt.requested is not None or elapsed - self._saved_at >= self.interval:
+        if stop or interrupted or elapsed - self._saved_at >= self.interval:
             self._inside_epoch = True
             self._save(trainer)
-        self.interrupt.check()
+        if interrupted:
+            self.interrupt.check()
         trainer.should_stop |= stop  # Lightning validates once more, then ends
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -93,15 +96,17 @@ class LastCheckpoint(Callback):
             return
         self._inside_epoch = False
         self._stopped_early = trainer.should_stop
+        elapsed, interrupted = self._look(pl_module)
         self._save(trainer)
-        self.interrupt.check()
-        trainer.should_stop |= self.clock.elapsed() >= self.max_seconds
+        if interrupted:
+            self.interrupt.check()
+        trainer.should_stop |= elapsed >= self.max_seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Return clock and random states."""
         return {
             "clock": self.clock.state_dict(),
-            "random": random_state(),
+            "random": processes.gather(random_state()),
             "inside_epoch": self._inside_epoch,
             "stopped_early": self._stopped_early,
         }
@@ -112,16 +117,15 @@ class LastCheckpoint(Callback):
         self._inside_epoch = state_dict["inside_epoch"]
         self._stopped_early = state_dict["stopped_early"]
         self._random = state_dict["random"]
-        set_random_state(state_dict["random"])
+        set_random_state(state_dict["random"][processes.rank()])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the configuration, the algorithms and the loader's cursor."""
         assert isinstance(pl_module, Task)
-        operations = choice.operations(pl_module.predictor)
-        algorithms = {name: choice.backend_of(operation) for name, operation in operations.items()}
-        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config, "algorithms": algorithms}
+        chosen = algorithms(pl_module.predictor)
+        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config, "algorithms": chosen}
         checkpoint["loader"] = _loader(trainer).state_dict()
 
     def on_load_checkpoint(
@@ -130,18 +134,29 @@ class LastCheckpoint(Callback):
         """Remember the loader's cursor until there is a loader."""
         self._loader = checkpoint["loader"]
 
+    def _look(self, pl_module: pl.LightningModule) -> tuple[float, bool]:
+        """Return the training time and whether a stop was requested, the same in all processes."""
+        assert isinstance(pl_module, Task)
+        self._seen, signum = processes.highest(self.clock.elapsed(), self.interrupt.requested or 0)
+        pl_module.seconds = self._seen
+        if signum > 0:
+            self.interrupt.requested = int(signum)
+        return self._seen, signum > 0
+
     def _save(self, trainer: pl.Trainer) -> None:
         """Replace the checkpoint in one step."""
+        self._saved_at = self._seen
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            trainer.save_checkpoint(temporary)
+            trainer.save_checkpoint(temporary)  # of all processes, written by the first
+            if not trainer.is_global_zero:
+                return
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._saved_at = self.clock.elapsed()
 
 
 def _loader(trainer: pl.Trainer) -> ResumableLoader:
@@ -149,6 +164,11 @@ def _loader(trainer: pl.Trainer) -> ResumableLoader:
     loader = trainer.train_dataloader
     assert isinstance(loader, ResumableLoader)
     return loader
+
+
+def algorithms(model: nn.Module) -> dict[str, str]:
+    """Return the algorithm of every operation of a model."""
+    return {name: choice.backend_of(operation) for name, operation in choice.operations(model).items()}
 
 
 def load(path: Path) -> dict[str, Any]:

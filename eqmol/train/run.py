@@ -11,22 +11,25 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console, RenderableType
 
 from eqmol import checkpoint, choice
+from eqmol.data.loader import share_of
 from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
-from eqmol.train import folder
+from eqmol.train import folder, processes
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
 from eqmol.train.folder import RunFolder, check_unchanged, open_folder
 from eqmol.train.log import EpochLog, Screen
 from eqmol.train.report import print_summary, write_report
-from eqmol.train.resume import LastCheckpoint
+from eqmol.train.resume import LastCheckpoint, algorithms
 from eqmol.train.schedule import Budget, parse_duration
 from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
@@ -41,12 +44,15 @@ STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up
 def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     """Train, evaluate, and write everything into the output folder.
 
+    With several devices the command is started anew for each of the others; then this returns in the first process what the
+    others return nothing of.
+
     Args:
         cfg: composed from ``conf/train.yaml``; its ``output_dir`` and ``statistics`` are filled in here.
         console: where to print.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; nothing in a process that is not the first.
 
     Raises:
         InputError: something the user gave is wrong.
@@ -58,37 +64,47 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
     verify = parse_verify(cfg.verify)
     task = make_task(cfg)
-    out = open_folder(cfg.output_dir, cfg.resume)
+    with quiet_lightning():
+        processes.start(cfg.trainer.accelerator, cfg.trainer.devices)
+    is_first = processes.rank() == 0
+    if not is_first:
+        console = Console(quiet=True)
+    out = processes.of_first(open_folder(cfg.output_dir, cfg.resume) if is_first else None)
+    assert out is not None
     cfg.output_dir = str(out.path)
     with out, quiet_lightning():
-        datamodule = instantiate(cfg.data, required=task.required)
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-        if cfg.trainer.overfit is not None:
-            datamodule.train_graphs = datamodule.val_graphs = datamodule.train_graphs[: cfg.trainer.overfit]
-        fill_statistics(cfg, datamodule.statistics(), out)
-        config = plain(cfg)
-        if out.config is not None:
-            check_unchanged(config, out.config)
-        task.attach(make_predictor(cfg))
+        with processes.in_turn():
+            datamodule = make_data(cfg, task)
+            fill_statistics(cfg, datamodule.statistics(), out)
+            config = plain(cfg)
+            if out.config is not None:
+                check_unchanged(config, out.config)
+            task.attach(make_predictor(cfg))
+        if not is_first:
+            torch.manual_seed(cfg.seed + processes.rank())  # its own noise
         best = BestModel(out.path / folder.MODEL, make_ema(cfg))
-        interrupt = Interrupt()
+        interrupt = Interrupt(announce=is_first)
         trainer = make_trainer(cfg, config, task, best, interrupt, out, console)
         tuned = settle_algorithms(task, datamodule, out, trainer.strategy.root_device, verify)
-        out.begin(cfg)
+        if is_first:
+            out.begin(cfg)
         print_summary(console, task, datamodule, out, trainer.strategy.root_device)
         if tuned is not None:
             console.print(tuned)
+        datamodule.trainer = trainer  # training batches are those of this process
+        val_loader = share_of(datamodule.val_dataloader(), processes.rank(), processes.size())
         with interrupt:
-            trainer.fit(task, datamodule=datamodule, ckpt_path=out.checkpoint, weights_only=True)
+            trainer.fit(task, datamodule.train_dataloader(), val_loader, ckpt_path=out.checkpoint, weights_only=True)
+        if not is_first:
+            return {}
         extra = {
             "seconds_per_epoch": task.clock.elapsed() * trainer.num_training_batches / max(trainer.global_step, 1),
             "seconds": task.clock.elapsed(),
             "steps": trainer.global_step,
             "best_epoch": best.epoch,
         }
-        loaders = datamodule.evaluation_dataloaders()
-        metrics = write_report(out, loaders, trainer.strategy.root_device, extra, console, task, verify=verify)
+        sets = datamodule.evaluation_dataloaders()
+        metrics = write_report(out, sets, trainer.strategy.root_device, extra, console, task, verify=verify)
     console.print(f"model: {out.path / folder.MODEL}", soft_wrap=True, highlight=False)
     return metrics
 
@@ -106,6 +122,14 @@ def check_trainer(settings: DictConfig) -> None:
         raise InputError(f"trainer.accelerator={settings.accelerator} is unknown; choose {', '.join(ACCELERATORS)}")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator=gpu, but torch finds no GPU here; use trainer.accelerator=cpu")
+    devices = settings.devices
+    if type(devices) is not int or devices < 1:
+        raise InputError(f"trainer.devices={devices} must be a positive integer")
+    if settings.accelerator != "cpu" and torch.cuda.is_available() and devices > torch.cuda.device_count():
+        raise InputError(
+            f"trainer.devices={devices}, but torch finds {torch.cuda.device_count()} GPUs here; lower it, or use "
+            "trainer.accelerator=cpu"
+        )
     epochs = settings.max_epochs
     if epochs is not None and (type(epochs) is not int or epochs < 1):
         raise InputError(f"trainer.max_epochs={epochs} must be a positive integer, or null with trainer.max_time")
@@ -157,11 +181,31 @@ def _close(a: Any, b: Any) -> bool:
     return math.isclose(a, b, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
 
 
+def make(settings: DictConfig, **options: Any) -> Any:
+    """Build the object that settings describe; what the user got wrong is told without Hydra's words around it."""
+    try:
+        return instantiate(settings, **options)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
 def make_task(cfg: DictConfig) -> Task:
     """Build what trains the model; it says what labels it needs before there is a model."""
-    task = instantiate(cfg.task, predictor=None, _convert_="all")
+    task = make(cfg.task, predictor=None, _convert_="all")
     assert isinstance(task, Task)
     return task
+
+
+def make_data(cfg: DictConfig, task: Task) -> Any:
+    """Read the data."""
+    datamodule = make(cfg.data, required=task.required)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    if cfg.trainer.overfit is not None:
+        datamodule.train_graphs = datamodule.val_graphs = datamodule.train_graphs[: cfg.trainer.overfit]
+    return datamodule
 
 
 def make_predictor(cfg: DictConfig) -> Predictor:
@@ -186,9 +230,15 @@ def settle_algorithms(
     auto = model.recipe["backbone"]["backend"] == choice.AUTO
     if auto and out.state is not None:  # other algorithms round differently, and the run would not be the same
         choice.apply(model, out.state["eqmol"]["algorithms"])
+    measure = auto and out.state is None
+    is_first = processes.rank() == 0
+    if measure and not is_first:
+        choice.apply(model, processes.of_first({}))
     loader = datamodule.train_dataloader()
     batch = loader.collate_fn([loader.dataset[index] for index in next(iter(loader.batch_sampler))])
-    tuning = choice.settle(model, batch.to(device), "training" if auto and out.state is None else None, verify)
+    tuning = choice.settle(model, batch.to(device), "training" if measure and is_first else None, verify)
+    if measure and is_first:
+        processes.of_first(algorithms(model))
     if tuning is not None:
         return tuning.table()
     return f"backend=auto: the algorithms are those of {out.checkpoint}" if auto else None
@@ -226,7 +276,10 @@ def make_trainer(
     return pl.Trainer(
         default_root_dir=out.path,
         accelerator=settings.accelerator,
-        devices=1,
+        devices=settings.devices,
+        # every step has the same graph, which may leave out a head; buffers are tables that never change
+        strategy=DDPStrategy(static_graph=True, broadcast_buffers=False) if processes.several() else "auto",
+        use_distributed_sampler=False,  # the loaders know which batches are whose
         max_epochs=-1 if settings.max_epochs is None else settings.max_epochs,
         gradient_clip_val=settings.gradient_clip_val,
         check_val_every_n_epoch=settings.check_val_every_n_epoch,
@@ -250,7 +303,8 @@ def quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)  # number of workers, logging interval
-            warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch
+            for name in ("LeafSpec", "broadcast_buffers"):  # Lightning's own use of torch
+                warnings.filterwarnings("ignore", f".*{name}.*")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

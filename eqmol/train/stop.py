@@ -53,9 +53,13 @@ class Interrupt:
     """Turns Ctrl-C and SIGTERM into a request that the run grants between two batches; a second one stops at once.
 
     An exception in the middle of an optimiser step would leave weights that no uninterrupted run ever has.
+
+    Args:
+        announce: say so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: bool = True) -> None:
+        self.announce = announce
         self.requested: int | None = None
         self._owner = os.getpid()
         self._previous: dict[int, Any] = {}
@@ -83,4 +87,5 @@ class Interrupt:
         if self.requested is not None:
             raise Interrupted(signum)
         self.requested = signum
-        os.write(2, b"\nstopping after this batch; once more to stop at once\n")  # print() is not safe in a handler
+        if self.announce:
+            os.write(2, b"\nstopping after this batch; once more to stop at once\n")  # print() is not safe in a handler

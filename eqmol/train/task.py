@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from eqmol.models.predictor import Predictor
 from eqmol.plots import Quantity
+from eqmol.train import processes
 from eqmol.train.memory import memory_errors
 from eqmol.train.schedule import Budget, Schedule
 from eqmol.train.stop import Clock
@@ -29,6 +30,9 @@ class Errors(Protocol):
 
     def update(self, output: Mapping[str, Tensor], batch: Any) -> None:
         """Add a batch."""
+
+    def extend(self, other: Self) -> None:
+        """Add those that another process summed."""
 
     def summary(self) -> dict[str, float]:
         """Return the errors of all structures by name, and "structures", their number."""
@@ -51,6 +55,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         curves: those of them that the learning curve shows, and their labels.
         quantities: what the parity plot shows.
         clock: training time; the run starts it.
+        seconds: of training at the last look at the clock, the same in all processes.
         max_seconds: training time after which the run stops, or None.
     """
 
@@ -72,6 +77,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.clock = Clock()
+        self.seconds = 0.0
         self.max_seconds: float | None = None
         self.budget = Budget(steps=1, seconds=None)
         self.train_loss = RunningMean()
@@ -115,7 +121,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     @property
     def progress(self) -> float:
         """The fraction of the run that is over."""
-        return self.budget.progress(self.global_step, self.clock.elapsed())
+        return self.budget.progress(self.global_step, self.seconds)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser. The schedule is applied in :meth:`on_train_batch_start`, outside Lightning's schedulers:
@@ -157,12 +163,16 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     ) -> None:
         """Clip the norm of the gradient; refuse a loss or a gradient that is not finite before the weights change."""
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
-        loss, norm_value = torch.stack((self._loss, norm.to(self._loss))).tolist()  # the only wait for the device
+        loss, norm_value = torch.stack(
+            (processes.mean(self._loss), norm.to(self._loss))
+        ).tolist()  # waits for the device
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
             what = "gradient of the loss" if math.isfinite(loss) else "loss"
+            guilty = math.isfinite(loss) or not math.isfinite(float(self._loss))
+            sources = [source for part in processes.gather(self._batch.source if guilty else []) for source in part]
             raise NonFiniteLossError(
                 f"the {what} is not finite at step {self.global_step} (epoch {self.current_epoch}); "
-                f"the structures of this batch are: {'; '.join(self._batch.source)}"
+                f"the structures of this batch are: {'; '.join(sources)}"
             )
         self.train_loss.update(loss)
         self.gradient_norm.update(norm_value)
@@ -183,14 +193,19 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         self.validation.errors.update(output, batch)
         loss = float(self.loss_of(output, batch, progress=1.0, shared=False))
         if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the validation loss is not finite after step {self.global_step} (epoch {self.current_epoch}); "
-                f"the structures of this batch are: {'; '.join(batch.source)}"
-            )
+            self.validation.broken.extend(batch.source)
         self.validation.loss.update(loss, batch.num_graphs)
 
     def on_validation_epoch_end(self) -> None:
-        """Report the validation to the schedule and, by the name "val_loss", to early stopping."""
+        """Join what the processes validated; report it to the schedule and, by the name "val_loss", to early stopping."""
+        self.validation, *others = processes.gather(self.validation)
+        for other in others:
+            self.validation.extend(other)
+        if self.validation.broken:
+            raise NonFiniteLossError(
+                f"the validation loss is not finite after step {self.global_step} (epoch {self.current_epoch}); "
+                f"the structures of its batches are: {'; '.join(self.validation.broken)}"
+            )
         self.schedule.validated(self.validation.score)
         self.log("val_loss", self.validation.score, logger=False)
 
@@ -218,6 +233,11 @@ class RunningMean:
         self._total += float(value) * weight
         self._weight += weight
 
+    def extend(self, other: "RunningMean") -> None:
+        """Add the values of another mean."""
+        self._total += other._total
+        self._weight += other._weight
+
     def reset(self) -> None:
         """Forget all values."""
         self.set_state((0.0, 0.0))
@@ -237,11 +257,22 @@ class RunningMean:
 
 
 class Validation:
-    """Loss with the final weights, so that it means the same all through the run, and errors."""
+    """Loss with the final weights, so that it means the same all through the run, and errors.
+
+    Attributes:
+        broken: structures of batches whose loss is not finite.
+    """
 
     def __init__(self, new_errors: Callable[[], Errors]) -> None:
         self.loss = RunningMean()
         self.errors = new_errors()
+        self.broken: list[str] = []
+
+    def extend(self, other: "Validation") -> None:
+        """Add what another process validated."""
+        self.loss.extend(other.loss)
+        self.errors.extend(other.errors)
+        self.broken.extend(other.broken)
 
     @property
     def score(self) -> float:
