@@ -11,7 +11,14 @@ from eqmol.choice import AUTO
 from eqmol.ops.registry import BACKENDS, can_run
 from eqmol.train.cli import CONF
 
-STATISTICS = {"elements": [1, 6], "e0": [-13.6, -1029.5], "scale": 0.9, "avg_num_neighbors": 16.0}
+E0 = [-13.6, -1029.5]
+STATISTICS = {
+    "elements": [1, 6],
+    "avg_num_neighbors": 16.0,
+    "e0": E0,
+    "scale": 0.9,
+    "properties": {"U0": {"e0": E0, "mean": 0.0, "scale": 0.3}},
+}
 SMALL = ["model.channels=2", "model.filter_degree=1", "model.radial_hidden=[4]"]
 
 
