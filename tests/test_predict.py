@@ -509,7 +509,7 @@ def test_script(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_leaves_nothing(path: Path, tmp_path: Path) -> None:
-    write(tmp_path / "in.xyz", mixed() * 400)
+    write(tmp_path / "in.xyz", mixed() * 1500)
     command = [sys.executable, "predict.py", str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     wait_until(lambda: any(file.name.endswith(".tmp") and file.stat().st_size for file in tmp_path.iterdir()))
