@@ -62,7 +62,8 @@ def write_predictions(
     if not isinstance(potential, Potential):
         raise InputError("the model predicts properties of molecules; the leaderboard asks for energies and forces")
     with replacing(path, "wb") as file:  # opened first: a folder that cannot be written is found at once
-        arrays, numbers = {}, {}
+        arrays: dict[str, NDArray[np.generic]] = {}
+        numbers: dict[str, int] = {}
         for name, data in splits.items():
             predicted = predict_split(potential, frames_of(Path(data)), batch_size)
             numbers[name] = len(predicted["ids"])

@@ -33,6 +33,7 @@ from eqmol.train.resume import LastCheckpoint, algorithms
 from eqmol.train.schedule import Budget, parse_duration
 from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
+from eqmol.train.warm_start import WarmStart
 
 PRECISIONS = {"float32": torch.float32, "32-true": torch.float32, "float64": torch.float64, "64-true": torch.float64}
 LOG_WIDTH = 110  #: columns of tables in a pipe or a file
@@ -75,11 +76,14 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     with out, quiet_lightning():
         with processes.in_turn():
             datamodule = make_data(cfg, task)
-            fill_statistics(cfg, datamodule.statistics(), out)
+            warm = None if cfg.init_from is None or out.checkpoint is not None else WarmStart(cfg.init_from)
+            fill_statistics(cfg, datamodule.statistics(), out, warm)
             config = plain(cfg)
             if out.config is not None:
                 check_unchanged(config, out.config)
-            task.attach(make_predictor(cfg))
+            predictor = make_predictor(cfg)
+            started = None if warm is None else warm.fill(predictor)
+            task.attach(predictor)
         if not is_first:
             torch.manual_seed(cfg.seed + processes.rank())  # its own noise
         best = BestModel(out.path / folder.MODEL, make_ema(cfg))
@@ -89,9 +93,10 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         if is_first:
             out.begin(cfg)
         print_summary(console, task, datamodule, out, trainer.strategy.root_device)
-        if tuned is not None:
-            console.print(tuned)
-        datamodule.trainer = trainer  # training batches are those of this process
+        for shown in (started, tuned):
+            if shown is not None:
+                console.print(shown, soft_wrap=True, highlight=False)
+        datamodule.trainer, trainer.datamodule = trainer, datamodule  # training batches are those of this process
         val_loader = share_of(datamodule.val_dataloader(), processes.rank(), processes.size())
         with interrupt:
             trainer.fit(task, datamodule.train_dataloader(), val_loader, ckpt_path=out.checkpoint, weights_only=True)
@@ -150,21 +155,27 @@ def check_positive(name: str, value: Any) -> None:
         raise InputError(f"{name}={value} must be a positive number")
 
 
-def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder) -> None:
+def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder, warm: WarmStart | None = None) -> None:
     """Freeze the statistics of the training set into the configuration, unless the user gave them.
 
-    A resumed run takes those of its checkpoint, and this tells whether its data are still the same.
+    A resumed run takes those of its checkpoint, and this tells whether its data are still the same. A run that starts from a
+    model takes those of the model.
 
     Raises:
-        InputError: the data of a resumed run have changed.
+        InputError: the data of a resumed run have changed, or have elements that the model does not know.
     """
+    if warm is not None:
+        warm.check_elements(statistics["elements"])
     if cfg.statistics is not None:
+        return
+    if warm is not None:
+        cfg.statistics = warm.statistics
         return
     if out.config is None:
         cfg.statistics = statistics
         return
     earlier = out.config["statistics"]
-    if not _close(statistics, earlier):
+    if cfg.init_from is None and not _close(statistics, earlier):
         raise InputError(
             f"cannot resume: the statistics of the training data are {statistics}, those of {out.checkpoint} are "
             f"{earlier}; give the same data"
