@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
-from eqmol.graph.properties import PROPERTIES
+from eqmol.graph.properties import FEATURES, PROPERTIES
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.predictor import Predictor, edge_vectors, owners
 from eqmol.models.property_heads import HEADS, AtomVectors, Head, Molecule
+from eqmol.models.reference import DoubleBuffers
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -20,6 +21,41 @@ if TYPE_CHECKING:
 GAPS = ("direct", "difference")
 #: Atoms of a molecule of QM9 in the mean; turns scales for each √atom into scales of molecules.
 TYPICAL_ATOMS = 18
+
+
+class Standardise(DoubleBuffers):
+    """Features of the training set have the mean 0 and the variance 1 after it.
+
+    Args:
+        features: per name "mean" and "scale".
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: dict[str, dict[str, float]]) -> None:
+        super().__init__()
+        for name, entry in features.items():
+            if not isinstance(entry, dict) or entry.keys() != {"mean", "scale"}:
+                raise InputError(f"the feature {name} must have mean and scale")
+        self.names = tuple(features)
+        for key, lowest in (("mean", -1e9), ("scale", 1e-9)):
+            values = [check_number(f"{key} of {name}", features[name][key], lowest, 1e9) for name in features]
+            self.register_buffer(key, torch.tensor(values, dtype=torch.float64), persistent=False)
+
+    def forward(self, graph: Data) -> Tensor:
+        """-> [N, features] float64.
+
+        Raises:
+            InputError: the graph does not carry them.
+        """
+        if not self.names:
+            return graph.pos.new_zeros(len(graph.pos), 0)
+        if FEATURES not in graph:
+            raise InputError(
+                f"the model reads {', '.join(self.names)}, which need bonds; give molecules as SMILES, .sdf or .mol2"
+            )
+        return (graph[FEATURES] - self.mean) / self.scale
 
 
 class Properties(Predictor):
@@ -33,6 +69,10 @@ class Properties(Predictor):
         gap: ``direct``, or ``difference`` for lumo - homo, which must then be properties too.
         readout_hidden: width of the readouts' hidden layer.
         denoise: also predict the displacement of atoms, for training with noisy nodes.
+        features: per further input, see :mod:`eqmol.graph.features`, "mean" and "scale" over the atoms of the training set.
+
+    Attributes:
+        features: the names of those inputs, which graphs then must carry.
 
     Raises:
         InputError: an argument of the wrong type, size or range, or an unknown property.
@@ -46,6 +86,7 @@ class Properties(Predictor):
         gap: str = "direct",
         readout_hidden: int = 16,
         denoise: bool = False,
+        features: dict[str, dict[str, float]] | None = None,
     ) -> None:
         super().__init__(backbone, elements)
         check_integer("readout_hidden", readout_hidden, 1, 2048)
@@ -57,8 +98,10 @@ class Properties(Predictor):
         if self.gap_is_difference and not {"homo", "lumo", "gap"} <= statistics.keys():
             raise InputError("gap=difference is lumo - homo: add homo and lumo to the targets, or choose gap=direct")
         self.targets = tuple(statistics)
+        self.features = tuple(features or {})
+        self.inputs = Standardise(features or {})
         heads = {
-            name: _head(name, entry, backbone, readout_hidden, len(self.elements))
+            name: _head(name, entry, backbone, readout_hidden, len(self.elements), len(self.features))
             for name, entry in statistics.items()
             if not (name == "gap" and self.gap_is_difference)
         }
@@ -77,14 +120,16 @@ class Properties(Predictor):
             ``denoise`` in training also "noise" [N, 3].
 
         Raises:
-            InputError: an element that the model does not know, or two atoms at the same place.
+            InputError: an element that the model does not know, two atoms at the same place, or a graph without the features
+                that the model reads.
         """
         with torch.inference_mode(False), torch.set_grad_enabled(self.training):
             species, batch = self.species(graph), owners(graph)
             vectors = edge_vectors(graph, batch)
             features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
             natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
-            molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms)
+            inputs = self.inputs(graph).to(self.dtype)
+            molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
             results: dict[str, Tensor] = {}
             for name, head in self.heads.items():
                 found = head(features, molecule)
@@ -110,7 +155,7 @@ def _spread(name: str, entry: Any) -> float:
     return scale * TYPICAL_ATOMS**0.5 if PROPERTIES[name].kind in ("extensive", "extent") else scale
 
 
-def _head(name: str, entry: Any, backbone: Backbone, hidden: int, num_elements: int) -> Head:
+def _head(name: str, entry: Any, backbone: Backbone, hidden: int, num_elements: int, num_inputs: int) -> Head:
     """The head of one property."""
     if name not in PROPERTIES:
         raise InputError(f"the property {name!r} is unknown; choose among {', '.join(PROPERTIES)}")
@@ -121,4 +166,4 @@ def _head(name: str, entry: Any, backbone: Backbone, hidden: int, num_elements: 
         raise InputError(f"e0 of {name} has {len(e0)} values for {num_elements} elements; give one per element")
     mean = check_number(f"mean of {name}", entry["mean"], -1e9, 1e9)
     scale = check_number(f"scale of {name}", entry["scale"], 1e-9, 1e9)
-    return HEADS[PROPERTIES[name].kind](backbone, hidden, e0, mean, scale)
+    return HEADS[PROPERTIES[name].kind](backbone, hidden, e0, mean, scale, num_inputs)

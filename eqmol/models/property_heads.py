@@ -29,6 +29,7 @@ class Molecule(NamedTuple):
         species: [N] index into the elements.
         batch: [N] the graph of each atom.
         natoms: [G] float64.
+        inputs: [N, inputs] further inputs of the readouts, in the dtype of the network.
     """
 
     pos: Tensor
@@ -36,6 +37,7 @@ class Molecule(NamedTuple):
     species: Tensor
     batch: Tensor
     natoms: Tensor
+    inputs: Tensor
 
     def sum(self, values: Tensor) -> Tensor:
         """[N, ...] -> [G, ...]."""
@@ -48,16 +50,18 @@ class Molecule(NamedTuple):
 
 
 class AtomScalars(nn.Module):
-    """One number per atom from the scalars of every set of features."""
+    """One number per atom from the scalars of every set of features, and from further inputs."""
 
-    def __init__(self, backbone: Backbone, hidden: int) -> None:
+    def __init__(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
         super().__init__()
         linear = [LinearReadout(backbone.channels) for _ in range(backbone.num_outputs - 1)]
-        self.readouts = nn.ModuleList([*linear, NonlinearReadout(backbone.channels, hidden)])
+        self.readouts = nn.ModuleList([*linear, NonlinearReadout(backbone.channels + num_inputs, hidden)])
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor], molecule: Molecule) -> Tensor:
         """-> [N] float64."""
-        terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
+        scalars = [x[:, 0] for x in features]
+        scalars[-1] = torch.cat((scalars[-1], molecule.inputs), dim=1)
+        terms = [readout(x) for readout, x in zip(self.readouts, scalars, strict=True)]
         return torch.stack(terms).sum(0).double()
 
 
@@ -90,13 +94,16 @@ class Head(DoubleBuffers, ABC):
         hidden: width of the hidden layer of the readout.
         e0: contribution of each element.
         mean, scale: of what the network predicts.
+        num_inputs: how many further inputs the readout has.
     """
 
     e0: Tensor
 
-    def __init__(self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float) -> None:
+    def __init__(
+        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
+    ) -> None:
         super().__init__()
-        self.atoms = AtomScalars(backbone, hidden)
+        self.atoms = AtomScalars(backbone, hidden, num_inputs)
         self.mean, self.scale = mean, scale
         self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
 
@@ -110,7 +117,7 @@ class SumHead(Head):
 
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
         """Return "value" [G]."""
-        atoms = self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features)
+        atoms = self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features, molecule)
         return {"value": molecule.sum(atoms)}
 
 
@@ -119,7 +126,7 @@ class MeanHead(Head):
 
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
         """Return "value" [G]."""
-        return {"value": self.mean + self.scale * molecule.sum(self.atoms(features)) / molecule.natoms}
+        return {"value": self.mean + self.scale * molecule.sum(self.atoms(features, molecule)) / molecule.natoms}
 
 
 class DipoleHead(Head):
@@ -128,13 +135,15 @@ class DipoleHead(Head):
     Without net charge it does not depend on the origin.
     """
 
-    def __init__(self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale)
+    def __init__(
+        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
+    ) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
         self.vectors = AtomVectors(backbone, "the dipole moment (mu)")
 
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
         """Return "value" [G] and "dipole" [G, 3] in D, "charges" [N] in e."""
-        charges = CHARGE_SCALE * self.atoms(features)
+        charges = CHARGE_SCALE * self.atoms(features, molecule)
         excess = molecule.sum(charges) / molecule.natoms
         charges = charges - excess.index_select(0, molecule.batch)
         # relative to the middle only for the sake of rounding
@@ -150,16 +159,18 @@ class ExtentHead(Head):
     R is the centre of nuclear charge, to which the extent refers in QM9.
     """
 
-    def __init__(self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale)
-        self.charges = AtomScalars(backbone, hidden)
+    def __init__(
+        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
+    ) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+        self.charges = AtomScalars(backbone, hidden, num_inputs)
 
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
         """Return "value" [G]."""
         numbers = molecule.numbers.double()
         squares = molecule.centred(numbers).square().sum(-1)
         atoms = numbers * squares / BOHR**2 + self.e0.index_select(0, molecule.species)
-        learnt = self.atoms(features) + CHARGE_SCALE * self.charges(features) * squares
+        learnt = self.atoms(features, molecule) + CHARGE_SCALE * self.charges(features, molecule) * squares
         return {"value": molecule.sum(atoms + self.scale * learnt)}
 
 

@@ -73,7 +73,9 @@ def test_without_a_network(nowhere, monkeypatch):
         raise ConnectionError
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    with pytest.raises(InputError, match=r"failed \(ConnectionError\); put gdb9\.sdf, .* use data=qm9_sample") as caught:
+    with pytest.raises(
+        InputError, match=r"failed \(ConnectionError\); put gdb9\.sdf, .* use data=qm9_sample"
+    ) as caught:
         module().prepare_data()
     assert "\n" not in str(caught.value)
     assert not (nowhere / "data" / "qm9" / "raw").exists()

@@ -145,6 +145,24 @@ def test_refused(change, message):
         model(**change)
 
 
+def test_further_inputs(float64):
+    features = {"bond_order": {"mean": 2.0, "scale": 1.5}, "TPSA": {"mean": 30.0, "scale": 10.0}}
+    net = model(features=features)
+    graph = from_atoms(molecule("H2O"), 4.0)
+    with pytest.raises(InputError, match=r"reads bond_order, TPSA, which need bonds; give molecules as SMILES, \.sdf"):
+        net(graph)
+    graph.features = torch.tensor([[2.0, 25.0], [1.0, 25.0], [1.0, 25.0]], dtype=torch.float64)
+    other = graph.clone()
+    other.features = graph.features + torch.tensor([0.0, 5.0])
+    found, changed = net(graph), net(other)
+    assert all(not torch.allclose(found[name], changed[name]) for name in TARGETS)
+    torch.testing.assert_close(net.inputs(graph), torch.tensor([[0.0, -0.5], [-2 / 3, -0.5], [-2 / 3, -0.5]]))
+    both = net(collate([graph, other]))
+    torch.testing.assert_close(both["alpha"], torch.cat((found["alpha"], changed["alpha"])))
+    with pytest.raises(InputError, match="the feature TPSA must have mean and scale"):
+        model(features={"TPSA": {"mean": 1.0}})
+
+
 def test_every_property_has_a_head(float64):
     found = predict(model(targets=tuple(PROPERTIES)), molecule("H2O"))
     assert all(np.isfinite(found[name]).all() for name in PROPERTIES)

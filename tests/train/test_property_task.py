@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
@@ -16,6 +17,7 @@ import eqmol
 from eqmol.data.qm9.datamodule import QM9
 from eqmol.data.qm9.published import PUBLISHED
 from eqmol.errors import InputError
+from eqmol.graph.features import BONDS
 from eqmol.graph.properties import PROPERTIES, TARGETS
 from eqmol.models import MACE, Properties
 from eqmol.train.cli import CONF
@@ -242,3 +244,11 @@ def test_a_run_with_noise_that_is_interrupted_and_resumed_is_the_same_run(tmp_pa
             train(tmp_path / "parts", *noisy)
     train(tmp_path / "parts", *noisy, "resume=auto")
     assert_same(weights(tmp_path, "parts"), weights(tmp_path, "whole"))
+
+
+def test_a_run_with_bonds_and_descriptors(tmp_path):
+    train(tmp_path / "run", "data.features=[bonds,TPSA]", "task.target=gap", "trainer.max_epochs=1")
+    net = eqmol.load(tmp_path / "run" / "model.safetensors")
+    assert net.features == (*BONDS, "TPSA")
+    with pytest.raises(InputError, match=r"which need bonds; give molecules as SMILES, \.sdf"):
+        eqmol.predict(molecule("H2O"), net)

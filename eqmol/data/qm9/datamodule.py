@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,11 +19,13 @@ from eqmol.data.loader import ResumableLoader
 from eqmol.data.places import find, folders, not_found
 from eqmol.data.qm9 import download, statistics
 from eqmol.data.qm9.download import FILES
+from eqmol.data.qm9.features import measure, with_features
 from eqmol.data.qm9.raw import Molecules, read_sdf, read_xyz
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph, collate, from_atoms
-from eqmol.graph.properties import PROPERTIES
+from eqmol.graph.features import expand
+from eqmol.graph.properties import FEATURES, PROPERTIES
 
 SPLITS = ("train", "val", "test")
 #: Molecules of the whole set without the uncharacterized ones, and the split that published errors refer to.
@@ -45,6 +47,7 @@ class MoleculeGraphs(Sequence[AtomGraph]):
         cutoff: Å.
         targets: properties that graphs carry, each [1] by its name.
         source: where the molecules come from.
+        features: further inputs [atoms, features] of every molecule; empty if there are none.
         kept: graphs that were made, by row.
     """
 
@@ -53,6 +56,7 @@ class MoleculeGraphs(Sequence[AtomGraph]):
     cutoff: float
     targets: tuple[str, ...]
     source: str
+    features: Sequence[NDArray[np.float64]] = ()
     kept: dict[int, AtomGraph] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -66,7 +70,7 @@ class MoleculeGraphs(Sequence[AtomGraph]):
 
     def __getitem__(self, index: int | slice) -> "AtomGraph | MoleculeGraphs":
         if isinstance(index, slice):
-            return MoleculeGraphs(self.molecules, self.rows[index], self.cutoff, self.targets, self.source)
+            return replace(self, rows=self.rows[index], kept={})
         row = int(self.rows[index])
         if row in self.kept:
             return self.kept[row]
@@ -74,6 +78,8 @@ class MoleculeGraphs(Sequence[AtomGraph]):
         graph = from_atoms(self.molecules.atoms(row), self.cutoff, source=source)
         for name in self.targets:
             graph[name] = torch.tensor([self.molecules.values[row, _COLUMN[name]]], dtype=torch.float64)
+        if self.features:
+            graph[FEATURES] = torch.tensor(self.features[row])
         if len(self.rows) <= KEPT:
             self.kept[row] = graph
         return graph
@@ -94,10 +100,11 @@ class QM9(pl.LightningDataModule):
         split_file: JSON with the numbers of the molecules of "train", "val" and "test"; written where it is absent.
         batch_size: molecules per batch.
         num_workers: processes that make graphs.
+        features: further inputs of the model, see :func:`eqmol.graph.features.expand`.
         seed: of the split and of the order of the batches.
 
     Raises:
-        InputError: an unknown target or options of a wrong kind.
+        InputError: an unknown target or feature, or options of a wrong kind.
     """
 
     def __init__(
@@ -112,6 +119,7 @@ class QM9(pl.LightningDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        features: Sequence[str] = (),
     ) -> None:
         super().__init__()
         for name in required:
@@ -132,11 +140,13 @@ class QM9(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.features = expand(features)
         self.is_standard = False
         self.train_graphs: Sequence[AtomGraph] = ()
         self.val_graphs: Sequence[AtomGraph] = ()
         self.test_graphs: Sequence[AtomGraph] = ()
         self._train: Molecules | None = None
+        self._inputs: dict[str, dict[str, float]] = {}
 
     def prepare_data(self) -> None:
         """Download what is absent.
@@ -158,8 +168,15 @@ class QM9(pl.LightningDataModule):
         molecules, source = self._read()
         for sentence in statistics.unit_warnings(molecules):
             warnings.warn(f"{source}: {sentence}", stacklevel=2)
+        inputs: list[NDArray[np.float64]] = []
+        if self.features:
+            molecules, inputs = with_features(molecules, Path(source), self.features)
         rows = self._split(molecules)
-        train, val, test = (MoleculeGraphs(molecules, rows[name], self.cutoff, self.targets, source) for name in SPLITS)
+        train, val, test = (
+            MoleculeGraphs(molecules, rows[name], self.cutoff, self.targets, source, inputs) for name in SPLITS
+        )
+        if self.features:
+            self._inputs = measure([inputs[row] for row in rows["train"]], self.features)
         self.train_graphs, self.val_graphs, self.test_graphs = train, val, test
         chosen = np.zeros(len(molecules), dtype=bool)
         chosen[rows["train"]] = True
@@ -167,7 +184,9 @@ class QM9(pl.LightningDataModule):
         self.is_standard = len(molecules) == CHARACTERIZED and len(train) == STANDARD[0]
 
     def statistics(self) -> dict[str, Any]:
-        """Return "elements", "avg_num_neighbors" and "properties" (see :mod:`eqmol.data.qm9.statistics`)."""
+        """Return "elements", "avg_num_neighbors", "properties" (see :mod:`eqmol.data.qm9.statistics`) and, if there are any,
+        "features" (see :func:`eqmol.data.qm9.features.measure`).
+        """
         train = self._measured()
         order = np.random.default_rng(self.seed).permutation(len(self.train_graphs))[:COUNTED]
         graphs = [self.train_graphs[int(i)] for i in order]
@@ -176,6 +195,7 @@ class QM9(pl.LightningDataModule):
             "elements": np.unique(train.numbers).tolist(),
             "avg_num_neighbors": edges / atoms,
             "properties": statistics.measure(train, self.targets),
+            **({"features": self._inputs} if self.features else {}),
         }
 
     def tables(self) -> list[RenderableType]:

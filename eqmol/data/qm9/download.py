@@ -19,8 +19,8 @@ FILES = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
 URL = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip"
 URL_UNCHARACTERIZED = "https://ndownloader.figshare.com/files/3195404"
 ADVICE = (
-    f"put {', '.join(FILES)} into one of these folders ({URL} and {URL_UNCHARACTERIZED}, to be named uncharacterized.txt), set EQMOL_DATA, or use "
-    "data=qm9_sample"
+    f"put {', '.join(FILES)} into one of these folders ({URL} and {URL_UNCHARACTERIZED}, the latter to be named {FILES[2]}), "
+    "set EQMOL_DATA, or use data=qm9_sample"
 )
 #: Molecules in all, and those whose geometry does not fit their formula.
 MOLECULES = 133_885
