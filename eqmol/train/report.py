@@ -15,7 +15,7 @@ from torch import Tensor
 from eqmol import checkpoint, plots
 from eqmol.files import replacing
 from eqmol.models.predictor import Predictor
-from eqmol.train import folder
+from eqmol.train import baseline, folder
 from eqmol.train.folder import RunFolder
 from eqmol.train.task import Task
 
@@ -33,6 +33,7 @@ class Evaluation:
 
     def __init__(self, task: Task, model: Predictor):
         self.errors = task.new_errors()
+        self.baseline_errors = task.new_errors()
         self._task = task
         self._model = model
         self._points: dict[str, list[Tensor]] = {}
@@ -43,6 +44,8 @@ class Evaluation:
             labelled = batch.to(device)
             output = self._task.evaluate(self._model, labelled)
             self.errors.update(output, labelled)
+            if self._task.baseline is not None:
+                self.baseline_errors.update(self._task.baseline(labelled), labelled)
             for name, points in self._task.parity(self._model, output, labelled).items():
                 self._points.setdefault(name, []).append(points.cpu())
 
@@ -88,6 +91,10 @@ def write_report(
         evaluation.run(loader, device)
         summary: dict[str, Any] = dict(evaluation.errors.summary())
         rows.append((name, summary))
+        if task.baseline is not None:
+            beaten = evaluation.baseline_errors.summary()
+            rows.append((baseline.NAME, beaten))
+            summary = summary | {"baseline": beaten}
         groups = evaluation.errors.by_config_type()
         if len(groups) > 1:
             rows.extend((f"  {group}", errors) for group, errors in groups.items())

@@ -96,7 +96,8 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         for shown in (started, tuned):
             if shown is not None:
                 console.print(shown, soft_wrap=True, highlight=False)
-        datamodule.trainer, trainer.datamodule = trainer, datamodule  # training batches are those of this process
+        datamodule.trainer = trainer  # training batches are those of this process
+        trainer.datamodule = datamodule  # type: ignore[attr-defined]
         val_loader = share_of(datamodule.val_dataloader(), processes.rank(), processes.size())
         with interrupt:
             trainer.fit(task, datamodule.train_dataloader(), val_loader, ckpt_path=out.checkpoint, weights_only=True)

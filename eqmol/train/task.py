@@ -56,6 +56,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         quantities: what the parity plot shows.
         clock: training time; the run starts it.
         seconds: of training at the last look at the clock, the same in all processes.
+        baseline: a predictor that tables show beside the model, or None.
         max_seconds: training time after which the run stops, or None.
     """
 
@@ -78,6 +79,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         self.schedule = schedule
         self.clock = Clock()
         self.seconds = 0.0
+        self.baseline: Callable[[Any], dict[str, Tensor]] | None = None
         self.max_seconds: float | None = None
         self.budget = Budget(steps=1, seconds=None)
         self.train_loss = RunningMean()
