@@ -28,6 +28,7 @@ from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
 from eqmol.train.folder import RunFolder, check_unchanged, open_folder
 from eqmol.train.log import EpochLog, Screen
+from eqmol.train.precision import BFLOAT16, allow_tf32, multiply_in_bfloat16
 from eqmol.train.report import print_summary, write_report
 from eqmol.train.resume import LastCheckpoint, algorithms
 from eqmol.train.schedule import Budget, parse_duration
@@ -35,7 +36,13 @@ from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
 from eqmol.train.warm_start import WarmStart
 
-PRECISIONS = {"float32": torch.float32, "32-true": torch.float32, "float64": torch.float64, "64-true": torch.float64}
+PRECISIONS = {
+    "float32": torch.float32,
+    "32-true": torch.float32,
+    "float64": torch.float64,
+    "64-true": torch.float64,
+    BFLOAT16: torch.float32,
+}
 LOG_WIDTH = 110  #: columns of tables in a pipe or a file
 ACCELERATORS = ("auto", "cpu", "gpu")
 VERIFY = {"on": True, "true": True, "off": False, "false": False}
@@ -124,6 +131,8 @@ def check_trainer(settings: DictConfig) -> None:
     """Refuse what cannot work before any work is done."""
     if settings.precision not in PRECISIONS:
         raise InputError(f"trainer.precision={settings.precision} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if type(settings.tf32) is not bool:
+        raise InputError(f"trainer.tf32={settings.tf32} must be true or false")
     if settings.accelerator not in ACCELERATORS:
         raise InputError(f"trainer.accelerator={settings.accelerator} is unknown; choose {', '.join(ACCELERATORS)}")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
@@ -224,7 +233,11 @@ def make_predictor(cfg: DictConfig) -> Predictor:
     """Build the model from its recipe."""
     pl.seed_everything(cfg.seed, verbose=False)  # after the data, so that the weights do not depend on them
     with checkpoint.default_dtype(PRECISIONS[cfg.trainer.precision]):
-        return checkpoint.build(plain(cfg.predictor))
+        predictor = checkpoint.build(plain(cfg.predictor))
+    allow_tf32(cfg.trainer.tf32)
+    if cfg.trainer.precision == BFLOAT16:
+        multiply_in_bfloat16(predictor)
+    return predictor
 
 
 def settle_algorithms(
