@@ -9,8 +9,9 @@ the cache, and nothing is kept. Steps are bound to their buffers once for all ch
 Shapes: N nodes, n nodes of a chunk, C channels, P paths, lm components; for a pair of degrees, D components of all its paths.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from eqmol.ops.contract import Product
 from eqmol.ops.multilinear import partials
 from eqmol.ops.spec import Spec
 from eqmol.so3.coupling import wigner_3j
-from eqmol.so3.layout import degree_slice, dim
+from eqmol.so3.layout import dim
 
 #: Numbers of the largest outer product that a chunk has on the CPU: they stay in the cache. Other devices want large chunks.
 CHUNK_ELEMENTS, CHUNK_ELEMENTS_ELSEWHERE = 1 << 17, 1 << 26
@@ -66,6 +67,11 @@ class _Pair(NamedTuple):
         return self.paths[-1][2].stop
 
     @property
+    def outer(self) -> int:
+        """Rows of the outer product."""
+        return (2 * self.left + 1) * (2 * self.right + 1)
+
+    @property
     def is_coupled(self) -> bool:
         """Whether there is anything to couple: some path has no scalar."""
         return min(self.left, self.right) > 0 and self.size > 1
@@ -88,6 +94,12 @@ def _coupling(spec: Spec, factor: int, pair: _Pair) -> np.ndarray:
     return np.concatenate([np.moveaxis(wigner_3j(*path), factor, 0).ravel() * _norm(np.array(path)) for path in paths])
 
 
+def _split(flat: Tensor, pairs: Sequence[_Pair]) -> list[Tensor | None]:
+    """[D, outer] of every pair that is coupled."""
+    parts = iter(flat.split([pair.size * pair.outer for pair in pairs if pair.is_coupled]))
+    return [next(parts).view(pair.size, pair.outer) if pair.is_coupled else None for pair in pairs]
+
+
 def _norm(degrees: np.ndarray) -> np.ndarray:
     """A norm of 3j symbols such that those with a scalar are the identity; degrees [..., 3]."""
     return np.sqrt(2 * degrees.max(axis=-1) + 1)
@@ -98,37 +110,34 @@ class _Trilinear:
 
     def __init__(self, spec: Spec, pairs: Sequence[Sequence[_Pair]], couplings: Sequence[Tensor]) -> None:
         self.degrees = spec.degree_in, spec.degree_filter, spec.degree_out
-        self.pairs, self.couplings = pairs, couplings
-        self.outer = max((2 * pair.left + 1) * (2 * pair.right + 1) for own in pairs for pair in own)
+        self.pairs = pairs
+        self.couplings = [_split(flat, own) for flat, own in zip(couplings, pairs, strict=True)]
+        self.outer = max(pair.outer for own in pairs for pair in own)
         self.size = max(pair.size for own in pairs for pair in own)
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         x, weight = arguments[_X], arguments[_WEIGHT]
         assert x is not None
         assert weight is not None
-        rows_of = [dim(degree) for degree in self.degrees]
-        result = [
-            torch.zeros_like(weight) if slot == _WEIGHT else x.new_empty(len(x), rows_of[slot], x.shape[2])
-            for slot in slots
-        ]
-        bound: dict[int, _Chunk] = {}
-        for rows in self._chunks(x):
-            nodes = rows.stop - rows.start
-            if nodes not in bound:
-                bound[nodes] = _Chunk(self, slots, [x.new_zeros(r, nodes, x.shape[2]) for r in rows_of], weight)
-            for slot, total, part in zip(slots, result, bound[nodes].evaluate(arguments, rows), strict=True):
+        nodes, _, channels = x.shape
+        shapes = [(nodes, dim(degree), channels) for degree in self.degrees]
+        result = [torch.zeros_like(weight) if slot == _WEIGHT else x.new_empty(shapes[slot]) for slot in slots]
+        size = self._chunk_size(x)
+        chunk = _Chunk(self, slots, [x.new_empty(rows, size, channels) for _, rows, _ in shapes], weight)
+        for first in range(0, nodes, size):
+            rows = slice(first, min(first + size, nodes))
+            for slot, total, part in zip(slots, result, chunk.evaluate(arguments, rows), strict=True):
                 if slot == _WEIGHT and len(weight) == 1:
                     total += part
                 else:
                     total[rows] = part
         return result
 
-    def _chunks(self, x: Tensor) -> Iterator[slice]:
-        """Slices of nodes of equal length, but for the last."""
+    def _chunk_size(self, x: Tensor) -> int:
+        """Nodes of all chunks but the last, which has little less."""
         limit = CHUNK_ELEMENTS if x.device.type == "cpu" else CHUNK_ELEMENTS_ELSEWHERE
         number = -(-len(x) * x.shape[2] * max(self.outer, SMALLEST_OUTER) // limit)
-        size = max(1, -(-len(x) // max(number, 1)))
-        return (slice(first, min(first + size, len(x))) for first in range(0, len(x), size))
+        return max(1, -(-len(x) // max(number, 1)))
 
 
 class _Chunk:
@@ -143,7 +152,7 @@ class _Chunk:
             own.copy_(weight.transpose(0, 1))
         self.arguments = [*factors, own]
         # degrees that no path reaches stay zero
-        self.results = [torch.zeros_like(self.arguments[slot]) for slot in range(4)]
+        self.results = {slot: torch.zeros_like(self.arguments[slot]) for slot in slots}
         self.outer = own.new_empty(form.outer, nodes, channels)
         self.products = own.new_empty(form.size, nodes, channels)
         self.steps: list[Callable[[], Tensor]] = []
@@ -153,50 +162,57 @@ class _Chunk:
 
     def evaluate(self, arguments: Sequence[Tensor | None], rows: slice) -> list[Tensor]:
         """Derivatives [n, ...], that by a weight of all nodes [1, ...]; overwritten by the next call."""
+        nodes = rows.stop - rows.start
         for slot, (buffer, values) in enumerate(zip(self.arguments, arguments, strict=True)):
-            if values is not None and not (slot == _WEIGHT and self.is_shared):
-                buffer.copy_(values[rows].transpose(0, 1))
+            if values is None or (slot == _WEIGHT and self.is_shared):
+                continue
+            if nodes < buffer.shape[1]:  # the last chunk is filled up with zeros
+                buffer.zero_()
+            buffer[:, :nodes].copy_(values[rows].transpose(0, 1))
         for step in self.steps:
             step()
-        return [self.results[slot].transpose(0, 1) for slot in self.slots]
+        return [self.results[slot][:, :nodes].transpose(0, 1) for slot in self.slots]
 
     def _bind(self, form: _Trilinear, factor: int, by_factor: bool, by_weight: bool) -> None:
         """Steps for the derivative by a factor, by the weight, or both."""
-        own, weight, total = self.arguments[factor], self.arguments[_WEIGHT], self.results[factor]
-        left, right = (self.arguments[other] for other in _FACTORS if other != factor)
+        left, right = (_by_degree(self.arguments[other]) for other in _FACTORS if other != factor)
+        own, weight = _by_degree(self.arguments[factor]), self.arguments[_WEIGHT].unbind()
+        total = _by_degree(self.results[factor]) if by_factor else ()
+        weight_total = self.results[_WEIGHT].unbind() if by_weight else ()
         written: set[int] = set()
-        first = 0
-        for pair in form.pairs[factor]:
-            size = (2 * pair.left + 1) * (2 * pair.right + 1) * pair.size if pair.is_coupled else 0
-            coupling = form.couplings[factor][first : first + size]
-            first += size
-            self._multiply(pair, coupling, left[degree_slice(pair.left)], right[degree_slice(pair.right)])
+        for pair, coupling in zip(form.pairs[factor], form.couplings[factor], strict=True):
+            products = self._multiply(left[pair.left], right[pair.right], coupling, pair.size)
             for path, degree, rows in pair.paths:
-                product, degree_rows = self.products[rows], degree_slice(degree)
-                if by_factor and degree in written:
-                    self._do(total[degree_rows].addcmul_, product, weight[path])
+                product = products[rows]
+                if degree in written:
+                    self._do(total[degree].addcmul_, product, weight[path])
                 elif by_factor:
-                    self._do(torch.mul, product, weight[path], out=total[degree_rows])
+                    self._do(torch.mul, product, weight[path], out=total[degree])
                     written.add(degree)
                 if by_weight:
-                    self._do(product.mul_, own[degree_rows])
+                    self._do(product.mul_, own[degree])
                     product = product.flatten(0, 1) if self.is_shared else product
-                    self._do(torch.sum, product, 0, keepdim=self.is_shared, out=self.results[_WEIGHT][path])
+                    self._do(torch.sum, product, 0, keepdim=self.is_shared, out=weight_total[path])
 
-    def _multiply(self, pair: _Pair, coupling: Tensor, left: Tensor, right: Tensor) -> None:
-        """Steps that write the products of all paths of a pair [D, n, C]."""
-        product = self.products[: pair.size]
-        if pair.is_coupled:
+    def _multiply(self, left: Tensor, right: Tensor, coupling: Tensor | None, size: int) -> Tensor:
+        """Steps that write the products of all paths of a pair of degrees, [D, n, C]."""
+        products = self.products[:size]
+        if coupling is not None:
             outer = self.outer[: len(left) * len(right)]
             self._do(torch.mul, left.unsqueeze(1), right, out=outer.view(len(left), *right.shape))
-            self._do(torch.mm, coupling.view(pair.size, -1), outer.flatten(1), out=product.flatten(1))
-        elif pair.size > 1:
-            self._do(torch.mul, left, right, out=product)
+            self._do(torch.mm, coupling, outer.flatten(1), out=products.flatten(1))
+        elif size > 1:
+            self._do(torch.mul, left, right, out=products)
         else:
-            (a, b), *others = zip(left, right, strict=True)
-            self._do(torch.mul, a, b, out=product[0])
-            for a, b in others:
-                self._do(product[0].addcmul_, a, b)
+            self._do(torch.mul, left[:1], right[:1], out=products)
+            for a, b in zip(left[1:], right[1:], strict=True):
+                self._do(products[0].addcmul_, a, b)
+        return products
 
     def _do(self, call: Callable[..., Tensor], *arguments: object, **options: object) -> None:
         self.steps.append(partial(call, *arguments, **options))
+
+
+def _by_degree(x: Tensor) -> tuple[Tensor, ...]:
+    """[lm, n, C] -> [2 l + 1, n, C] of every degree."""
+    return x.split([2 * l + 1 for l in range(isqrt(len(x)))])
