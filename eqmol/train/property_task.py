@@ -5,7 +5,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
@@ -18,6 +17,7 @@ from eqmol.errors import InputError
 from eqmol.graph.properties import PROPERTIES
 from eqmol.models import Properties
 from eqmol.plots import COLORS, Quantity
+from eqmol.train import processes
 from eqmol.train.loss import Target
 from eqmol.train.schedule import Schedule
 from eqmol.train.task import Task
@@ -155,9 +155,8 @@ class PropertyTask(Task[Properties]):
             for name, error in zip(self.required, self.errors, strict=True)
         ]
         counts = torch.tensor([batch.num_graphs, len(batch.pos)], dtype=torch.float64, device=batch.pos.device)
-        if shared and dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-            counts /= dist.get_world_size()
+        if shared:  # gradients are averaged over processes, so sums divided by mean counts give the means over all
+            counts = processes.mean(counts)
         total = torch.stack(terms).sum() / counts[0]
         if "xi" in output:
             total = total + self.noise_weight * (output["noise"] - output["xi"]).square().sum() / (3 * counts[1])
