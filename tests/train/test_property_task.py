@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 import eqmol
+from eqmol.data.qm9 import datamodule
 from eqmol.data.qm9.datamodule import QM9
 from eqmol.data.qm9.published import PUBLISHED
 from eqmol.errors import InputError
@@ -252,3 +253,11 @@ def test_a_run_with_bonds_and_descriptors(tmp_path):
     assert net.features == (*BONDS, "TPSA")
     with pytest.raises(InputError, match=r"which need bonds; give molecules as SMILES, \.sdf"):
         eqmol.predict(molecule("H2O"), net)
+
+
+def test_a_run_on_the_standard_split_shows_published_errors_also_when_it_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(datamodule, "CHARACTERIZED", 260)
+    monkeypatch.setattr(datamodule, "STANDARD", (40, 8))
+    for options in ([], ["resume=auto"]):
+        _, shown = train(tmp_path / "run", "task.target=mu", "trainer.max_epochs=1", *options)
+        assert "EquiformerV2" in shown
