@@ -48,7 +48,7 @@ class Run:
         name: of its folder.
         model, backend: what was trained.
         noise: Å.
-        minutes: of training.
+        minutes, steps: of training.
         errors: MAE on the test set by target, in the units of tables.
         data: its options of ``data``.
         split: molecules of each split.
@@ -59,6 +59,7 @@ class Run:
     backend: str
     noise: float
     minutes: float
+    steps: int
     errors: dict[str, float]
     data: dict[str, Any] = field(repr=False)
     split: dict[str, list[int]] = field(repr=False)
@@ -82,7 +83,8 @@ def read_run(folder: Path) -> Run:
         backend=config.predictor.backbone.backend,
         noise=config.task.noise,
         minutes=metrics["seconds"] / 60,
-        errors={name: test[f"{name}_mae"] for name in PROPERTIES if f"{name}_mae" in test},
+        steps=metrics["steps"],
+        errors={key.removesuffix("_mae"): value for key, value in test.items() if key.endswith("_mae")},
         data=OmegaConf.to_container(config.data),
         split=json.loads((folder / "split.json").read_text()),
     )
@@ -165,12 +167,12 @@ def report(runs: list[Run], errors: dict[str, dict[str, float]], title: str) -> 
     """The table, and a sentence for everything that a run does not do better than a baseline."""
     targets = tuple(errors["linear"])
     table = Table(
-        "", "model", "backend", "noise / Å", "minutes", title=title, title_justify="left", box=box.SIMPLE_HEAD
+        "", "model", "backend", "noise / Å", "minutes", "steps", title=title, title_justify="left", box=box.SIMPLE_HEAD
     )
     for target in targets:
         table.add_column(f"{target}\n{PROPERTIES[target].shown_unit}", justify="right", no_wrap=True)
     for name in BASELINES:
-        table.add_row(name, "baseline", "", "", "", *(f"{errors[name][target]:.4g}" for target in targets))
+        table.add_row(name, "baseline", *[""] * 4, *(f"{errors[name][target]:.4g}" for target in targets))
     sentences = []
     for run in runs:
         cells = []
@@ -185,23 +187,36 @@ def report(runs: list[Run], errors: dict[str, dict[str, float]], title: str) -> 
                 f"* {run.name} does not beat {name} on {target}: {mae:.4g} against {errors[name][target]:.4g} {unit}"
                 for name in better
             ]
-        table.add_row(run.name, run.model, run.backend, f"{run.noise:g}", f"{run.minutes:.1f}", *cells)
+        minutes, steps = f"{run.minutes:.1f}", str(run.steps)
+        table.add_row(run.name, run.model, run.backend, f"{run.noise:g}", minutes, steps, *cells)
     return [table, *sentences]
 
 
 def write_csv(path: Path, runs: list[Run], errors: dict[str, dict[str, float]], sizes: tuple[int, int]) -> None:
     """One row per model and target."""
-    names = ["name", "model", "backend", "noise_angstrom", "minutes", "train", "test", "target", "unit", "mae"]
-    rows: list[list[Any]] = [[name, "baseline", "", "", "", errors[name]] for name in BASELINES]
-    rows += [[r.name, r.model, r.backend, r.noise, f"{r.minutes:.1f}", r.errors] for r in runs]
+    names = ["name", "model", "backend", "noise_angstrom", "minutes", "steps"]
+    rows: list[list[Any]] = [[name, "baseline", *[""] * 4, errors[name]] for name in BASELINES]
+    rows += [[r.name, r.model, r.backend, r.noise, f"{r.minutes:.1f}", r.steps, r.errors] for r in runs]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*names, "beats_linear", "beats_boosting"])
+        writer.writerow([*names, "train", "test", "target", "unit", "mae", "beats_linear", "beats_boosting"])
         for *head, found in rows:
             for target, mae in found.items():
                 beats = ["" if head[1] == "baseline" else mae < errors[name][target] for name in BASELINES]
                 writer.writerow([*head, *sizes, target, PROPERTIES[target].shown_unit, f"{mae:.5g}", *beats])
+
+
+def compare(folders: list[Path], path: Path) -> None:
+    """Print and write the table of some runs."""
+    runs = [read_run(folder) for folder in folders]
+    targets = tuple(dict.fromkeys(name for run in runs for name in run.errors)) or TARGETS
+    data = datamodule_of(runs, folders, targets)
+    errors = baselines(data, targets)
+    sizes = (len(data.train_graphs), len(data.test_graphs))
+    for shown in report(runs, errors, f"MAE on {sizes[1]} test molecules, trained on {sizes[0]}"):
+        Console(width=140, highlight=False).print(shown)
+    write_csv(path, runs, errors, sizes)
 
 
 def main() -> None:
@@ -209,14 +224,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
     parser.add_argument("--csv", type=Path, default=Path("docs/benchmarks/qm9.csv"))
     options = parser.parse_args()
-    runs = [read_run(folder) for folder in options.runs]
-    targets = tuple(n for n in PROPERTIES if any(n in run.errors for run in runs)) or TARGETS
-    data = datamodule_of(runs, options.runs, targets)
-    errors = baselines(data, targets)
-    sizes = (len(data.train_graphs), len(data.test_graphs))
-    for shown in report(runs, errors, f"MAE on {sizes[1]} test molecules, trained on {sizes[0]}"):
-        Console(width=140, highlight=False).print(shown)
-    write_csv(options.csv, runs, errors, sizes)
+    try:
+        compare(options.runs, options.csv)
+    except InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
