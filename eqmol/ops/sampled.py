@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from eqmol.ops.contract import Product, TensorProduct
-from eqmol.ops.multilinear import partials
+from eqmol.ops.multilinear import Form, partials
 from eqmol.ops.spec import Spec
 from eqmol.so3.layout import degree_slice, degrees
 from eqmol.so3.quadrature import Rule
@@ -108,9 +108,12 @@ class SampledProduct(Sampled, Product):
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         y = y if self.is_whole else y.index_select(-2, self.component)
         own = weight.index_select(-2, self.own)
-        form = WeightedProduct((self.first, self.second, self.projection))
-        (z,) = partials(form, [3], [x, y, own if own.dim() == 3 else own.unsqueeze(0), None])
+        (z,) = partials(self._form(), [3], [x, y, own if own.dim() == 3 else own.unsqueeze(0), None])
         return z
+
+    def _form(self) -> Form:
+        """What multiplies, in the arguments of :class:`WeightedProduct`."""
+        return WeightedProduct((self.first, self.second, self.projection))
 
 
 class WeightedProduct:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eqmol.ops import Spec, sampled, sampled_convolution, sampled_power
+from eqmol.ops import Spec, grid, sampled, sampled_convolution, sampled_power
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
 from eqmol.so3.quadrature import sphere_rule
@@ -31,7 +31,7 @@ CASES = [(spec, algorithm) for spec in SPECS for algorithm in ALGORITHMS[spec.op
 
 @pytest.fixture
 def two_rows_at_a_time(monkeypatch):
-    for module in (sampled, sampled_convolution, sampled_power):
+    for module in (grid, sampled, sampled_convolution, sampled_power):
         monkeypatch.setattr(module, "chunks", lambda rows, *_: (slice(i, min(i + 2, rows)) for i in range(0, rows, 2)))
 
 
@@ -65,8 +65,22 @@ def test_third_derivatives_of_a_power(spec):
     assert torch.autograd.gradgradcheck(slope, leaves(case))
 
 
-def test_weights_of_every_node():
-    spec = Spec("product", "gaunt", "so3", 1, 2, 1)
+@pytest.mark.usefixtures("two_rows_at_a_time")
+def test_octahedron_is_the_grid_of_degree_1():
+    spec = Spec("product", "gaunt", "o3", 1, 1, 1)
+    case, op = make_case(spec, nodes=5), GridProduct(spec)
+    inputs = leaves(case)
+    on_octahedron = evaluate(case, op, inputs)
+    slopes = torch.autograd.grad(on_octahedron.sin().sum(), inputs)
+    op.is_octahedral = False
+    on_grid = evaluate(case, op, inputs)
+    torch.testing.assert_close(on_octahedron, on_grid, atol=1e-12, rtol=0)
+    torch.testing.assert_close(slopes, torch.autograd.grad(on_grid.sin().sum(), inputs), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("parity", "degree_filter"), [("so3", 2), ("o3", 1)])
+def test_weights_of_every_node(parity, degree_filter):
+    spec = Spec("product", "gaunt", parity, 1, degree_filter, 1)
     case, op = make_case(spec, nodes=3), GridProduct(spec)
     case.weights = [torch.randn(3, spec.num_weights, 3)]
     rows = [op(*(f[i : i + 1] for f in case.features), case.weights[0][i]) for i in range(3)]
