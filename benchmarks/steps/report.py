@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from benchmarks.peers.report import MARKS
 from benchmarks.steps.step import FORCES, MODELS
@@ -52,13 +53,16 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
             axes[i, j].plot(degrees, values, style, color=color, marker=marker, label=f"{family}, {backend}")
         ticks = sorted({row["degree"] for row in rows})
         axes[i, j].set_xticks(ticks, list(map(str, ticks)))
+        axes[i, j].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[i, j].yaxis.set_major_formatter("{x:g}")
         axes[i, j].minorticks_off()
         axes[i, j].grid(alpha=0.3)
         axes[0, j].set_title(f"{forces} forces")
         axes[1, j].set_xlabel("degree")
         axes[i, 0].set_ylabel(quantities[quantity])
-    if lines:
-        axes[0, 0].legend(frameon=False, fontsize=9)
+    for axis in axes[0]:
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=9)
     with replacing(path, "wb") as file:
         figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -96,7 +96,7 @@ def slab(cutoff: float) -> AtomGraph:
     folder = folder or places.find("oc20_sample", [SAMPLE])
     if folder is None:
         raise places.not_found("oc20_sample", "it is part of a checkout")
-    ((frame, source),) = reader(path.name)(folder / path, 0, 1, Reading(infer_tags=True))
+    frame, source = next(reader(path.name)(folder / path, 0, 1, Reading(infer_tags=True)))
     atoms = ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
     labels = {"energy": frame.energy, "forces": frame.forces, "tags": frame.tags, "fixed": frame.fixed}
     return from_atoms(atoms, cutoff, source=source, **labels)  # type: ignore[arg-type]
