@@ -12,10 +12,10 @@ from ase.io import write
 
 import eqmol
 from eqmol import convert as conversion
-from eqmol.evaluation import graph_of
 from eqmol.checkpoint import default_dtype, read_header, save
 from eqmol.convert import EXACT, convert, differences, example_structures, main, num_parameters
 from eqmol.errors import InputError
+from eqmol.evaluation import graph_of
 from eqmol.graph import collate
 from eqmol.models import Potential
 from eqmol.models.enlarge import mace as growth_of_mace

@@ -34,6 +34,7 @@ TESTS = {
 HOT = slice(315, 500)
 SAMPLE = ("train_300K.xyz", "test_300K.xyz", "test_600K.xyz", "iso_atoms.xyz")
 
+
 class ThreeBPA(DataModule):
     """3BPA: 450 frames at 300 K train, 50 validate, the hot frames of ``train_mixedT.xyz`` test.
 
