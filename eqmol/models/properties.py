@@ -12,7 +12,7 @@ from eqmol.graph.properties import FEATURES, PROPERTIES
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.predictor import Predictor, edge_vectors, owners
-from eqmol.models.property_heads import HEADS, AtomVectors, Head, Molecule
+from eqmol.models.property_heads import HEADS, POOLINGS, AtomVectors, Head, Molecule
 from eqmol.models.reference import DoubleBuffers
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Properties(Predictor):
         readout_hidden: width of the readouts' hidden layer.
         denoise: also predict the displacement of atoms, for training with noisy nodes.
         features: per further input, see :mod:`eqmol.graph.features`, "mean" and "scale" over the atoms of the training set.
+        pooling: of atoms in intensive properties, ``mean`` or ``softmax``, the mean with learnt weights.
 
     Attributes:
         features: the names of those inputs, which graphs then must carry.
@@ -87,6 +88,7 @@ class Properties(Predictor):
         readout_hidden: int = 16,
         denoise: bool = False,
         features: dict[str, dict[str, float]] | None = None,
+        pooling: str = "mean",
     ) -> None:
         super().__init__(backbone, elements)
         check_integer("readout_hidden", readout_hidden, 1, 2048)
@@ -94,14 +96,17 @@ class Properties(Predictor):
             raise InputError("statistics must name at least one property")
         if gap not in GAPS:
             raise InputError(f"gap={gap!r} is unknown; choose from {', '.join(GAPS)}")
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling={pooling!r} is unknown; choose from {', '.join(POOLINGS)}")
         self.gap_is_difference = gap == "difference"
         if self.gap_is_difference and not {"homo", "lumo", "gap"} <= statistics.keys():
             raise InputError("gap=difference is lumo - homo: add homo and lumo to the targets, or choose gap=direct")
         self.targets = tuple(statistics)
         self.features = tuple(features or {})
         self.inputs = Standardise(features or {})
+        kinds = HEADS | {"intensive": POOLINGS[pooling]}
         heads = {
-            name: _head(name, entry, backbone, readout_hidden, len(self.elements), len(self.features))
+            name: _head(kinds, name, entry, backbone, readout_hidden, len(self.elements), len(self.features))
             for name, entry in statistics.items()
             if not (name == "gap" and self.gap_is_difference)
         }
@@ -155,7 +160,15 @@ def _spread(name: str, entry: Any) -> float:
     return scale * TYPICAL_ATOMS**0.5 if PROPERTIES[name].kind in ("extensive", "extent") else scale
 
 
-def _head(name: str, entry: Any, backbone: Backbone, hidden: int, num_elements: int, num_inputs: int) -> Head:
+def _head(
+    kinds: dict[str, type[Head]],
+    name: str,
+    entry: Any,
+    backbone: Backbone,
+    hidden: int,
+    num_elements: int,
+    num_inputs: int,
+) -> Head:
     """The head of one property."""
     if name not in PROPERTIES:
         raise InputError(f"the property {name!r} is unknown; choose among {', '.join(PROPERTIES)}")
@@ -166,4 +179,4 @@ def _head(name: str, entry: Any, backbone: Backbone, hidden: int, num_elements: 
         raise InputError(f"e0 of {name} has {len(e0)} values for {num_elements} elements; give one per element")
     mean = check_number(f"mean of {name}", entry["mean"], -1e9, 1e9)
     scale = check_number(f"scale of {name}", entry["scale"], 1e-9, 1e9)
-    return HEADS[PROPERTIES[name].kind](backbone, hidden, e0, mean, scale, num_inputs)
+    return kinds[PROPERTIES[name].kind](backbone, hidden, e0, mean, scale, num_inputs)

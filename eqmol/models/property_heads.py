@@ -43,6 +43,13 @@ class Molecule(NamedTuple):
         """[N, ...] -> [G, ...]."""
         return values.new_zeros(len(self.natoms), *values.shape[1:]).index_add(0, self.batch, values)
 
+    def softmax(self, logits: Tensor) -> Tensor:
+        """[N] -> [N], positive, with the sum 1 in each graph."""
+        lowest = torch.full_like(self.natoms, -torch.inf)
+        largest = lowest.scatter_reduce(0, self.batch, logits.detach(), "amax")
+        positive = (logits - largest.index_select(0, self.batch)).exp()
+        return positive / self.sum(positive).index_select(0, self.batch)
+
     def centred(self, weights: Tensor) -> Tensor:
         """Positions [N, 3] relative to the mean with weights [N] in each graph."""
         centre = self.sum(weights[:, None] * self.pos) / self.sum(weights)[:, None]
@@ -129,6 +136,24 @@ class MeanHead(Head):
         return {"value": self.mean + self.scale * molecule.sum(self.atoms(features, molecule)) / molecule.natoms}
 
 
+class SoftmaxHead(Head):
+    """Intensive: mean + scale · Σ_i w_i f_i, where the weights of a molecule's atoms, w_i ~ exp(g_i), sum to one.
+
+    Orbitals are often localised, and their energies then are not those of an average atom.
+    """
+
+    def __init__(
+        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
+    ) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+        self.logits = AtomScalars(backbone, hidden, num_inputs)
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G]."""
+        weights = molecule.softmax(self.logits(features, molecule))
+        return {"value": self.mean + self.scale * molecule.sum(weights * self.atoms(features, molecule))}
+
+
 class DipoleHead(Head):
     """Norm of the dipole moment Σ_i q_i r_i + μ_i, with partial charges that sum to zero (Veit et al. 2020, arXiv:2003.12437).
 
@@ -174,4 +199,6 @@ class ExtentHead(Head):
         return {"value": molecule.sum(atoms + self.scale * learnt)}
 
 
-HEADS: dict[str, type[Head]] = {"extensive": SumHead, "intensive": MeanHead, "dipole": DipoleHead, "extent": ExtentHead}
+#: Heads of intensive properties by the name of their pooling.
+POOLINGS: dict[str, type[Head]] = {"mean": MeanHead, "softmax": SoftmaxHead}
+HEADS: dict[str, type[Head]] = {"extensive": SumHead, "dipole": DipoleHead, "extent": ExtentHead}

@@ -89,14 +89,28 @@ def test_sums_means_and_extent_of_a_silent_network(float64):
     assert found["r2"] == pytest.approx(charges @ (arms**2).sum(1) / BOHR**2 + e0)
 
 
-def test_size(float64):
+@pytest.mark.parametrize("pooling", ["mean", "softmax"])
+def test_size(pooling, float64):
     """Far apart, extensive properties add and intensive ones average."""
-    net = model(targets=("alpha", "homo"))
+    net = model(targets=("alpha", "homo"), pooling=pooling)
     one = molecule("H2O")
     two = one + Atoms(one.numbers, one.positions + np.array([50.0, 0.0, 0.0]))
     single, both = predict(net, one), predict(net, two)
     assert both["alpha"] == pytest.approx(2 * single["alpha"], rel=1e-12)
     assert both["homo"] == pytest.approx(single["homo"], rel=1e-12)
+
+
+def test_weights_of_softmax_pooling(float64):
+    net = model(targets=("homo",), pooling="softmax")
+    graph = from_atoms(molecule("CH3OH"), 4.0)
+    heads = {}
+    head = net.heads["homo"]
+    for name, module in (("values", head.atoms), ("logits", head.logits)):
+        module.register_forward_hook(lambda _, args, out, name=name: heads.update({name: out.detach().numpy()}))
+    found = net(graph)["homo"].item()
+    weights = np.exp(heads["logits"]) / np.exp(heads["logits"]).sum()
+    assert weights.std() > 1e-3
+    assert found == pytest.approx(0.5 + 0.7 * weights @ heads["values"], rel=1e-12)
 
 
 def test_gap_as_difference(float64):
@@ -107,8 +121,9 @@ def test_gap_as_difference(float64):
         model(targets=("homo", "gap"), gap="difference")
 
 
-def test_batches_equal_single_molecules_and_train(float64):
-    net = model(denoise=True)
+@pytest.mark.parametrize("pooling", ["mean", "softmax"])
+def test_batches_equal_single_molecules_and_train(pooling, float64):
+    net = model(denoise=True, pooling=pooling)
     molecules = [molecule("CH3OH"), molecule("H2O"), molecule("CH4")]
     batch = collate([from_atoms(atoms, 4.0) for atoms in molecules])
     together = net(batch)
@@ -138,6 +153,7 @@ def test_references_keep_bothprecision():
         ({"targets": ("energy",)}, "'energy' is unknown; choose among mu, alpha"),
         ({"targets": ()}, "at least one property"),
         ({"gap": "both"}, "choose from direct, difference"),
+        ({"pooling": "sum"}, "choose from mean, softmax"),
     ],
 )
 def test_refused(change, message):
