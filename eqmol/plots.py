@@ -19,6 +19,9 @@ from eqmol.files import replacing
 #: Colour-blind safe (Okabe and Ito).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
+#: Quantities side by side in a parity plot.
+COLUMNS = 4
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -50,11 +53,19 @@ def parity(data: str | os.PathLike[str], path: str | os.PathLike[str], quantitie
     with np.load(data) as arrays:
         points = {name: arrays[name] for name in arrays.files}
     shown = [q for q in quantities if any(name.endswith(f"/{q.name}") for name in points)]
-    figure = Figure(figsize=(5.6 * len(shown), 7.2), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False, height_ratios=(3, 1))
-    for column, quantity in enumerate(shown):
+    columns = min(len(shown), COLUMNS)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(5.6 * columns, 7.2 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(3, 1) * rows)
+    for place in range(rows * columns):
+        above, below = axes[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
+        if place >= len(shown):
+            above.remove()
+            below.remove()
+            continue
+        quantity = shown[place]
         series = {n.rsplit("/", 1)[0]: p for n, p in points.items() if n.endswith(f"/{quantity.name}")}
-        _draw_parity((axes[0, column], axes[1, column]), series, quantity)
+        _draw_parity((above, below), series, quantity)
     _write(figure, path)
 
 
@@ -72,7 +83,7 @@ def _draw_parity(axes: tuple[Axes, Axes], series: dict[str, NDArray[np.float32]]
     for index, (name, (reference, prediction)) in enumerate(series.items()):
         style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linewidths": 0, "rasterized": True}
         style |= {"s": 14 if len(reference) < 2000 else 4, "alpha": 0.5, "zorder": 1 + bottom_up.index(name)}
-        above.scatter(reference, prediction, label=f"{name}: RMSE {errors[name]:.3g} {quantity.error_unit}", **style)
+        above.scatter(reference, prediction, label=f"{name}: RMSE {errors[name]:.4g} {quantity.error_unit}", **style)
         below.scatter(reference, factor * (prediction - reference), **style)
     above.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
     below.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from rdkit import Chem
 from rich import box
 from rich.table import Table
@@ -16,8 +17,9 @@ from eqmol.errors import InputError
 from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph
+from eqmol.graph.features import atom_features
 from eqmol.graph.molecule import Failure, Molecule
-from eqmol.graph.properties import PROPERTIES
+from eqmol.graph.properties import FEATURES, PROPERTIES
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
 
@@ -81,6 +83,8 @@ def _prepare(
     try:
         molecule = entry if relax is None else _relaxed(entry, relax)
         graph = graph_of(model, molecule.atoms())
+        if isinstance(model, Properties) and model.features:
+            graph[FEATURES] = torch.from_numpy(atom_features(molecule.mol, model.features))
     except InputError as error:
         return Prediction(entry.name, entry.source, problem=str(error)), None
     return Prediction(entry.name, entry.source, molecule), graph

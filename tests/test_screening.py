@@ -11,7 +11,10 @@ from rdkit import Chem
 import eqmol
 from eqmol import checkpoint
 from eqmol.errors import InputError
-from eqmol.graph.molecule import Molecule
+from eqmol.evaluation import evaluate_graphs, graph_of
+from eqmol.graph.features import atom_features, expand
+from eqmol.graph.molecule import Molecule, from_smiles
+from eqmol.graph.properties import FEATURES
 from eqmol.inference import main
 from eqmol.screening import FMAX
 from tests.recipes import recipe
@@ -114,3 +117,21 @@ def test_refused(model_file, arguments, message, capsys, monkeypatch, tmp_path):
     assert main([str(model_file), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors"}
+
+
+def test_features_come_from_the_bonds(tmp_path):
+    torch.manual_seed(0)
+    path, out = tmp_path / "model.safetensors", tmp_path / "out.csv"
+    entry = {"mean": 1.0, "scale": 2.0}
+    features = dict.fromkeys(("TPSA", *expand(["bonds"])), entry)
+    checkpoint.save(checkpoint.build(properties_recipe() | {"features": features}), path)
+    assert main([str(path), "--smiles", "CC=O", "-o", str(out)]) == 0
+    (with_bonds,) = csv.DictReader(io.StringIO(out.read_text()))
+    molecule = from_smiles("CC=O")
+    model = eqmol.load(path)
+    graph = graph_of(model, molecule.atoms())
+    graph[FEATURES] = torch.from_numpy(atom_features(molecule.mol, model.features))
+    (expected,) = evaluate_graphs(model, [graph])
+    assert float(with_bonds["U0 (eV)"]) == pytest.approx(expected["U0"], rel=1e-9)
+    molecule.atoms().write(tmp_path / "in.xyz")
+    assert main([str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]) == 2
