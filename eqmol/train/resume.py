@@ -69,6 +69,7 @@ class LastCheckpoint(Callback):
         if self._random is not None and self._inside_epoch:
             # Opening the loader drew from the generators; inside an epoch the uninterrupted run did not draw again.
             set_random_state(self._random[processes.rank()])
+        self.interrupt.listen()
         self.clock.start()
         self._saved_at, _ = self._look(pl_module)
         trainer.should_stop |= self._stopped_early or self._saved_at >= self.max_seconds

@@ -65,14 +65,20 @@ class Interrupt:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._previous[signum] = signal.signal(signum, self._handle)
+        self._previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        self.listen()
         return self
 
+    def listen(self) -> None:
+        """Take the signals, also from whoever took them since; Lightning's handler waits for other processes and hangs."""
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for signum in self._previous:
+                signal.signal(signum, self._handle)
+
     def __exit__(self, *_: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)
         self._previous.clear()
 
     def check(self) -> None:
