@@ -160,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="OUT",
-        help="extended XYZ file to write; of molecules a .csv, beside which an .sdf is written",
+        help="extended XYZ file to write; of molecules a .csv, beside which an .sdf is written; of files or shards of OC20 an "
+        ".npz for its evaluation server",
     )
     add("--conformers", type=_positive, default=10, metavar="N", help="structures tried for a SMILES (default: 10)")
     add("--relax", type=Path, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
@@ -198,6 +199,9 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     if arguments.input is None or arguments.output is None:
         raise InputError("give a file of structures and -o OUT.xyz, or --smiles SMILES; --help shows how")
+    if arguments.output.suffix == ".npz":
+        _run_leaderboard(arguments, Console())
+        return
     if arguments.relax is not None:
         raise InputError(f"--relax is for molecules ({', '.join(MOLECULES)} or --smiles), not for {arguments.input}")
     given = {label: getattr(arguments, f"{label}_key") for label in KEYS}
@@ -264,6 +268,21 @@ def _run_molecules(arguments: argparse.Namespace, console: "Console") -> None:
         console.print(f"{counts} -> {arguments.output}, {sdf}", soft_wrap=True, highlight=False)
     if len(failed) == len(predictions):
         raise InputError("no molecule could be predicted; the reasons are above")
+
+
+def _run_leaderboard(arguments: argparse.Namespace, console: "Console") -> None:
+    """Predict frames of OC20 for its evaluation server."""
+    from eqmol.leaderboard import write_predictions
+
+    numbers = write_predictions(
+        arguments.model,
+        {"": arguments.input},
+        arguments.output,
+        backend=arguments.backend,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+    )
+    console.print(f"{numbers['']} frames -> {arguments.output}", soft_wrap=True, highlight=False)
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
