@@ -22,6 +22,8 @@ from eqmol.train.schedule import Schedule
 from eqmol.train.task import Task
 from eqmol.units import MEV
 
+#: Generator of the rotation that structures are turned by.
+TURN = [[0.0, 0.9, -0.4], [-0.9, 0.0, 0.7], [0.4, -0.7, 0.0]]
 METRICS = ("default", "oc20")
 
 
@@ -120,12 +122,18 @@ class PotentialTask(Task[Potential]):
         return "val RMSE " + ", ".join(errors) if errors else ""
 
     def further_metrics(self, model: Potential, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
-        """Return how far mirror images differ, for a model that may tell them apart."""
-        if model.recipe["backbone"]["parity"] != "so3":
-            return {}
-        error = mirror_error(model, val_loader, device)
-        sentence = f"parity so3: mirror images of validation structures differ by {error:.3g} meV/atom (RMS)"
-        return {"mirror_error_mev_per_atom": (error, sentence)}
+        """Return how far mirror images or turned structures differ, for a model whose construction does not forbid it."""
+        backbone = model.recipe["backbone"]
+        found: dict[str, tuple[float, str]] = {}
+        if backbone["parity"] == "so3":
+            error = image_error(model, val_loader, device, -torch.eye(3))
+            sentence = f"parity so3: mirror images of validation structures differ by {error:.3g} meV/atom (RMS)"
+            found["mirror_error_mev_per_atom"] = (error, sentence)
+        if backbone.get("feedforward") == "s2":
+            error = image_error(model, val_loader, device, torch.linalg.matrix_exp(torch.tensor(TURN)))
+            sentence = f"feedforward=s2: turned validation structures differ by {error:.3g} meV/atom (RMS)"
+            found["rotation_error_mev_per_atom"] = (error, sentence)
+        return found
 
 
 def _isolated_energy(model: Potential, batch: Any) -> Tensor:
@@ -136,16 +144,21 @@ def _isolated_energy(model: Potential, batch: Any) -> Tensor:
     return energy.index_add_(0, batch.batch, e0[batch.atomic_numbers])
 
 
-def mirror_error(model: Potential, loader: Any, device: torch.device) -> float:
-    """Return the RMS difference (meV per atom) between the energies of structures and of their mirror images.
+def image_error(model: Potential, loader: Any, device: torch.device, matrix: Tensor) -> float:
+    """Return the RMS difference (meV per atom) between the energies of structures and of their images.
 
-    It should vanish; parity "so3" does not make it vanish.
+    Args:
+        model: the potential.
+        loader: batches of structures.
+        device: where to evaluate.
+        matrix: [3, 3], orthogonal; positions and lattice vectors v become v @ matrix.
     """
+    matrix = matrix.to(device, torch.float64)
     differences = []
     for batch in loader:
         image = batch.to(device)
         energy = model(image, forces=False)["energy"]
-        image.pos, image.cell = -image.pos, -image.cell
+        image.pos, image.cell = image.pos @ matrix, image.cell @ matrix
         differences.append((model(image, forces=False)["energy"] - energy) / image.ptr.diff())
     return MEV * float(torch.cat(differences).square().mean().sqrt())
 

@@ -15,12 +15,15 @@ from rich.console import Console
 
 import eqmol
 from eqmol.errors import InputError
+from eqmol.graph import collate
 from eqmol.train.cli import main
 from eqmol.train.loss import WeightedLoss
+from eqmol.train.potential_task import PotentialTask
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.run import run
 from eqmol.train.stop import Clock, Interrupted
 from eqmol.train.task import NonFiniteLossError, Task
+from tests.models.systems import graph_of, make_model, structures
 from tests.train.runs import TINY, assert_same, configuration, frames, train, weights
 
 
@@ -257,6 +260,20 @@ def test_the_mirror_error_is_reported_for_so3_alone(tmp_path):
     options = ["trainer.max_epochs=1", "model.filter_degree=2"]
     assert train(tmp_path, "so3", *options, "model.parity=so3")["mirror_error_mev_per_atom"] > 0
     assert "mirror_error_mev_per_atom" not in train(tmp_path, "o3", *options)
+
+
+@pytest.mark.parametrize(("feedforward", "exact"), [("s2", False), ("product", True)])
+def test_the_rotation_error_of_pointwise_activations(feedforward, exact):
+    potential = make_model(variant="equiformer", degree=2, feedforward=feedforward)
+    loader = [collate([graph_of(atoms) for atoms in structures().values()])]
+    for claimed in ("s2", "product"):
+        potential.recipe = {"backbone": {"parity": "o3", "feedforward": claimed}}
+        found = PotentialTask.further_metrics(None, potential, loader, torch.device("cpu"))
+        assert found.keys() == ({"rotation_error_mev_per_atom"} if claimed == "s2" else set())
+        if found:
+            error, sentence = found["rotation_error_mev_per_atom"]
+            assert (error < 1e-2) == exact
+            assert f"{error:.3g} meV/atom" in sentence
 
 
 @pytest.mark.parametrize("preset", ["fast", "overfit"])
