@@ -9,6 +9,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -509,9 +510,12 @@ def test_script(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_leaves_nothing(path: Path, tmp_path: Path) -> None:
-    write(tmp_path / "in.xyz", mixed() * 1500)
+    write(tmp_path / "in.xyz", mixed() * 400)
     command = [sys.executable, "predict.py", str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a shell's background jobs, and so the tests among them, ignore Ctrl-C
+    restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=restored, **pipes)
     wait_until(lambda: any(file.name.endswith(".tmp") and file.stat().st_size for file in tmp_path.iterdir()))
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
