@@ -139,7 +139,12 @@ def record(number: int, molecule: Molecule, atoms: Atoms) -> str:
     kekule = Chem.Mol(molecule.mol)
     Chem.Kekulize(kekule, clearAromaticFlags=True)
     bonds = list(kekule.GetBonds())
-    lines = [f"gdb_{number}", "     eqmol          3D", "", f"{len(atoms):3}{len(bonds):3}  0  0  0  0  0  0  0  0999 V2000"]
+    lines = [
+        f"gdb_{number}",
+        "     eqmol          3D",
+        "",
+        f"{len(atoms):3}{len(bonds):3}  0  0  0  0  0  0  0  0999 V2000",
+    ]
     for symbol, (x, y, z) in zip(atoms.symbols, atoms.positions, strict=True):
         lines.append(f"{x:10.4f}{y:10.4f}{z:10.4f} {symbol:<3} 0  0  0  0  0  0  0  0  0  0  0  0")
     for bond in bonds:
