@@ -140,7 +140,7 @@ def can_split(values: NDArray[np.float32]) -> bool:
 
 def baselines(data: QM9, targets: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """MAE on the test set by baseline and target, in the units of tables."""
-    train, test = data.train_graphs, data.test_graphs
+    train, test = data.train_graphs, data.test_graphs["test"]
     assert isinstance(train, MoleculeGraphs)
     assert isinstance(test, MoleculeGraphs)
     molecules = train.molecules
@@ -213,7 +213,7 @@ def compare(folders: list[Path], path: Path) -> None:
     targets = tuple(dict.fromkeys(name for run in runs for name in run.errors)) or TARGETS
     data = datamodule_of(runs, folders, targets)
     errors = baselines(data, targets)
-    sizes = (len(data.train_graphs), len(data.test_graphs))
+    sizes = (len(data.train_graphs), len(data.test_graphs["test"]))
     for shown in report(runs, errors, f"MAE on {sizes[1]} test molecules, trained on {sizes[0]}"):
         Console(width=140, highlight=False).print(shown)
     write_csv(path, runs, errors, sizes)

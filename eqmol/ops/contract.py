@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.ops.spec import Operation, Spec
+from eqmol.so3.harmonics import spherical_harmonics
 
 
 class RadialWeight(NamedTuple):
@@ -117,6 +118,23 @@ class Convolution(TensorProduct):
         """Message of every edge, for models that need each: x [E, lm_in, C] of the edges -> [E, lm_out, C]."""
         edges = torch.arange(len(x), device=x.device)
         return self.forward(x, geometry, weight, edges, edges, len(x))
+
+
+class HarmonicConvolution(Convolution):
+    """A convolution whose geometry is the harmonics of the edges, shared by all of the same degree."""
+
+    @property
+    def degree_geometry(self) -> int:
+        """Highest degree of the harmonics."""
+        return self.spec.degree_filter
+
+    @property
+    def geometry_key(self) -> Hashable:
+        return HarmonicConvolution, self.degree_geometry
+
+    def geometry(self, vectors: Tensor) -> Tensor:
+        """Harmonics [E, lm]."""
+        return spherical_harmonics(unit(vectors), self.degree_geometry)
 
 
 class Product(TensorProduct):

@@ -6,21 +6,20 @@ so that a node is sampled and projected once, however many edges it has.
 Shapes: N nodes, E edges, G stacked points, C channels, W own weights, H hidden radial features, lm components.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import Convolution, RadialWeight, unit
+from eqmol.ops.contract import HarmonicConvolution, RadialWeight
 from eqmol.ops.multilinear import partials
 from eqmol.ops.sampled import Sampled, chunks, pair_tables
 from eqmol.ops.spec import Spec
-from eqmol.so3.harmonics import spherical_harmonics
 from eqmol.so3.layout import dim
 
 
-class SampledConvolution(Sampled, Convolution):
+class SampledConvolution(Sampled, HarmonicConvolution):
     """Zonal filters, multiplied and summed on samples."""
 
     first: Tensor
@@ -38,14 +37,6 @@ class SampledConvolution(Sampled, Convolution):
         plain = sum(kind == 0 for kind, *_ in spec.own_weights)
         weights = [slice(0, plain), slice(plain, spec.num_weights)]
         self.parts = [(w, g) for w, g in zip(weights, tables.points, strict=True) if w.start < w.stop]
-
-    @property
-    def geometry_key(self) -> Hashable:
-        return SampledConvolution, self.spec.degree_filter
-
-    def geometry(self, vectors: Tensor) -> Tensor:
-        """Harmonics [E, lm_filter]."""
-        return spherical_harmonics(unit(vectors), self.spec.degree_filter)
 
     def forward(
         self,

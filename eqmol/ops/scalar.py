@@ -4,21 +4,20 @@ Each degree has one path, (0, l, l) or (l, l, 0), in either family and parity, s
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eqmol.ops.contract import Convolution, RadialWeight, unit
+from eqmol.ops.contract import HarmonicConvolution, RadialWeight
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.spec import Spec
-from eqmol.so3.harmonics import spherical_harmonics
 from eqmol.so3.layout import degrees, dim
 
 
-class _OnePathPerDegree(Convolution):
+class _OnePathPerDegree(HarmonicConvolution):
     """Degrees 0 ... reach; the highest of the filter that couples."""
 
     mask: Tensor
@@ -30,12 +29,8 @@ class _OnePathPerDegree(Convolution):
         self.add_table("mask", 1.0 * (np.arange(self.reach + 1)[:, None] == degrees(self.reach)))
 
     @property
-    def geometry_key(self) -> Hashable:
-        return _OnePathPerDegree, self.reach
-
-    def geometry(self, vectors: Tensor) -> Tensor:
-        """Harmonics [E, lm]."""
-        return spherical_harmonics(unit(vectors), self.reach)
+    def degree_geometry(self) -> int:
+        return self.reach
 
     def forward(
         self, x: Tensor, geometry: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int

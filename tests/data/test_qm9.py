@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,8 +66,8 @@ def test_refused(options, message):
 def test_graphs_carry_the_targets():
     datamodule = sample()
     batch = next(iter(datamodule.evaluation_dataloaders()["test"]))
-    row = datamodule.test_graphs.rows[3]
-    molecules = datamodule.test_graphs.molecules
+    row = datamodule.test_graphs["test"].rows[3]
+    molecules = datamodule.test_graphs["test"].molecules
     assert batch.U0[3].item() == molecules.values[row, list(PROPERTIES).index("U0")]
     assert batch.mu.dtype == torch.float64
     assert batch.source[3].endswith(f"gdb_{molecules.ids[row]}")
@@ -74,7 +75,7 @@ def test_graphs_carry_the_targets():
 
 
 def test_statistics_are_those_of_least_squares():
-    train = sample()._measured()
+    train = sample()._training()
     measured = statistics.measure(train, ("U0", "homo", "mu"))
     counts = statistics.composition(train, [1, 6, 7, 8])
     assert counts.sum() == len(train.numbers)
@@ -89,7 +90,7 @@ def test_statistics_are_those_of_least_squares():
 
 
 def test_extent_is_mostly_that_of_the_nuclei():
-    train = sample()._measured()
+    train = sample()._training()
     r2 = train.values[:, list(PROPERTIES).index("r2")]
     assert np.std(r2 - statistics.nuclear_extent(train)) < 0.1 * np.std(r2)
 
@@ -124,4 +125,14 @@ def test_real_molecules():
     assert measured["elements"] == [1, 6, 7, 8]
     assert measured["properties"]["U0"]["scale"] < 0.3
     assert measured["properties"]["r2"]["scale"] < 2.0
-    assert statistics.unit_warnings(datamodule._measured()) == []
+    assert statistics.unit_warnings(datamodule._training()) == []
+
+
+def test_processes_share_the_training_set():
+    seen = []
+    for rank in (0, 1):
+        datamodule = sample(batch_size=16)
+        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        seen += [source for batch in datamodule.train_dataloader() for source in batch.source]
+    assert len(set(seen)) == 198
+    assert len(seen) < 198 + 16  # every process has as many batches

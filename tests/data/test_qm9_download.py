@@ -52,7 +52,7 @@ def test_files_are_downloaded_and_used(nowhere, network, monkeypatch):
     data.prepare_data()
     assert sorted(file.name for file in (nowhere / "data" / "qm9" / "raw").iterdir()) == sorted(download.FILES)
     data.setup()
-    assert len(data.test_graphs) == 50
+    assert len(data.test_graphs["test"]) == 50
     monkeypatch.setattr(pooch, "retrieve", None)
     module().prepare_data()  # it is there now
 

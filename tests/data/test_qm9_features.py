@@ -23,7 +23,7 @@ def sample(**options) -> QM9:
 
 def test_graphs_carry_features_of_their_own_molecule():
     data = sample()
-    for graphs in (data.train_graphs, data.val_graphs, data.test_graphs):
+    for graphs in (data.train_graphs, data.val_graphs, data.test_graphs["test"]):
         for graph in graphs:
             masses = graph.features[:, 1]
             assert masses.tolist() == [masses[0]] * graph.num_nodes

@@ -221,7 +221,7 @@ def test_a_run_its_folder_and_its_model(tmp_path):
 
     data = QM9(cutoff=3.0, folder="qm9_sample", required=("U0", "mu"), split_file=str(tmp_path / "run" / "split.json"))
     data.setup()
-    graphs = data.test_graphs
+    graphs = data.test_graphs["test"]
     molecules = [graphs.molecules.atoms(int(row)) for row in graphs.rows]
     found = eqmol.predict(molecules, eqmol.load(tmp_path / "run" / "model.safetensors"))
     for name, factor in (("U0", 1000.0), ("mu", 1.0)):

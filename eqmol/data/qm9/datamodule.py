@@ -7,15 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
-from torch.utils.data import DataLoader
 
-from eqmol.data.loader import ResumableLoader
+from eqmol.data.datamodule import GraphSets
 from eqmol.data.places import find, folders, not_found
 from eqmol.data.qm9 import download, statistics
 from eqmol.data.qm9.download import FILES
@@ -23,7 +21,7 @@ from eqmol.data.qm9.features import measure, with_features
 from eqmol.data.qm9.raw import Molecules, read_sdf, read_xyz
 from eqmol.errors import InputError
 from eqmol.files import replacing
-from eqmol.graph import AtomGraph, collate, from_atoms
+from eqmol.graph import AtomGraph, from_atoms
 from eqmol.graph.features import expand
 from eqmol.graph.properties import FEATURES, PROPERTIES
 
@@ -88,20 +86,17 @@ class MoleculeGraphs(Sequence[AtomGraph]):
 _COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
 
 
-class QM9(pl.LightningDataModule):
+class QM9(GraphSets):
     """QM9 from its raw files, split by a seed or by a file.
 
     Args:
-        cutoff: Å.
         required: the targets.
         folder: name of the data set's folder; its raw files may lie there or in its folder ``raw``.
         num_train, num_val: sizes of the splits, the rest tests; None for 110,000 and 10,000 of the whole set, and for
             76 % and 4 % of a part of it.
         split_file: JSON with the numbers of the molecules of "train", "val" and "test"; written where it is absent.
-        batch_size: molecules per batch.
-        num_workers: processes that make graphs.
         features: further inputs of the model, see :func:`eqmol.graph.features.expand`.
-        seed: of the split and of the order of the batches.
+        options: see :class:`eqmol.data.datamodule.GraphSets`.
 
     Raises:
         InputError: an unknown target or feature, or options of a wrong kind.
@@ -110,41 +105,23 @@ class QM9(pl.LightningDataModule):
     def __init__(
         self,
         *,
-        cutoff: float,
         required: Sequence[str] = ("U0",),
         folder: str = "qm9",
         num_train: int | None = None,
         num_val: int | None = None,
         split_file: str | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        seed: int = 0,
         features: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(required=required, **options)
         for name in required:
             if name not in PROPERTIES:
                 raise InputError(f"QM9 has no target {name!r}; choose among {', '.join(PROPERTIES)}")
-        for option, value, lowest in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if not isinstance(value, int) or value < lowest:
-                raise InputError(f"data.{option}={value!r} must be an integer of at least {lowest}")
-        self.cutoff = cutoff
-        self.targets = tuple(required)
         self.folder = folder
-        self.sizes = (num_train, num_val)
+        self.split_sizes = (num_train, num_val)
         self.split_file = None if split_file is None else Path(split_file)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
         self.features = expand(features)
         self.is_standard = False
-        self.train_graphs: Sequence[AtomGraph] = ()
-        self.val_graphs: Sequence[AtomGraph] = ()
-        self.test_graphs: Sequence[AtomGraph] = ()
         self._train: Molecules | None = None
         self._inputs: dict[str, dict[str, float]] = {}
 
@@ -173,11 +150,11 @@ class QM9(pl.LightningDataModule):
             molecules, inputs = with_features(molecules, Path(source), self.features)
         rows = self._split(molecules)
         train, val, test = (
-            MoleculeGraphs(molecules, rows[name], self.cutoff, self.targets, source, inputs) for name in SPLITS
+            MoleculeGraphs(molecules, rows[name], self.cutoff, self.required, source, inputs) for name in SPLITS
         )
         if self.features:
             self._inputs = measure([inputs[row] for row in rows["train"]], self.features)
-        self.train_graphs, self.val_graphs, self.test_graphs = train, val, test
+        self.train_graphs, self.val_graphs, self.test_graphs = train, val, {"test": test}
         chosen = np.zeros(len(molecules), dtype=bool)
         chosen[rows["train"]] = True
         self._train = molecules.select(chosen)
@@ -187,14 +164,14 @@ class QM9(pl.LightningDataModule):
         """Return "elements", "avg_num_neighbors", "properties" (see :mod:`eqmol.data.qm9.statistics`) and, if there are any,
         "features" (see :func:`eqmol.data.qm9.features.measure`).
         """
-        train = self._measured()
+        train = self._training()
         order = np.random.default_rng(self.seed).permutation(len(self.train_graphs))[:COUNTED]
         graphs = [self.train_graphs[int(i)] for i in order]
         edges, atoms = sum(g.edge_index.shape[1] for g in graphs), sum(g.num_nodes for g in graphs)
         return {
             "elements": np.unique(train.numbers).tolist(),
             "avg_num_neighbors": edges / atoms,
-            "properties": statistics.measure(train, self.targets),
+            "properties": statistics.measure(train, self.required),
             **({"features": self._inputs} if self.features else {}),
         }
 
@@ -203,23 +180,19 @@ class QM9(pl.LightningDataModule):
         sets = Table("set", "molecules", title="data")
         for name, graphs in self._sets().items():
             sets.add_row(name, str(len(graphs)))
-        train = self._measured()
-        measured = statistics.measure(train, self.targets)
+        train = self._training()
+        measured = statistics.measure(train, self.required)
         references = statistics.references_table(measured, np.unique(train.numbers).tolist())
-        shown: list[RenderableType] = [sets, statistics.table(train, self.targets)]
+        shown: list[RenderableType] = [sets, statistics.table(train, self.required)]
         return shown if references is None else [*shown, references]
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Return shuffled batches of the training set, resumable within an epoch."""
-        return ResumableLoader(self.train_graphs, self.batch_size, self.seed, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader:
-        """Return the validation set in its order."""
-        return self._ordered(self.val_graphs)
-
-    def evaluation_dataloaders(self) -> dict[str, DataLoader]:
-        """Return every set in its order."""
-        return {name: self._ordered(graphs) for name, graphs in self._sets().items()}
+    def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return the numbers of atoms and, where they bound batches, of edges."""
+        assert isinstance(graphs, MoleculeGraphs)
+        atoms = np.diff(graphs.molecules.offsets)[graphs.rows]
+        if self.batch_edges is None:
+            return atoms, None
+        return atoms, np.array([graph.edge_index.shape[1] for graph in graphs], np.int64)
 
     def _read(self) -> tuple[Molecules, str]:
         """Return all molecules and the name of their file or folder."""
@@ -247,7 +220,7 @@ class QM9(pl.LightningDataModule):
         total = len(molecules)
         default = STANDARD if total == CHARACTERIZED else (round(0.76 * total), round(0.04 * total))
         num_train, num_val = (
-            given if given is not None else size for given, size in zip(self.sizes, default, strict=True)
+            given if given is not None else size for given, size in zip(self.split_sizes, default, strict=True)
         )
         if num_train < 1 or num_val < 1 or num_train + num_val >= total:
             raise InputError(
@@ -283,15 +256,7 @@ class QM9(pl.LightningDataModule):
                 seen.add(number)
         return {name: np.array([row_of[number] for number in part.tolist()]) for name, part in numbers.items()}
 
-    def _sets(self) -> dict[str, Sequence[AtomGraph]]:
-        return {"train": self.train_graphs, "val": self.val_graphs, "test": self.test_graphs}
-
-    def _ordered(self, graphs: Sequence[AtomGraph]) -> DataLoader:
-        """Return the graphs in batches, without shuffling, made in this process."""
-        generator = torch.Generator()  # of its own: opening a loader draws a number
-        return DataLoader(graphs, self.batch_size, collate_fn=collate, generator=generator)  # type: ignore[arg-type]
-
-    def _measured(self) -> Molecules:
+    def _training(self) -> Molecules:
         """Return the training molecules; :meth:`setup` must have run."""
         assert self._train is not None
         return self._train

@@ -11,21 +11,20 @@ It is made a chunk of edges at a time and never kept (see :mod:`eqmol.ops.edges`
 Shapes: N nodes, E edges, C channels, P paths, K = Σ over paths into l3 of (2 l1 + 1).
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import Convolution, RadialWeight, unit
+from eqmol.ops.contract import HarmonicConvolution, RadialWeight
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.spec import Spec
 from eqmol.so3.coupling import wigner_3j
-from eqmol.so3.harmonics import spherical_harmonics
 from eqmol.so3.layout import degree_slice, dim
 
 
-class CGConvolution(Convolution):
+class CGConvolution(HarmonicConvolution):
     """Dense 3j contraction with the harmonics of every edge, recomputed and never stored."""
 
     basis: Tensor
@@ -41,14 +40,6 @@ class CGConvolution(Convolution):
             members = [[p for p in own if spec.pair_paths[p][0] == l1] for l1 in starts]
             self.pairs.append([(l1, slice(m[0], m[-1] + 1)) for l1, m in zip(starts, members, strict=True)])
             self.add_table(f"couple{l3}", _couple(spec, l3, own))
-
-    @property
-    def geometry_key(self) -> Hashable:
-        return type(self), self.spec.degree_filter
-
-    def geometry(self, vectors: Tensor) -> Tensor:
-        """Harmonics [E, lm_filter]."""
-        return spherical_harmonics(unit(vectors), self.spec.degree_filter)
 
     def forward(
         self,
