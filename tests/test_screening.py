@@ -10,8 +10,10 @@ from rdkit import Chem
 
 import eqmol
 from eqmol import checkpoint
+from eqmol.choice.first_use import settle
 from eqmol.errors import InputError
 from eqmol.evaluation import evaluate_graphs, graph_of
+from eqmol.graph import collate
 from eqmol.graph.features import atom_features, expand
 from eqmol.graph.molecule import Molecule, from_smiles
 from eqmol.graph.properties import FEATURES
@@ -135,3 +137,18 @@ def test_features_come_from_the_bonds(tmp_path):
     assert float(with_bonds["U0 (eV)"]) == pytest.approx(expected["U0"], rel=1e-9)
     molecule.atoms().write(tmp_path / "in.xyz")
     assert main([str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]) == 2
+
+
+@pytest.mark.parametrize("mode", ["energy", "forces", "training"])
+def test_algorithms_are_chosen_for_properties_too(mode, tmp_path, monkeypatch):
+    monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    model = checkpoint.build(properties_recipe()).train(mode == "training")
+    graph = collate([graph_of(model, from_smiles(smiles, conformers=1).atoms()) for smiles in ("CO", "C=O")])
+    before = model(graph)
+    tuning = settle(model, graph, mode, check=True)
+    assert tuning is not None
+    assert tuning.choices
+    after = model(graph)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-4)

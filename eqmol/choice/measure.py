@@ -80,7 +80,8 @@ def differentiate(function: Callable[[], Any], positional: list[Tensor], constan
         if mode == "training":
             ends = [*outputs, *(slope for slope in slopes if slope is not None and slope.requires_grad)]
             ones = [torch.ones_like(end) for end in ends]
-            torch.autograd.grad(ends, [*positional, *weights, *cotangents], ones, allow_unused=True)
+            if ends:  # the geometry of a model without forces depends on nothing that is trained
+                torch.autograd.grad(ends, [*positional, *weights, *cotangents], ones, allow_unused=True)
 
 
 class _needing_gradients:  # noqa: N801 (reads as a function)
