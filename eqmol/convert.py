@@ -27,7 +27,7 @@ from eqmol.models import Potential
 from eqmol.models.enlarge import GROWTHS, Growth, enlarge
 from eqmol.models.enlarge.weights import missing_weights
 from eqmol.ops.registry import can_run
-from eqmol.options import Option, choice, describe_options, flag, integer, path, read_options
+from eqmol.options import Option, choice, describe_options, exit_code, flag, integer, path, read_options
 
 #: Largest difference allowed, where the largest force component is 1 eV/Å or less; it grows with that force.
 EXACT = 1e-9  #: eV per atom, eV/Å, eV/Å³ in float64
@@ -188,14 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    try:
-        return _run(arguments)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eqmol.errors import InputError
 from eqmol.files import replacing
+from eqmol.options import exit_code
 
 if TYPE_CHECKING:
     import ase
@@ -124,15 +124,7 @@ class Errors:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``predict.py``; return the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ For every split the file holds, each named "<split>_<array>" (S frames, A free a
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from eqmol.files import replacing
 from eqmol.graph import AtomGraph
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
+from eqmol.options import exit_code
 
 MAX_EDGES = 200_000  #: in a batch; bounds the memory
 
@@ -153,19 +153,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     add("--batch-size", type=int, default=32, metavar="N", help="frames at a time (default: 32)")
     arguments = parser.parse_args(argv)
-    try:
-        splits = _splits(arguments.data)
-        options = {"backend": arguments.backend, "device": arguments.device, "batch_size": arguments.batch_size}
-        numbers = write_predictions(arguments.model, splits, arguments.output, **options)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    splits = _splits(arguments.data)
+    options = {"backend": arguments.backend, "device": arguments.device, "batch_size": arguments.batch_size}
+    numbers = write_predictions(arguments.model, splits, arguments.output, **options)
     for name, number in numbers.items():
         print(f"{f'{name}: ' if name else ''}{number} frames -> {arguments.output}")
-    return 0
 
 
 def _splits(data: Sequence[str]) -> dict[str, str]:

@@ -1,12 +1,29 @@
-"""Command lines of the form ``name=value``, read against a table; what is wrong is said in one sentence."""
+"""Command lines: options of the form ``name=value``, read against a table, and how a command ends."""
 
 import difflib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from eqmol.errors import InputError
 
 Reader = Callable[[str], Any]  # raises ValueError with what the value must be
+
+
+def exit_code(command: Callable[[], int | None], interrupted: str = "interrupted; nothing was written") -> int:
+    """Run a command; say in one sentence why it failed.
+
+    Returns:
+        What the command returns or 0; 2 after bad input, 130 after Ctrl-C.
+    """
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 class Option(NamedTuple):

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from eqmol.errors import InputError
 from eqmol.ops.spec import Spec
-from eqmol.options import Option, choice, choices, describe_options, flag, integer, path, read_options
+from eqmol.options import Option, choice, choices, describe_options, exit_code, flag, integer, path, read_options
 from eqmol.products import report
 from eqmol.products.cost import NEIGHBORS
 from eqmol.products.plot import time_against_degree
@@ -45,19 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
+    return exit_code(lambda: _run(arguments), interrupted="interrupted")
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] != ["report"]:
+        given = repr(arguments[0]) if arguments else "nothing"
+        raise InputError(f"the command is report, not {given}: python -m eqmol.products report degree=4 parity=so3")
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        if arguments[:1] != ["report"]:
-            given = repr(arguments[0]) if arguments else "nothing"
-            raise InputError(f"the command is report, not {given}: python -m eqmol.products report degree=4 parity=so3")
-        torch.set_num_threads(1)
         return _report(read_options(arguments[1:], OPTIONS))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     finally:
         torch.set_num_threads(threads)
 
