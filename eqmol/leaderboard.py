@@ -68,7 +68,7 @@ def write_predictions(
             predicted = predict_split(potential, frames_of(Path(data)), batch_size)
             numbers[name] = len(predicted["ids"])
             if numbers[name] == 0:
-                raise InputError(f"{data} holds no frames with forces to predict")
+                raise InputError(f"{data} holds no frames to predict")
             arrays |= {f"{name}_{key}" if name else key: value for key, value in predicted.items()}
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return numbers
@@ -136,7 +136,8 @@ def frames_of(path: Path) -> Iterator[tuple[Frame, str]]:
     if not files:
         raise InputError(f"{path} is no file of OC20 ({FORMATS}), nor a folder with some")
     for file in files:
-        yield from reader(file.name)(file, 0, None, Reading(infer_tags=True))  # no model reads tags
+        # no model reads tags
+        yield from reader(file.name)(file, 0, None, Reading(infer_tags=True, labels=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

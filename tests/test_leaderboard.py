@@ -1,7 +1,9 @@
 """The file for OC20's evaluation server."""
 
+import pickle
 from pathlib import Path
 
+import ase.db
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from eqmol.checkpoint import save
 from eqmol.data.oc20.prepare import prepare
 from eqmol.inference import main as predict
 from eqmol.leaderboard import main
-from tests.data.oc20_files import relaxation, write_s2ef
+from tests.data.oc20_files import record, relaxation, write_lmdb, write_s2ef
 from tests.recipes import model
 
 SYSTEMS = {"random12": relaxation(frames=3), "random7": relaxation(adsorbate="O", seed=1, frames=2)}
@@ -55,6 +57,29 @@ def test_shards_give_the_same(tmp_path: Path, raw: Path) -> None:
     assert ours.keys() == theirs.keys() == {"ids", "energy", "forces", "chunk_idx"}
     for name, array in ours.items():
         np.testing.assert_array_equal(array, theirs[name])
+
+
+@pytest.mark.parametrize("form", ["lmdb", "db"])
+def test_a_test_set_has_no_labels(tmp_path: Path, raw: Path, form: str) -> None:
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    if form == "lmdb":
+        pytest.importorskip("lmdb")
+        records = [record(atoms, name, i) for name, frames in SYSTEMS.items() for i, atoms in enumerate(frames)]
+        for data in records:
+            del data.y, data.force
+        write_lmdb(folder, {str(i).encode(): pickle.dumps(data) for i, data in enumerate(records)})
+    else:
+        with ase.db.connect(folder / "frames.db") as rows:
+            for name, frames in SYSTEMS.items():
+                for i, atoms in enumerate(frames):
+                    bare = atoms.copy()
+                    bare.calc = None
+                    rows.write(bare, data={"sid": name, "fid": i})
+    ours, theirs = predictions(tmp_path, str(folder)), predictions(tmp_path, str(raw))
+    assert sorted(ours["ids"]) == sorted(theirs["ids"]) == sorted(IDS)
+    mine, others = (np.argsort(arrays["ids"]) for arrays in (ours, theirs))
+    np.testing.assert_allclose(ours["energy"][mine], theirs["energy"][others], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

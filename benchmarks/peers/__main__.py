@@ -27,13 +27,15 @@ from benchmarks.peers.case import Case
 from benchmarks.peers.report import Row, write
 from benchmarks.peers.worker import Worker
 
+#: Seconds of calls between two looks at the clock, if a call is shorter.
+SAMPLE = 0.03
 SUITES = {"product": product, "convolution": convolution, "power": power}
 
 
 def interleaved(workers: dict[str, Worker], threads: int, clock: str, budget: float) -> dict[str, float]:
     """Median seconds of every method, measured in turn within about ``budget`` seconds."""
     cost = {name: worker.ask("warm", threads) for name, worker in workers.items()}
-    number = {name: max(1, round(0.004 / seconds)) for name, seconds in cost.items()}
+    number = {name: max(1, round(SAMPLE / seconds)) for name, seconds in cost.items()}
     rounds = min(15, max(3, int(budget / sum(cost[name] * number[name] for name in workers))))
     samples: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):

@@ -63,8 +63,9 @@ def _from_row(row: AtomsRow, path: Path, index: int, how: Reading) -> tuple[Fram
 def _from_atoms(atoms: ase.Atoms, file: str, system: str, number: int, how: Reading, source: str) -> Frame:
     """Return the frame of an ASE structure; its energy is a total energy."""
     results = {} if atoms.calc is None else atoms.calc.results
-    for label in ("energy", "forces"):  # read here, as get_forces() would set those of fixed atoms to zero
-        if results.get(label) is None:
+    energy, forces = results.get("energy"), results.get("forces")  # get_forces() would set those of fixed atoms to zero
+    for label, value in (("energy", energy), ("forces", forces)):
+        if how.labels and value is None:
             raise InputError(f"{source} has no {label}; OC20's frames carry energy and forces")
     fixed = np.zeros(len(atoms), bool)
     for constraint in atoms.constraints:
@@ -81,7 +82,7 @@ def _from_atoms(atoms: ase.Atoms, file: str, system: str, number: int, how: Read
         pbc=np.asarray(atoms.pbc, bool),
         tags=infer_tags(numbers, fixed) if how.infer_tags and not tags.any() else tags,
         fixed=fixed,
-        energy=float(results["energy"]),
+        energy=math.nan if energy is None else float(energy),
         reference=math.nan,
-        forces=np.asarray(results["forces"], np.float64),
+        forces=None if forces is None else np.asarray(forces, np.float64),
     )

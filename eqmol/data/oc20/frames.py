@@ -31,10 +31,10 @@ class Frame:
         pbc: [3] bool.
         tags: [N] int8, 0 below the surface, 1 surface, 2 adsorbate.
         fixed: [N] bool, held in place.
-        energy: eV, total, unless ``reference`` is 0.
+        energy: eV, total, unless ``reference`` is 0; NaN if there is none.
         reference: eV, energy of slab and adsorbate apart, so that energy - reference is the adsorption energy; NaN if not
             known.
-        forces: [N, 3] float64, eV/Å, of all atoms; None for relaxed energies (IS2RE).
+        forces: [N, 3] float64, eV/Å, of all atoms; None for relaxed energies (IS2RE), or if there are none.
     """
 
     system: str

@@ -21,11 +21,14 @@ class Reading:
         infer_tags: infer tags that are all 0 or missing, see :func:`eqmol.data.oc20.frames.infer_tags`.
         tags: file name -> [N] tags given apart from the file.
         total: energies of LMDBs of pickles are totals and not, as OC20's scripts write them, adsorption energies.
+        labels: refuse frames without energy or forces; otherwise, as in OC20's test sets, the energy of such a frame is NaN
+            and its forces are None.
     """
 
     infer_tags: bool = False
     tags: dict[str, NDArray[np.int8]] = field(default_factory=dict)
     total: bool = False
+    labels: bool = True
 
 
 #: (path, first entry, entry after the last, how) -> frames with their places in messages

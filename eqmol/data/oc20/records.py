@@ -59,13 +59,14 @@ def _from_record(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame
         raise InputError(f"{source} has no {', '.join(missing)}; its fields are {', '.join(fields) or 'none'}")
     label = next((name for name in ("y_relaxed", "y", "energy") if name in fields), None)
     forces = next((fields[name] for name in ("force", "forces") if name in fields), None)
-    if label is None or (label != "y_relaxed" and forces is None):
+    if how.labels and (label is None or (label != "y_relaxed" and forces is None)):
         raise InputError(
             f"{source} has no {'energy' if label is None else 'forces'}; its fields are {', '.join(fields)}"
         )
     counts = np.atleast_1d(fields.get("natoms", len(fields["pos"]))).astype(int)
     ends, cells = np.cumsum(counts), np.reshape(fields["cell"], (-1, 3, 3)).astype(np.float64)
-    ids, numbers, energies = (np.atleast_1d(fields.get(name, 0)) for name in ("sid", "fid", label))
+    ids, numbers = (np.atleast_1d(fields.get(name, 0)) for name in ("sid", "fid"))
+    energies = np.full(len(counts), math.nan) if label is None else np.atleast_1d(fields[label])
     if len(cells) != len(counts) or ends[-1] != len(fields["pos"]):
         raise InputError(f"{source} has {len(cells)} cells and {len(fields['pos'])} atoms for natoms {counts.tolist()}")
     for i, (end, count) in enumerate(zip(ends, counts, strict=True)):
@@ -82,6 +83,6 @@ def _from_record(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame
             fixed=np.asarray(fields["fixed"][atoms]).astype(bool),
             energy=float(energies[i]),
             reference=math.nan if how.total else 0.0,
-            forces=None if label == "y_relaxed" else np.asarray(forces[atoms], np.float64),  # type: ignore[index]
+            forces=None if label == "y_relaxed" or forces is None else np.asarray(forces[atoms], np.float64),
         )
         yield check(frame, place), place
