@@ -69,7 +69,7 @@ def test_function_is_kept(family: str, parity: str, changes: dict[str, Any]) -> 
 @pytest.mark.parametrize("degrees", [(0, 2), (2, 3)])
 @pytest.mark.parametrize("family", ["gaunt", "coupled"])
 def test_function_is_kept_from_other_sizes(family: str, degrees: tuple[int, int]) -> None:
-    old = old_model(family, "so3", degree=degrees[0], correlation=3, layers=3, fields=2)
+    old = old_model(family, "so3", degree=degrees[0], correlation=3, layers=3, fields=2, pair_radial=True)
     new = convert(old, {"degree": degrees[1], "channels": 4})
     found = differences(old, new, example_structures(old.elements, old.cutoff), EXACT)
     assert max(difference.largest for difference in found) <= 1e-10

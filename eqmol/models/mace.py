@@ -43,6 +43,7 @@ class MACELayer(nn.Module):
         fields: K, how many differently mixed fields are raised to the power.
         num_elements: number of sets of power and residual weights.
         num_bessel, radial_hidden: sizes of the radial network.
+        pair_radial: the radial network knows the elements of both ends.
         avg_num_neighbors: n, mean number of edges per receiver.
     """
 
@@ -59,6 +60,7 @@ class MACELayer(nn.Module):
         num_elements: int,
         num_bessel: int,
         radial_hidden: list[int],
+        pair_radial: bool,
         avg_num_neighbors: float,
     ) -> None:
         super().__init__()
@@ -67,7 +69,9 @@ class MACELayer(nn.Module):
         self.convolution = create(convolution, backend)  # type: ignore[assignment]
         self.power = create(power, backend)  # type: ignore[assignment]
         self.up = Linear(degree, degree, channels, channels)
-        self.radial = RadialNetwork(num_bessel, radial_hidden, convolution.num_weights, channels)
+        self.radial = RadialNetwork(
+            num_bessel, radial_hidden, convolution.num_weights, channels, num_elements if pair_radial else 0
+        )
         self.mix = Linear(middle, middle, channels, fields * channels)
         self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
@@ -77,7 +81,8 @@ class MACELayer(nn.Module):
         self, x: Tensor, basis: Tensor, geometry: object, edges: tuple[Tensor, Tensor], species: Tensor, groups: Groups
     ) -> Tensor:
         """Features [N, lm_in, C] -> [N, lm_out, C], given the radial basis, geometry and ends of the edges."""
-        weight = RadialWeight(*self.radial(basis))
+        ends = species.index_select(0, edges[0]), species.index_select(0, edges[1])
+        weight = RadialWeight(*self.radial(basis, ends))
         messages = self.convolution(self.up(x), geometry, weight, *edges, len(x))
         power = self.power(self.mix(messages * self.message_scale), self.power_weight, species)
         residual = pad_degrees(self.residual(x, groups), self.power.spec.degree_out)
@@ -101,6 +106,7 @@ class MACE(Backbone):
         avg_num_neighbors: mean number of edges per atom in the training set.
         num_bessel: number of radial basis functions.
         radial_hidden: widths of the radial network's hidden layers.
+        pair_radial: radial networks know the elements of both ends of an edge, not its length alone.
         envelope_exponent: exponent of the radial envelope.
         degree_out: highest degree of the last layer's features; 1 for direct forces.
         checkpointing: recompute the activations of each layer in the backward pass: less memory, more time.
@@ -125,6 +131,7 @@ class MACE(Backbone):
         avg_num_neighbors: float,
         num_bessel: int = 8,
         radial_hidden: Sequence[int] = (64, 64, 64),
+        pair_radial: bool = False,
         envelope_exponent: int = 6,
         degree_out: int = 0,
         checkpointing: bool = False,
@@ -142,6 +149,7 @@ class MACE(Backbone):
         check_backend(backend)
         self.degree_out = check_integer("degree_out", degree_out, 0, MAX_DEGREE)
         self.checkpointing = check_flag("checkpointing", checkpointing)
+        check_flag("pair_radial", pair_radial)
         self.cutoff = check_number("cutoff", cutoff, 0.1, 100.0)
         self.elements = check_elements(elements)
         self.channels = channels
@@ -162,6 +170,7 @@ class MACE(Backbone):
                 len(self.elements),
                 num_bessel,
                 hidden,
+                pair_radial,
                 max(neighbors, 1.0),
             )
             for degree_in, degree_out in pairwise(degrees)

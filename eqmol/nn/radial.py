@@ -42,20 +42,33 @@ class RadialNetwork(nn.Module):
 
     The last linear map is returned, not applied: a convolution may fold its own change of basis into it. Parameters are
     standard normal and scaled by 1/√fan-in when used.
+
+    Args:
+        basis: B.
+        hidden: widths of the hidden layers, the last is H.
+        num_weights, channels: W and C of the convolution.
+        num_elements: of elements that scale the first hidden layer, those of both ends; 0: the length alone counts.
     """
 
-    def __init__(self, basis: int, hidden: list[int], num_weights: int, channels: int) -> None:
+    def __init__(self, basis: int, hidden: list[int], num_weights: int, channels: int, num_elements: int = 0) -> None:
         super().__init__()
         sizes = [basis, *hidden]
         self.layers = nn.ParameterList(torch.randn(a, b) for a, b in pairwise(sizes))
         self.matrix = nn.Parameter(torch.randn(sizes[-1], num_weights, channels))
+        self.ends = nn.Parameter(torch.randn(2, num_elements, sizes[1])) if num_elements else None
 
-    def forward(self, basis: Tensor) -> tuple[Tensor, Tensor]:
-        """Basis [E, B] -> hidden [E, H] and matrix [H, W, C]; the weights of an edge are their product."""
+    def forward(self, basis: Tensor, ends: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Basis [E, B] and elements of both ends [E] -> hidden [E, H] and matrix [H, W, C]; the weights of an edge are
+        their product.
+        """
         hidden, gain = basis, 1.0
-        for weight in self.layers:
+        for number, weight in enumerate(self.layers):
             hidden = silu(hidden @ (weight * (gain / math.sqrt(weight.shape[0]))))
             gain = SILU_GAIN
+            if number == 0 and self.ends is not None:
+                assert ends is not None
+                first, second = (table.index_select(0, end) for table, end in zip(self.ends, ends, strict=True))
+                hidden = hidden * ((1 + first + second) * math.sqrt(1 / 3))
         return hidden, self.matrix * (gain / math.sqrt(self.matrix.shape[0]))
 
 

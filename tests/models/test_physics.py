@@ -41,7 +41,10 @@ def slope(function) -> float:
 @every_parity
 @pytest.mark.parametrize(
     ("variant", "options"),
-    [*(("mace", {"correlation": order, "zbl": order == 2}) for order in (1, 3, 4)), *((name, {}) for name in VARIANTS)],
+    [
+        *(("mace", {"correlation": order, "pair_radial": order == 3, "zbl": order == 4}) for order in (1, 3, 4)),
+        *((name, {}) for name in VARIANTS),
+    ],
     ids=str,
 )
 def test_forces_and_virial_are_derivatives(family: str, backend: str, parity: str, variant: str, options: dict) -> None:

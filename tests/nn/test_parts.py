@@ -63,23 +63,34 @@ def test_bessel_basis_is_orthonormal_and_vanishes_at_the_cutoff() -> None:
     assert basis(torch.tensor([4.0, 4.5])).abs().max() == 0
 
 
+@pytest.mark.parametrize("elements", [0, 2])
 @pytest.mark.parametrize("distance", [3.999999, 4.000001])
-def test_radial_weights_vanish_smoothly_at_the_cutoff(distance: float) -> None:
-    basis, network = BesselBasis(4.0, 8), RadialNetwork(8, [16, 16], 3, 4)
+def test_radial_weights_vanish_smoothly_at_the_cutoff(distance: float, elements: int) -> None:
+    basis, network = BesselBasis(4.0, 8), RadialNetwork(8, [16, 16], 3, 4, elements)
+    ends = torch.tensor([0]), torch.tensor([1])
 
     def weights(r: torch.Tensor) -> torch.Tensor:
-        hidden, matrix = network(basis(r))
+        hidden, matrix = network(basis(r), ends)
         return hidden @ matrix.flatten(1)
 
     for value, bound in zip(derivatives(weights, torch.tensor([distance]), 2), (1e-12, 1e-9, 1e-2), strict=True):
         assert value.abs().max() < bound
 
 
-def test_radial_network_keeps_variance() -> None:
-    hidden, matrix = RadialNetwork(32, [64, 64], 5, 64)(torch.randn(500, 32))
+@pytest.mark.parametrize("elements", [0, 20])
+def test_radial_network_keeps_variance(elements: int) -> None:
+    ends = torch.arange(500) % 20, torch.arange(500) // 25
+    hidden, matrix = RadialNetwork(32, [64, 64], 5, 64, elements)(torch.randn(500, 32), ends)
     weights = hidden @ matrix.flatten(1)
     assert matrix.shape == (64, 5, 64)
     assert 0.5 < weights.pow(2).mean() < 2
+
+
+def test_radial_network_tells_the_ends_apart() -> None:
+    network = RadialNetwork(8, [16, 16], 3, 4, 2)
+    ends = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1])
+    hidden, _ = network(torch.randn(8).expand(3, 8), ends)
+    assert min((hidden[i] - hidden[j]).abs().max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-3
 
 
 def test_gain_restores_the_second_moment() -> None:

@@ -37,6 +37,9 @@ def put_radial(new: RadialNetwork, old: RadialNetwork, matrix: Tensor, feeds: Te
     """Put a radial network into a larger one; ``matrix`` and ``feeds`` as :func:`put_weights` takes them."""
     for after, before in zip(new.layers, old.layers, strict=True):
         put_matrix(after, before)
+    if old.ends is not None:
+        assert new.ends is not None
+        new.ends[..., : old.ends.shape[-1]] = old.ends
     hidden = old.matrix.shape[0]
     scale = math.sqrt(new.matrix.shape[0] / hidden)
     new.matrix[hidden:, feeds, : old.matrix.shape[2]] = 0
