@@ -104,8 +104,14 @@ def markdown(rows: list[Row], baseline: str) -> str:
 
 def _cell(row: Row, baseline: str) -> str:
     if row.method == baseline:
-        return f"{row.cpu_ms:.3g} ms, {row.memory_mib:.3g} MiB ({row.weights})"
-    return f"**{row.cpu_ratio:.2g}** · {row.wall_ratio:.2g} · {row.memory_ratio:.2g} ({row.weights})"
+        return f"{_short(row.cpu_ms, 3)} ms, {_short(row.memory_mib, 3)} MiB ({row.weights})"
+    ratios = (_short(ratio, 2) for ratio in (row.cpu_ratio, row.wall_ratio, row.memory_ratio))
+    return "**{}** · {} · {} ({})".format(*ratios, row.weights)
+
+
+def _short(value: float, digits: int) -> str:
+    """Few digits, without an exponent."""
+    return f"{float(f'{value:.{digits}g}'):g}"
 
 
 def place(row: Row) -> tuple[tuple[str, str, str], float, float]:
