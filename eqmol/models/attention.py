@@ -179,9 +179,10 @@ class GraphAttention(nn.Module):
 
     def alpha(self, x: Tensor, hidden: Tensor, edges: Edges) -> Tensor:
         """Attention weights [E, h]."""
-        both = self.alpha_sender(x).index_select(0, edges.senders)
-        both = (both + self.alpha_receiver(x).index_select(0, edges.receivers)) * math.sqrt(1 / 2)
-        weight = RadialWeight(hidden, self.alpha_matrix())
-        invariants = self.invariants.message(both, edges.geometry(self.invariants), weight).squeeze(1)
+        ends = torch.stack((edges.senders, edges.receivers + len(x)))
+        features = torch.cat((self.alpha_sender(x), self.alpha_receiver(x))) * math.sqrt(1 / 2)
+        weight, number = RadialWeight(hidden, self.alpha_matrix()), len(edges.senders)
+        each = torch.arange(number, device=x.device)
+        invariants = self.invariants(features, edges.geometry(self.invariants), weight, ends, each, number).squeeze(1)
         alpha = attention_weights(self.logits(invariants), edges.envelope, edges.receivers, len(x))
         return self.alpha_drop(alpha)

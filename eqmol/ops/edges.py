@@ -32,7 +32,10 @@ class Message(Protocol):
 
 
 class Nodes(NamedTuple):
-    """Senders and receivers [E] of the edges, and the number of receivers."""
+    """Senders and receivers [E] of the edges, and the number of receivers.
+
+    Senders may be [k, E]: an edge then sends the sum of the features of k nodes.
+    """
 
     senders: Tensor
     receivers: Tensor
@@ -110,7 +113,7 @@ class _EdgeSum:
         """Where the edges find features (i = 0), geometry and the cotangent (the last)."""
         if self.nodes is None or 0 < i < number - 1:
             return rows
-        return self.nodes.senders[rows] if i == 0 else self.nodes.receivers[rows]
+        return self.nodes.senders[..., rows] if i == 0 else self.nodes.receivers[rows]
 
     def _chunks(self, hidden: Tensor, flat: Tensor, shapes: Sequence[Sequence[int]]) -> Iterator[slice]:
         """Slices of edges of equal length, but for the last."""
@@ -125,12 +128,16 @@ def _take(source: Tensor | None, rows: Tensor | slice, out: Tensor) -> None:
     assert source is not None
     if isinstance(rows, slice):
         out.copy_(source[rows])
-    else:
-        torch.index_select(source, 0, rows, out=out)
+        return
+    first, *others = torch.atleast_2d(rows)
+    torch.index_select(source, 0, first, out=out)
+    for other in others:
+        out.add_(source.index_select(0, other))
 
 
 def _add(target: Tensor, rows: Tensor | slice, values: Tensor) -> None:
     if isinstance(rows, slice):
         target[rows] = values
-    else:
-        target.index_add_(0, rows, values)
+        return
+    for row in torch.atleast_2d(rows):
+        target.index_add_(0, row, values)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from eqmol.ops import Spec, edges
+from eqmol.ops.contract import RadialWeight
 from eqmol.ops.registry import create
 from tests.ops.cases import make_case, spec_id
 
@@ -54,3 +55,22 @@ def test_gradients_of_some_inputs_only(spec, needed):
 
     for some, every in zip(derivatives(needed), derivatives((0, 1, 2, 3)), strict=True):
         torch.testing.assert_close(some, every, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("spec", SPECS[:2], ids=spec_id)
+def test_edges_that_send_a_sum(spec, monkeypatch):
+    """Of scalar or invariant convolutions; the slow twin gathers and adds first."""
+    monkeypatch.setattr(edges, "CHUNK", 1000)
+    op, case = create(spec, "escn"), make_case(spec, nodes=5, channels=3, edges=70)
+    ends, each = torch.stack((case.senders, (case.receivers + 1) % 5)), torch.arange(70)
+    leaves = [t.detach().clone().requires_grad_() for t in (*case.features, *case.weights, case.vectors)]
+
+    def derivatives(gather: bool) -> list[torch.Tensor]:
+        x, hidden, matrix, vectors = leaves
+        weight, geometry = RadialWeight(hidden, matrix), op.geometry(vectors)
+        out = op.message(x[ends].sum(0), geometry, weight) if gather else op(x, geometry, weight, ends, each, 70)
+        first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        return [out, *first, *torch.autograd.grad(sum(g.sin().sum() for g in first), leaves)]
+
+    for a, b in zip(derivatives(True), derivatives(False), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
