@@ -57,4 +57,4 @@ def test_less_is_stored_for_the_backward_pass(forces: str) -> None:
             model(graph)
         return size
 
-    assert stored(True) < stored(False) / 2
+    assert stored(True) < 0.6 * stored(False)
