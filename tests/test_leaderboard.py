@@ -80,6 +80,9 @@ def test_a_test_set_has_no_labels(tmp_path: Path, raw: Path, form: str) -> None:
     assert sorted(ours["ids"]) == sorted(theirs["ids"]) == sorted(IDS)
     mine, others = (np.argsort(arrays["ids"]) for arrays in (ours, theirs))
     np.testing.assert_allclose(ours["energy"][mine], theirs["energy"][others], rtol=1e-6)
+    parts = [np.split(arrays["forces"], arrays["chunk_idx"]) for arrays in (ours, theirs)]
+    for i, j in zip(mine, others, strict=True):
+        np.testing.assert_allclose(parts[0][i], parts[1][j], rtol=1e-3, atol=1e-6)  # half precision
 
 
 @pytest.mark.parametrize(

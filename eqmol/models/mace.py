@@ -78,10 +78,16 @@ class MACELayer(nn.Module):
         self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)
 
     def forward(
-        self, x: Tensor, basis: Tensor, geometry: object, edges: tuple[Tensor, Tensor], species: Tensor, groups: Groups
+        self,
+        x: Tensor,
+        basis: Tensor,
+        ends: tuple[Tensor, Tensor],
+        geometry: object,
+        edges: tuple[Tensor, Tensor],
+        species: Tensor,
+        groups: Groups,
     ) -> Tensor:
-        """Features [N, lm_in, C] -> [N, lm_out, C], given the radial basis, geometry and ends of the edges."""
-        ends = species.index_select(0, edges[0]), species.index_select(0, edges[1])
+        """Features [N, lm_in, C] -> [N, lm_out, C], given radial basis, elements of both ends, geometry and ends of the edges."""
         weight = RadialWeight(*self.radial(basis, ends))
         messages = self.convolution(self.up(x), geometry, weight, *edges, len(x))
         power = self.power(self.mix(messages * self.message_scale), self.power_weight, species)
@@ -179,6 +185,7 @@ class MACE(Backbone):
     def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
         """Features after each layer, as :meth:`Backbone.forward` describes; the last has degree ``degree_out``."""
         basis = self.basis(torch.linalg.vector_norm(vectors, dim=-1))
+        ends = species.index_select(0, senders), species.index_select(0, receivers)
         groups = group_nodes(species, len(self.elements))
         geometries = edge_geometries(self, vectors)
         x = self.embedding(species)
@@ -186,6 +193,6 @@ class MACE(Backbone):
         for layer in self.layers:
             assert isinstance(layer, MACELayer)
             geometry = geometries[layer.convolution.geometry_key]
-            x = self.run(layer, x, basis, geometry, (senders, receivers), species, groups)
+            x = self.run(layer, x, basis, ends, geometry, (senders, receivers), species, groups)
             features.append(x)
         return features

@@ -107,7 +107,8 @@ class Convolution(TensorProduct):
             x: node features [N, lm_in, C].
             geometry: what :meth:`geometry` returned.
             weight: own weights per edge.
-            senders, receivers: [E] node indices; edges are sorted by receiver.
+            senders, receivers: [E] node indices; edges are sorted by receiver. From or to scalars, senders may be [k, E]: an
+                edge then sends the sum of the features of k nodes, which is never made for all edges.
             num_receivers: number of rows of the result.
 
         Returns:

@@ -18,10 +18,7 @@ from eqmol.so3.layout import degrees, dim
 
 
 class _OnePathPerDegree(HarmonicConvolution):
-    """Degrees 0 ... reach; the highest of the filter that couples.
-
-    Senders may be [k, E]: an edge then sends the sum of the features of k nodes, which is never made for all edges.
-    """
+    """Degrees 0 ... reach; the highest of the filter that couples."""
 
     mask: Tensor
 
