@@ -1,6 +1,7 @@
 """Forces read from features, without an energy behind them."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ class ForceHead(nn.Module):
 
     Shapes: N nodes, lm >= 4 components, C channels.
     """
+
+    matrices: ClassVar = {"gate": 0, "vector": 0}
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from eqmol.nn.drop import DropPath
 from eqmol.nn.embedding import ElementEmbedding
 from eqmol.nn.gate import Gate
 from eqmol.nn.linear import GroupLinear, Groups, Linear, group_nodes, pad_degrees
+from eqmol.nn.matrices import parameter_groups
 from eqmol.nn.norm import Norm, NormKind
 from eqmol.nn.radial import BesselBasis, PairNetwork, RadialMatrix, RadialNetwork
 from eqmol.nn.readout import LinearReadout, NonlinearReadout
@@ -31,5 +32,6 @@ __all__ = [
     "attention_weights",
     "group_nodes",
     "pad_degrees",
+    "parameter_groups",
     "polynomial_envelope",
 ]

@@ -4,6 +4,7 @@ Shapes: N rows, lm = (degree + 1)² components, C channels.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Gate(nn.Module):
         channels: C.
     """
 
+    matrices: ClassVar = {"weight": 0}
     degree: Tensor
 
     def __init__(self, degree: int, channels: int) -> None:

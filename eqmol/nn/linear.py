@@ -5,7 +5,7 @@ used. No biases.
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Linear(nn.Module):
         channels_in, channels_out: numbers of channels.
     """
 
+    matrices: ClassVar = {"weight": -2}
     degree: Tensor
 
     def __init__(self, degree_in: int, degree_out: int, channels_in: int, channels_out: int) -> None:
@@ -70,6 +71,7 @@ class GroupLinear(nn.Module):
         channels_in, channels_out: numbers of channels.
     """
 
+    matrices: ClassVar = {"weight": -2}
     degree: Tensor
 
     def __init__(self, num_groups: int, degree_in: int, degree_out: int, channels_in: int, channels_out: int) -> None:

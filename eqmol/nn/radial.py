@@ -5,6 +5,7 @@ Shapes: E edges, B basis functions, H hidden features, W weights per channel, C 
 
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,8 @@ class RadialNetwork(nn.Module):
         num_elements: of elements that scale the first hidden layer, those of both ends; 0: the length alone counts.
     """
 
+    matrices: ClassVar = {"layers": 0, "matrix": 0}
+
     def __init__(self, basis: int, hidden: list[int], num_weights: int, channels: int, num_elements: int = 0) -> None:
         super().__init__()
         sizes = [basis, *hidden]
@@ -83,6 +86,8 @@ class PairNetwork(nn.Module):
         num_elements: number of elements.
     """
 
+    matrices: ClassVar = {"first": 0, "layers": 0}
+
     def __init__(self, basis: int, hidden: list[int], num_elements: int) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.randn(basis, hidden[0]))
@@ -101,6 +106,8 @@ class PairNetwork(nn.Module):
 
 class RadialMatrix(nn.Module):
     """The linear map from hidden features to the weights of a convolution, for :class:`eqmol.ops.contract.RadialWeight`."""
+
+    matrices: ClassVar = {"weight": 0}
 
     def __init__(self, hidden: int, num_weights: int, channels: int) -> None:
         super().__init__()

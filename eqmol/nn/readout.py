@@ -4,6 +4,7 @@ Shapes: N nodes, C channels, H hidden features. Parameters are standard normal a
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class LinearReadout(nn.Module):
 
 class NonlinearReadout(nn.Module):
     """A perceptron with one hidden layer and SiLU."""
+
+    matrices: ClassVar = {"weight": 0}
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

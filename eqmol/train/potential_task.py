@@ -1,13 +1,13 @@
 """Training of potentials: energies, forces and stress."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from eqmol.data.oc20.dataset import Frames
@@ -60,7 +60,7 @@ class PotentialTask(Task[Potential]):
         self,
         predictor: Potential | None,
         targets: Mapping[str, Mapping[str, Any]],
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         schedule: Schedule,
         raise_at: float = 1.0,
         metrics: str = "default",

@@ -1,6 +1,6 @@
 """Training of properties of molecules, one or several at once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from eqmol.data.qm9.datamodule import QM9
@@ -89,7 +89,7 @@ class PropertyTask(Task[Properties]):
         self,
         predictor: Properties | None,
         target: str | Sequence[str],
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         schedule: Schedule,
         weights: Sequence[float] | None = None,
         loss: str = "mae",

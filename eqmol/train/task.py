@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import lightning.pytorch as pl
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eqmol.models.predictor import Predictor
+from eqmol.nn import parameter_groups
 from eqmol.plots import Quantity
 from eqmol.train import processes
 from eqmol.train.memory import memory_errors
@@ -46,7 +47,8 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
 
     Args:
         predictor: the model; None where it is not known yet, see :meth:`attach`.
-        optimizer: takes parameters, returns an optimiser; its learning rate is the one before the schedule's factor.
+        optimizer: takes groups of parameters (:func:`eqmol.nn.parameter_groups`), returns an optimiser; its learning rate
+            is the one before the schedule's factor.
         schedule: factor of the learning rate over the run.
 
     Attributes:
@@ -69,7 +71,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     def __init__(
         self,
         predictor: Model | None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         schedule: Schedule,
     ):
         super().__init__()
@@ -129,7 +131,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         """Return the optimiser. The schedule is applied in :meth:`on_train_batch_start`, outside Lightning's schedulers:
         those update plateau schedules only after the checkpoint of an epoch is written, and lose the update on resume.
         """
-        return self.make_optimizer(self.parameters())
+        return self.make_optimizer(parameter_groups(self.predictor))
 
     def on_train_start(self) -> None:
         """Find out how long the run is."""

@@ -129,10 +129,10 @@ def test_a_failed_run_says_what_is_kept(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err.startswith("error: the loss is not finite at step 0 (epoch 0); the structures of")
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
-def test_killed_and_resumed_is_as_uninterrupted(tmp_path, monkeypatch, schedule):
+@pytest.mark.parametrize(("schedule", "optimizer"), [("cosine", "muon"), ("plateau", "adam")])
+def test_killed_and_resumed_is_as_uninterrupted(tmp_path, monkeypatch, schedule, optimizer):
     """What a killed run leaves is the folder as it was after some checkpoint."""
-    options = [f"task/schedule={schedule}", "trainer.early_stopping=2"]
+    options = [f"task/schedule={schedule}", f"task/optimizer={optimizer}", "trainer.early_stopping=2"]
     original = LastCheckpoint._save
 
     def save(self, trainer):
