@@ -97,13 +97,11 @@ class Screen(Callback):
     Args:
         console: where to write.
         log: holds the numbers.
-        best: says which epoch is best.
     """
 
-    def __init__(self, console: Console, log: EpochLog, best: BestModel):
+    def __init__(self, console: Console, log: EpochLog):
         self.console = console
         self.epoch_log = log
-        self.best = best
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn(compact=True))
         self._bar = Progress(*columns, TextColumn("{task.fields[errors]}"), console=console, refresh_per_second=4)
 
@@ -127,7 +125,7 @@ class Screen(Callback):
             self._bar.update(self._line, errors=pl_module.describe(row))
             return
         parts = [_epoch(trainer), f"loss {row['train_loss']:.3g}", pl_module.describe(row)]
-        parts += [f"lr {row['learning_rate']:.2g}", f"{row['seconds']:.1f} s", "best" if self.best.improved else ""]
+        parts += [f"lr {row['learning_rate']:.2g}", f"{row['seconds']:.1f} s", "best" if row.get("best") else ""]
         self.console.print("  ".join(part for part in parts if part), soft_wrap=True, highlight=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

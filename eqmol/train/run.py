@@ -293,7 +293,7 @@ def make_trainer(
         callbacks.append(EarlyStopping("val_loss", patience=settings.early_stopping, check_on_train_epoch_end=False))
     callbacks += [
         log,
-        Screen(console, log, best),
+        Screen(console, log),
         LastCheckpoint(
             out.path / folder.LAST, config, task.clock, interrupt, task.max_seconds, settings.checkpoint_minutes
         ),

@@ -193,6 +193,17 @@ def test_max_time_stops_with_everything_written(tmp_path, monkeypatch):
         assert [(row["epoch"], row["step"]) for row in csv.DictReader(file)] == [("1", "4"), ("2", "6")]
 
 
+def test_only_validated_epochs_are_called_best(tmp_path):
+    out = io.StringIO()
+    run(configuration(tmp_path, "run", "trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2"), Console(file=out))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 4
+    validated, best = (np.array([text in line for line in lines]) for text in ("val RMSE", "best"))
+    assert validated.tolist() == [False, True, False, True]
+    assert best[1]
+    assert not best[~validated].any()
+
+
 @pytest.mark.parametrize("step", [0, 6])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, step):
     original = WeightedLoss.__call__
