@@ -1,5 +1,6 @@
 """Steps of matrices that turn all their directions alike, beside Adam for everything else."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -33,6 +34,9 @@ class Muon(Optimizer):
         momentum: Nesterov's, of matrices.
         betas, eps: of AdamW.
         weight_decay: of both, relative to their learning rates.
+
+    Raises:
+        ValueError: a number out of bounds.
     """
 
     def __init__(
@@ -45,6 +49,14 @@ class Muon(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
+        for name, value in (("lr", lr), ("matrix_factor", matrix_factor), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} must be finite and not negative")
+        for name, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}={value} must lie in [0, 1)")
+        if not eps > 0:
+            raise ValueError(f"eps={eps} must be positive")
         defaults = {
             "lr": lr,
             "matrix_factor": matrix_factor,

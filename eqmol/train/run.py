@@ -72,6 +72,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
     verify = parse_verify(cfg.verify)
     task = make_task(cfg)
+    check_optimizer(task)
     with quiet_lightning():
         processes.start(cfg.trainer.accelerator, cfg.trainer.devices)
     is_first = processes.rank() == 0
@@ -163,6 +164,14 @@ def check_positive(name: str, value: Any) -> None:
     """Refuse what is not a positive number."""
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name}={value} must be a positive number")
+
+
+def check_optimizer(task: Task[Any]) -> None:
+    """Refuse arguments that the optimiser refuses, before anything is read or written."""
+    try:
+        task.make_optimizer([{"params": [torch.zeros((), requires_grad=True)]}])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"task.optimizer is wrong: {error}") from error
 
 
 def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder, warm: WarmStart | None = None) -> None:
