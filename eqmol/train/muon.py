@@ -21,8 +21,9 @@ class Muon(Optimizer):
     """Orthogonalised momentum for matrices, AdamW for all other parameters.
 
     A matrix A × B with momentum M = U S Vᵀ moves by lr · matrix_factor · 0.2 √max(A, B) · U f(S) Vᵀ, where f brings all
-    singular values near one: rare directions of the gradient count as much as frequent ones. A matrix without a gradient,
-    such as that of an element which the batch lacks, stays.
+    singular values near one: rare directions of the gradient count as much as frequent ones. As Adam's, steps end where
+    gradients do: where their root mean square is g, the step is multiplied by g / (g + eps). A matrix without a gradient,
+    such as that of an element which the batch lacks, stays, and rounding is not taken for a direction.
 
     Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale: Liu et al. 2025, arXiv:2502.16982; AdamW:
     Loshchilov and Hutter, arXiv:1711.05101.
@@ -32,11 +33,12 @@ class Muon(Optimizer):
         lr: learning rate of AdamW.
         matrix_factor: of the learning rate for matrices.
         momentum: Nesterov's, of matrices.
-        betas, eps: of AdamW.
+        betas: of AdamW.
+        eps: gradients below it do not count.
         weight_decay: of both, relative to their learning rates.
 
     Raises:
-        ValueError: a number out of bounds.
+        ValueError: an argument that is no number, or out of bounds.
     """
 
     def __init__(
@@ -49,14 +51,24 @@ class Muon(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        for name, value in (("lr", lr), ("matrix_factor", matrix_factor), ("weight_decay", weight_decay)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value} must be finite and not negative")
-        for name, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name}={value} must lie in [0, 1)")
-        if not eps > 0:
-            raise ValueError(f"eps={eps} must be positive")
+        if len(betas) != 2:
+            raise ValueError(f"betas={list(betas)} must be two numbers")
+        bounds = {
+            "lr": (lr, math.inf),
+            "matrix_factor": (matrix_factor, math.inf),
+            "weight_decay": (weight_decay, math.inf),
+        }
+        bounds |= {
+            "momentum": (momentum, 1),
+            "betas[0]": (betas[0], 1),
+            "betas[1]": (betas[1], 1),
+            "eps": (eps, math.inf),
+        }
+        for name, (value, bound) in bounds.items():
+            if not isinstance(value, int | float) or not 0 <= value < bound:
+                raise ValueError(f"{name}={value} must be a number from 0 to below {bound}")
+        if eps == 0:
+            raise ValueError("eps=0 must be positive")
         defaults = {
             "lr": lr,
             "matrix_factor": matrix_factor,
@@ -112,28 +124,39 @@ class Muon(Optimizer):
             sizes[p.movedim(group["inputs"], -2).shape[-2:]].append(p)
         rate = group["lr"] * group["matrix_factor"]
         for same in sizes.values():  # matrices of one size at once
-            updates = []
+            updates, shares = [], []
             for p in same:
                 assert p.grad is not None
                 momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 ahead = torch.lerp(p.grad, momentum, group["momentum"]).movedim(group["inputs"], -2)
-                there = p.grad.movedim(group["inputs"], -2).abs().amax((-2, -1), keepdim=True) > 0
-                updates.append((ahead * there).reshape(-1, *ahead.shape[-2:]))
-            turned = orthogonalized(torch.cat(updates)).split([len(update) for update in updates])
-            for p, update in zip(same, turned, strict=True):
+                size = root_mean_square(p.grad.movedim(group["inputs"], -2))
+                updates.append(ahead.reshape(-1, *ahead.shape[-2:]))
+                shares.append(size / (size + group["eps"]))
+            turned = orthogonalized(torch.cat(updates), group["eps"]).split([len(update) for update in updates])
+            for p, update, share in zip(same, turned, shares, strict=True):
                 target = p.movedim(group["inputs"], -2)
-                target.mul_(1 - rate * group["weight_decay"])
-                target.add_(update.reshape(target.shape), alpha=-rate * ADAM_RMS * max(target.shape[-2:]) ** 0.5)
+                target.mul_(1 - rate * group["weight_decay"] * share)
+                scale = rate * ADAM_RMS * max(target.shape[-2:]) ** 0.5
+                target.sub_(share * update.reshape(target.shape), alpha=scale)
 
 
-def orthogonalized(matrices: Tensor) -> Tensor:
-    """Matrices [n, A, B] with the same singular vectors and all singular values brought near one; zero stays zero.
+def root_mean_square(matrices: Tensor) -> Tensor:
+    """That of the numbers of each matrix [..., A, B], as [..., 1, 1]; below 1e-20 it may be zero."""
+    return matrices.square().mean((-2, -1), keepdim=True).sqrt()
+
+
+def orthogonalized(matrices: Tensor, eps: float) -> Tensor:
+    """Matrices [n, A, B] with the same singular vectors and all singular values brought near one.
+
+    Args:
+        matrices: any; zero stays zero.
+        eps: norm below which the singular values need not come near one, so that rounding does not overflow.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon (Newton-Schulz iteration).
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(eps)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
         gram = torch.bmm(x, x.mT)

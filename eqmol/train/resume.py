@@ -23,7 +23,7 @@ from eqmol.train import processes
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.task import Task
 
-FORMAT = 2
+FORMAT = 3
 
 
 class LastCheckpoint(Callback):

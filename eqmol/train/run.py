@@ -168,9 +168,10 @@ def check_positive(name: str, value: Any) -> None:
 
 def check_optimizer(task: Task[Any]) -> None:
     """Refuse arguments that the optimiser refuses, before anything is read or written."""
+    groups = [{"params": [torch.zeros(1, 1, requires_grad=True)], "inputs": inputs} for inputs in (None, 0)]
     try:
-        task.make_optimizer([{"params": [torch.zeros((), requires_grad=True)]}])
-    except (TypeError, ValueError) as error:
+        task.make_optimizer(groups)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"task.optimizer is wrong: {error}") from error
 
 

@@ -1,11 +1,25 @@
 """Steps of matrices against singular value decompositions, those of the rest against AdamW, and which is which."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from eqmol.models.feedforward import ProductFeedForward, SelfMix
-from eqmol.nn import AttentionLogits, ElementEmbedding, LinearReadout, Norm, parameter_groups
+from eqmol.models.force_head import ForceHead
+from eqmol.nn import (
+    AttentionLogits,
+    ElementEmbedding,
+    Gate,
+    Linear,
+    LinearReadout,
+    NonlinearReadout,
+    Norm,
+    parameter_groups,
+)
+from eqmol.nn.linear import GroupLinear
+from eqmol.nn.radial import PairNetwork, RadialMatrix, RadialNetwork
 from eqmol.train.muon import ADAM_RMS, COEFFICIENTS, STEPS, Muon, orthogonalized
 from tests.models.systems import VARIANTS, make_model
 
@@ -25,6 +39,19 @@ def by_singular_values(matrices: torch.Tensor) -> torch.Tensor:
     return u @ torch.diag_embed(s) @ v
 
 
+#: Modules and their matrices, inputs × outputs.
+MATRICES = [
+    (Linear(2, 1, 3, 5), {"weight": (3, 5)}),
+    (GroupLinear(4, 2, 1, 3, 5), {"weight": (3, 5)}),
+    (Gate(2, 3), {"weight": (3, 3)}),
+    (NonlinearReadout(3, 5), {"weight": (3, 5)}),
+    (RadialNetwork(2, [3, 5], 4, 6, num_elements=7), {"layers.0": (2, 3), "layers.1": (3, 5), "matrix": (5, 6)}),
+    (PairNetwork(2, [3, 5], 4), {"first": (2, 3), "layers.0": (3, 5)}),
+    (RadialMatrix(2, 3, 4), {"weight": (2, 4)}),
+    (ForceHead(3), {"gate": (3, 3), "vector": (3, 3)}),
+]
+
+
 def filled(model: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -35,7 +62,7 @@ def filled(model: nn.Module, seed: int) -> nn.Module:
 @pytest.mark.parametrize("shape", [(3, 5, 5), (2, 4, 7), (2, 7, 4), (1, 1, 6)])
 def test_singular_vectors_stay_and_singular_values_come_near_one(shape):
     matrices = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    result = orthogonalized(matrices)
+    result = orthogonalized(matrices, eps=1e-8)
     torch.testing.assert_close(result, by_singular_values(matrices), rtol=0, atol=1e-10)
     values = torch.linalg.svdvals(result)
     assert 0.3 < values.min() <= values.max() < 1.3
@@ -55,16 +82,23 @@ def test_every_parameter_is_in_one_group(variant, forces):
             assert (parameter in others) == (isinstance(module, WITHOUT_MATRICES) or name in NO_MATRICES), name
 
 
+@pytest.mark.parametrize(("module", "expected"), MATRICES, ids=[type(module).__name__ for module, _ in MATRICES])
+def test_matrices_map_inputs_to_outputs(module, expected):
+    axes = {p: group["inputs"] for group in parameter_groups(module) for p in group["params"]}
+    matrices = {name: p.movedim(axes[p], -2).shape[-2:] for name, p in module.named_parameters() if axes[p] is not None}
+    assert matrices == expected
+
+
 @pytest.mark.parametrize("variant", ["mace", "equiformer"])
 def test_steps_are_as_defined(variant):
     """Two steps of every matrix one by one, the second with momentum; all other parameters beside AdamW."""
     model, twin = (make_model(variant=variant, seed=3).double() for _ in range(2))
-    lr, factor, momentum, decay = 0.01, 3.0, 0.9, 0.1
+    lr, factor, momentum, decay, eps = 0.01, 3.0, 0.9, 0.1, 0.01
     groups = parameter_groups(model)
-    optimizer = Muon(groups, lr=lr, matrix_factor=factor, momentum=momentum, weight_decay=decay)
+    optimizer = Muon(groups, lr=lr, matrix_factor=factor, momentum=momentum, eps=eps, weight_decay=decay)
     axes = {id(p): group["inputs"] for group in groups for p in group["params"]}
     pairs = list(zip(model.parameters(), twin.parameters(), strict=True))
-    rest = torch.optim.AdamW([t for p, t in pairs if axes[id(p)] is None], lr=lr, weight_decay=decay)
+    rest = torch.optim.AdamW([t for p, t in pairs if axes[id(p)] is None], lr=lr, eps=eps, weight_decay=decay)
     means = {id(p): torch.zeros_like(p) for p in model.parameters()}
     for seed in (0, 1):
         filled(model, seed), filled(twin, seed)
@@ -77,9 +111,11 @@ def test_steps_are_as_defined(variant):
             means[id(p)] = momentum * means[id(p)] + (1 - momentum) * t.grad
             ahead = (momentum * means[id(p)] + (1 - momentum) * t.grad).movedim(axis, -2)
             a, b = ahead.shape[-2:]
-            update = by_singular_values(ahead.reshape(-1, a, b)).view(ahead.shape).movedim(-2, axis)
+            update = by_singular_values(ahead.reshape(-1, a, b)).view(ahead.shape)
+            size = torch.linalg.matrix_norm(t.grad.movedim(axis, -2), keepdim=True) / (a * b) ** 0.5
             with torch.no_grad():
-                t -= lr * factor * (decay * t + ADAM_RMS * max(a, b) ** 0.5 * update)
+                moved = t.movedim(axis, -2)
+                moved -= lr * factor * size / (size + eps) * (decay * moved + ADAM_RMS * max(a, b) ** 0.5 * update)
     for p, t in pairs:
         torch.testing.assert_close(p, t, rtol=0, atol=1e-10)
 
@@ -87,7 +123,7 @@ def test_steps_are_as_defined(variant):
 def test_without_a_gradient_matrices_stay():
     """Also where momentum would move them: elements that a batch lacks must not drift."""
     weight = nn.Parameter(torch.ones(2, 3, 3))
-    optimizer = Muon([{"params": [weight], "inputs": 1}], lr=0.1)
+    optimizer = Muon([{"params": [weight], "inputs": 1}], lr=0.1, weight_decay=0.1)
     weight.grad = torch.eye(3).repeat(2, 1, 1)
     optimizer.step()
     before = weight.detach().clone()
@@ -95,6 +131,21 @@ def test_without_a_gradient_matrices_stay():
     optimizer.step()
     assert torch.equal(weight[1], before[1])
     assert not torch.equal(weight[0], before[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-12, 1e-24, 1e-36, 1e-180])
+def test_rounding_is_no_direction(size, dtype):
+    """Gradients that symmetry makes zero, as those of most degrees in perfect crystals, are rounding of any size."""
+    weight = nn.Parameter(torch.zeros(2, 4, 4, dtype=dtype))
+    optimizer = Muon([{"params": [weight], "inputs": 1}], lr=0.1)
+    for seed in range(20):
+        noise = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * size
+        weight.grad = torch.stack([torch.eye(4, dtype=torch.float64), noise]).to(dtype)
+        optimizer.step()
+    assert weight.isfinite().all()
+    assert weight[0].abs().max() > 1
+    assert weight[1].abs().max() < 1e-2
 
 
 def test_any_parameters_will_do():
@@ -108,10 +159,15 @@ def test_any_parameters_will_do():
 
 
 def test_state_is_saved_and_loaded():
+    """Another step after a save is the same step."""
     model = make_model(forces="direct")
-    state = Muon(parameter_groups(filled(model, 0)))
-    state.step()
-    fresh = Muon(parameter_groups(model))
-    fresh.load_state_dict(state.state_dict())
-    for p in model.parameters():
-        assert all(torch.equal(v, fresh.state[p][k]) for k, v in state.state[p].items())
+    optimizer = Muon(parameter_groups(filled(model, 0)))
+    optimizer.step()
+    twin = copy.deepcopy(model)
+    other = Muon(parameter_groups(twin))
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for m, o in ((model, optimizer), (twin, other)):
+        filled(m, 1)
+        o.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, q)

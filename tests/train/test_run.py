@@ -242,6 +242,8 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
         ("task.optimizer.lr=-1", "lr=-1"),
         ("task.optimizer.momentum=2", "task.optimizer is wrong: momentum=2"),
         ("task.optimizer.matrix_factor=-1", "matrix_factor=-1"),
+        ("task.optimizer.momentum=null", "task.optimizer is wrong: momentum=None must be a number from 0 to below 1"),
+        ("+task.optimizer.betas=[0.9]", r"betas=\[0.9\] must be two numbers"),
         ("+task.optimizer.amsgrad=true", "task.optimizer is wrong: .*amsgrad"),
         ("task.raise_at=2", "raise_at=2"),
         ("+task.targets.charge={weight: 1}", "unknown target 'charge'"),
