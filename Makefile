@@ -1,6 +1,6 @@
 # make env    the environment only
 # make train  the environment, then six minutes of training on the embedded data: make train ARGS="backend=grid"
-# make test   the environment, then the tests
+# make test   the environment, then the tests on two cores; on more: make test ARGS="-n 8"
 # make check  linters, types and import contracts
 # make bench  eqmol beside e3nn and mace-torch, in an environment of its own: make bench ARGS="convolution" for one suite
 # For a GPU: make train TORCH="torch==2.13.0 --index-url <PyTorch's CUDA index>"
@@ -30,7 +30,7 @@ train: env
 	$(PY) train.py trainer.max_time=00:00:06:00 $(ARGS)
 
 test: env
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: env
 	$(VENV)/bin/ruff check .
