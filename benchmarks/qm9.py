@@ -46,7 +46,7 @@ class Run:
 
     Attributes:
         name: of its folder.
-        model, backend: what was trained.
+        model, backend, optimizer: what was trained, and how.
         noise: Å.
         minutes, steps: of training.
         errors: MAE on the test set by target, in the units of tables.
@@ -57,6 +57,7 @@ class Run:
     name: str
     model: str
     backend: str
+    optimizer: str
     noise: float
     minutes: float
     steps: int
@@ -81,6 +82,7 @@ def read_run(folder: Path) -> Run:
         name=folder.name,
         model=config.predictor.backbone._target_.rsplit(".", 1)[-1],
         backend=config.predictor.backbone.backend,
+        optimizer=config.task.optimizer._target_.rsplit(".", 1)[-1],
         noise=config.task.noise,
         minutes=metrics["seconds"] / 60,
         steps=metrics["steps"],
@@ -167,12 +169,15 @@ def report(runs: list[Run], errors: dict[str, dict[str, float]], title: str) -> 
     """The table, and a sentence for everything that a run does not do better than a baseline."""
     targets = tuple(errors["linear"])
     table = Table(
-        "", "model", "backend", "noise / Å", "minutes", "steps", title=title, title_justify="left", box=box.SIMPLE_HEAD
+        *("", "model", "backend", "optimizer", "noise / Å", "minutes", "steps"),
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     for target in targets:
         table.add_column(f"{target}\n{PROPERTIES[target].shown_unit}", justify="right", no_wrap=True)
     for name in BASELINES:
-        table.add_row(name, "baseline", *[""] * 4, *(f"{errors[name][target]:.4g}" for target in targets))
+        table.add_row(name, "baseline", *[""] * 5, *(f"{errors[name][target]:.4g}" for target in targets))
     sentences = []
     for run in runs:
         cells = []
@@ -188,15 +193,15 @@ def report(runs: list[Run], errors: dict[str, dict[str, float]], title: str) -> 
                 for name in better
             ]
         minutes, steps = f"{run.minutes:.1f}", str(run.steps)
-        table.add_row(run.name, run.model, run.backend, f"{run.noise:g}", minutes, steps, *cells)
+        table.add_row(run.name, run.model, run.backend, run.optimizer, f"{run.noise:g}", minutes, steps, *cells)
     return [table, *sentences]
 
 
 def write_csv(path: Path, runs: list[Run], errors: dict[str, dict[str, float]], sizes: tuple[int, int]) -> None:
     """One row per model and target."""
-    names = ["name", "model", "backend", "noise_angstrom", "minutes", "steps"]
-    rows: list[list[Any]] = [[name, "baseline", *[""] * 4, errors[name]] for name in BASELINES]
-    rows += [[r.name, r.model, r.backend, r.noise, f"{r.minutes:.1f}", r.steps, r.errors] for r in runs]
+    names = ["name", "model", "backend", "optimizer", "noise_angstrom", "minutes", "steps"]
+    rows: list[list[Any]] = [[name, "baseline", *[""] * 5, errors[name]] for name in BASELINES]
+    rows += [[r.name, r.model, r.backend, r.optimizer, r.noise, f"{r.minutes:.1f}", r.steps, r.errors] for r in runs]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
