@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eqmol.errors import InputError
 from eqmol.files import replacing
-from eqmol.options import exit_code
+from eqmol.options import exit_code, limit_threads
 
 if TYPE_CHECKING:
     import ase
@@ -124,6 +124,7 @@ class Errors:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``predict.py``; return the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
+    limit_threads()
     return exit_code(lambda: _run(arguments))
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eqmol.errors import InputError
+from eqmol.options import limit_threads
 
 CONF = Path(__file__).parents[2] / "conf"  #: the configuration lies beside the package, in the checkout
 
@@ -26,8 +27,7 @@ def main() -> None:
     folder = [option for option in sys.argv if option.startswith("output_dir=")]
     if folder and {"-m", "--multirun"} & set(sys.argv):
         sys.argv.append(f"hydra.sweep.dir={folder[-1].removeprefix('output_dir=')}")  # Hydra's own file goes there too
-    # on a shared machine threads that spin at barriers make a step several times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    limit_threads()
     try:
         _launch()
     except OverrideParseException as error:

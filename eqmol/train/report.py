@@ -128,11 +128,12 @@ def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder,
     model = task.predictor
     backbone = model.recipe["backbone"]
     weights = sum(parameter.numel() for parameter in model.parameters())
+    threads = torch.get_num_threads()
     start = "continues" if run.checkpoint is not None else "begins"
     console.print(
         f"model: {weights:,} weights, family {backbone['family']}, parity {backbone['parity']}, "
         f"{str(model.dtype).removeprefix('torch.')}; backend {backbone['backend']} on {device}, "
-        f"{torch.get_num_threads()} threads\noutput: {run.path} ({start})",
+        f"{threads} thread{'s' * (threads > 1)}\noutput: {run.path} ({start})",
         soft_wrap=True,
         highlight=False,
     )

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from eqmol import inference
+from eqmol.train import cli
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,3 +34,22 @@ def test_one_sentence(tmp_path, option, message):
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_one_thread_unless_the_environment_says_otherwise(monkeypatch, command, given, expected):
+    monkeypatch.setattr(os, "environ", given.copy())
+    monkeypatch.setattr(cli, "_launch", lambda: None)
+    monkeypatch.setattr(inference, "_run", lambda arguments: 0)
+    if command == "train":
+        cli.main()
+    else:
+        inference.main(["model.safetensors", "in.xyz"])
+    assert os.environ["OMP_NUM_THREADS"] == expected
+
+
+def test_commands_begin_without_torch():
+    """It reads the number of threads when it is imported."""
+    code = "import sys, eqmol.inference, eqmol.train.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
