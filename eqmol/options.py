@@ -15,7 +15,7 @@ def limit_threads() -> None:
     """Let torch, which must not be imported yet, use one CPU thread unless ``OMP_NUM_THREADS`` says otherwise.
 
     Two threads made training steps 1.5 times faster on two idle cores, and ten times slower beside another run: threads
-    wait for each other after every operation. One thread also rounds alike on every machine.
+    wait for each other after every operation. One thread also rounds alike on any number of cores.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

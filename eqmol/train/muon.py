@@ -34,7 +34,7 @@ class Muon(Optimizer):
         matrix_factor: of the learning rate for matrices.
         momentum: Nesterov's, of matrices.
         betas: of AdamW.
-        eps: gradients below it do not count.
+        eps: gradients far below it do not count.
         weight_decay: of both, relative to their learning rates.
 
     Raises:
@@ -53,18 +53,10 @@ class Muon(Optimizer):
     ):
         if len(betas) != 2:
             raise ValueError(f"betas={list(betas)} must be two numbers")
-        bounds = {
-            "lr": (lr, math.inf),
-            "matrix_factor": (matrix_factor, math.inf),
-            "weight_decay": (weight_decay, math.inf),
-        }
-        bounds |= {
-            "momentum": (momentum, 1),
-            "betas[0]": (betas[0], 1),
-            "betas[1]": (betas[1], 1),
-            "eps": (eps, math.inf),
-        }
-        for name, (value, bound) in bounds.items():
+        sizes = {"lr": lr, "matrix_factor": matrix_factor, "eps": eps, "weight_decay": weight_decay}
+        fractions = {"momentum": momentum, "betas[0]": betas[0], "betas[1]": betas[1]}
+        for name, value in (sizes | fractions).items():
+            bound = 1 if name in fractions else math.inf
             if not isinstance(value, int | float) or not 0 <= value < bound:
                 raise ValueError(f"{name}={value} must be a number from 0 to below {bound}")
         if eps == 0:
