@@ -16,6 +16,12 @@ from eqmol.graph.keys import ENERGY, FORCES
 
 #: eV per atom; no bond is that strong, so labels and atomic energies come from different methods.
 IMPLAUSIBLE = 100.0
+#: eV per atom, eV/Å; what varies by less varies by no more than the convergence of a calculation.
+CONVERGED = 1e-6
+#: 1/Å; forces smaller than this fraction of the standard deviation of the energies per atom do not set the scale.
+NOISE = 0.1
+#: Energies vary over about a tenth of an Å, so that their slope per Å, which forces would tell, is so many times larger.
+SLOPE = 10.0
 #: eV; two energies of the same isolated atom that differ by more contradict each other.
 SAME_ATOM = 1e-3
 #: ``config_type`` of isolated atoms, without its underscores and capitals.
@@ -30,7 +36,8 @@ class Statistics:
         elements: atomic numbers present, ascending.
         e0: energy per element, eV.
         e0_source: per element, where its energy comes from.
-        scale: root mean square of the force components, eV/Å; without forces that of (E - Σ E0)/N, eV.
+        scale: unit of the network's energies, eV, see :func:`summarise`.
+        scale_source: what it was taken from, in words.
         avg_num_neighbors: mean number of edges that end at an atom.
         binding: median of (E - Σ E0)/N over the frames, eV per atom; None without energies.
         rank_deficiency: how many atomic energies the compositions leave undetermined in the least squares.
@@ -40,6 +47,7 @@ class Statistics:
     e0: list[float]
     e0_source: list[str]
     scale: float
+    scale_source: str
     avg_num_neighbors: float
     binding: float | None
     rank_deficiency: int
@@ -64,7 +72,7 @@ class Statistics:
 
     def notes(self) -> str:
         """Return the other numbers in words, and what is doubtful about the atomic energies."""
-        notes = [f"force scale {self.scale:.4g}, {self.avg_num_neighbors:.2f} neighbours per atom"]
+        notes = [f"{self.scale_source}, {self.avg_num_neighbors:.2f} neighbours per atom"]
         if self.binding is not None:
             notes.append(f"median of (E - Σ E0)/N {self.binding:.3f} eV")
         if self.rank_deficiency > 0:
@@ -161,6 +169,10 @@ def summarise(
     Atomic energies are those of ``isolated``; for other elements, and for what is left of the total energies, linear
     least squares in float64 on the compositions.
 
+    The scale is the root mean square of the force components (as eV/Å). Where there are none, or none but noise (below
+    ``NOISE`` of what the energies vary), it is the root mean square of (E - Σ E0)/N, or ``SLOPE`` times its standard
+    deviation if that is more; 1 where neither varies.
+
     Args:
         elements: atomic numbers present, ascending.
         counts: [S, elements] atoms of each.
@@ -179,12 +191,14 @@ def summarise(
     binding = binding[np.isfinite(binding)]
     median = float(np.median(binding)) if len(binding) > 0 else None
     _check_plausible(source, elements, median, isolated)
+    scale, scale_source = _scale(forces[np.isfinite(forces)], binding)
     fitted = "least squares" if median is not None else "no energies: 0"
     return Statistics(
         elements=elements,
         e0=[float(energy) for energy in e0],
         e0_source=[isolated[z].source if z in isolated else fitted for z in elements],
-        scale=_scale(forces, binding),
+        scale=scale,
+        scale_source=scale_source,
         avg_num_neighbors=avg_num_neighbors,
         binding=median,
         rank_deficiency=deficiency,
@@ -225,9 +239,24 @@ def _check_plausible(source: str, elements: list[int], median: float | None, iso
     )
 
 
-def _scale(forces: NDArray[np.float64], binding: NDArray[np.float64]) -> float:
-    """Return the root mean square of all force components, else of the binding energies per atom; 1 where that is 0."""
-    components = forces[np.isfinite(forces)]
-    values = components if len(components) > 0 else binding
-    scale = float(np.sqrt(np.mean(np.square(values)))) if len(values) > 0 else 0.0
-    return scale if scale > 0 else 1.0
+def _scale(forces: NDArray[np.float64], binding: NDArray[np.float64]) -> tuple[float, str]:
+    """Return the unit of the network's energies (eV), and what it was taken from, in words.
+
+    Args:
+        forces: known components, eV/Å.
+        binding: known (E - Σ E0)/N, eV.
+    """
+    force = _root_mean_square(forces)
+    deviation = float(np.std(binding)) if len(binding) > 0 else 0.0
+    if force > max(CONVERGED, NOISE * deviation):
+        return force, f"force scale {force:.4g} eV/Å"
+    unused = f"force scale {force:.2g} eV/Å is only noise" if len(forces) > 0 else "no forces"
+    energy = max(_root_mean_square(binding), SLOPE * deviation)
+    if energy > CONVERGED:
+        return energy, f"energy scale {energy:.4g} eV, as energies per atom vary by {deviation:.2g} eV ({unused})"
+    return 1.0, f"energy scale 1 eV, as energies do not vary ({unused})"
+
+
+def _root_mean_square(values: NDArray[np.float64]) -> float:
+    """Return the root mean square, 0 of nothing."""
+    return float(np.sqrt(np.mean(np.square(values)))) if len(values) > 0 else 0.0

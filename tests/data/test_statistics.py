@@ -92,7 +92,35 @@ def test_scale_without_forces_is_that_of_the_binding_energies_and_never_zero():
     frames = [from_atoms(molecule("H2O"), 5.0, energy=total("H2O", -3.0))]
     assert measure(frames, ISOLATED).scale == pytest.approx(3.0)
     assert measure([from_atoms(molecule("H2O"), 5.0)], {}).scale == 1.0
-    assert measure([graph("H2O", forces=np.zeros((3, 3)))], ISOLATED).scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("forces", "variation", "scale", "words"),
+    [
+        (1e-12, 0.1, 3.0017, "energy scale 3.002 eV, as energies per atom vary by 0.1 eV"),
+        (1e-7, 0.1, 3.0017, "(force scale 1e-07 eV/Å is only noise)"),
+        (0.0, 0.1, 3.0017, "(force scale 0 eV/Å is only noise)"),
+        (1e-3, 0.5, 5.0, "energy scale 5 eV"),
+        (0.06, 0.5, 0.06, "force scale 0.06 eV/Å,"),
+        (1e-4, 0.0, 1e-4, "force scale 0.0001 eV/Å,"),  # displacements so small that energies hardly see them
+    ],
+)
+def test_forces_that_are_only_noise_do_not_set_the_scale(forces, variation, scale, words):
+    signs = (-1, 1)
+    frames = [
+        graph("CH4", energy=total("CH4", -3.0 + sign * variation), forces=np.full((5, 3), forces)) for sign in signs
+    ]
+    statistics = measure(frames, ISOLATED)
+    assert statistics.scale == pytest.approx(scale, rel=1e-4)
+    assert words in text(statistics)
+
+
+@pytest.mark.parametrize("forces", [None, np.full((3, 3), 1e-12)])
+def test_scale_of_energies_that_do_not_vary_is_one(forces):
+    frames = [graph("H2O", energy=-2069.1 + 1e-9 * i, forces=forces) for i in range(4)]
+    statistics = measure(frames, {})
+    assert statistics.scale == 1.0
+    assert "energy scale 1 eV, as energies do not vary (" in text(statistics)
 
 
 def test_forces_that_are_not_known_do_not_count_in_the_scale():
