@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eqmol.errors import InputError
-from eqmol.graph import AtomGraph, NeighborList, collate, from_atoms
+from eqmol.graph import AtomGraph, NeighborList, check_numbers, collate, from_atoms
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
 
@@ -94,12 +94,14 @@ def _source(graph: AtomGraph) -> str:
 
 
 def _check_elements(model: Predictor, atoms: ase.Atoms, source: str) -> None:
-    unseen = np.flatnonzero(~np.isin(atoms.numbers, model.elements))
+    numbers = check_numbers(atoms.numbers, source)
+    unseen = np.flatnonzero(~np.isin(numbers, model.elements))
     if len(unseen):
         index, where = int(unseen[0]), f"{source}: " if source else ""
         known = ", ".join(ase.data.chemical_symbols[number] for number in model.elements)
         raise InputError(
-            f"{where}atom {index} is {atoms.symbols[index]}, an element that the model has not seen; it knows {known}"
+            f"{where}atom {index} is {ase.data.chemical_symbols[numbers[index]]}, an element that the model has not seen; "
+            f"it knows {known}"
         )
 
 

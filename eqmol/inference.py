@@ -224,7 +224,7 @@ def _run_molecules(arguments: argparse.Namespace, console: "Console") -> None:
     from eqmol.calculator import Calculator
     from eqmol.checkpoint import prepare
     from eqmol.graph.molecule import from_smiles, read_molecules
-    from eqmol.screening import screen, table, write
+    from eqmol.screening import screen, structure_note, table, write
 
     if arguments.smiles is not None and arguments.input is not None:
         raise InputError(f"give either {arguments.input} or --smiles, not both")
@@ -253,6 +253,8 @@ def _run_molecules(arguments: argparse.Namespace, console: "Console") -> None:
         write(predictions, arguments.output)
     if len(failed) < len(predictions):
         console.print(table(predictions))
+    if note := structure_note(predictions):
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     for prediction in failed:
         console.print(f"{prediction.name}: {prediction.problem}", soft_wrap=True, highlight=False, markup=False)
     if arguments.output is not None:

@@ -18,7 +18,7 @@ from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph
 from eqmol.graph.features import atom_features
-from eqmol.graph.molecule import Failure, Molecule
+from eqmol.graph.molecule import UFF, Failure, Molecule
 from eqmol.graph.properties import FEATURES, PROPERTIES
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
@@ -132,6 +132,18 @@ def _values(model: Predictor, graphs: list[AtomGraph]) -> list[dict[str, float]]
     return rows
 
 
+def structure_note(predictions: Sequence[Prediction]) -> str:
+    """What a person should know about the conformers; "" where all were given or are the usual ones."""
+    names = [p.name for p in predictions if p.molecule is not None and p.molecule.structure == UFF]
+    if not names:
+        return ""
+    who = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"{len(names)} of {len(predictions)} conformers are minimised by UFF, as MMFF94s lacks parameters ({who}): relax them "
+        "with --relax POTENTIAL, or give an .sdf with better coordinates, where geometry matters"
+    )
+
+
 def write(predictions: Sequence[Prediction], path: Path) -> None:
     """Write the table, one row per molecule, and next to it an SDF of those that did not fail.
 
@@ -142,12 +154,13 @@ def write(predictions: Sequence[Prediction], path: Path) -> None:
     names = list(dict.fromkeys(name for prediction in predictions for name in prediction.values))
     with replacing(path) as table, replacing(path.with_suffix(".sdf")) as sdf:
         rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["name", "smiles", *names, "problem", "source"])
+        rows.writerow(["name", "smiles", *names, "structure", "problem", "source"])
         for prediction in predictions:
             molecule = prediction.molecule
             cells = [f"{prediction.values[name]:.10g}" if name in prediction.values else "" for name in names]
             smiles = "" if molecule is None else molecule.smiles
-            rows.writerow([prediction.name, smiles, *cells, prediction.problem, prediction.source])
+            structure = "" if molecule is None else molecule.structure
+            rows.writerow([prediction.name, smiles, *cells, structure, prediction.problem, prediction.source])
             if molecule is not None and prediction.values:
                 sdf.write(_record(prediction, molecule))
 

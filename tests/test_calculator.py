@@ -274,11 +274,26 @@ def test_unseen_element(path: Path) -> None:
         atoms.get_potential_energy()
 
 
-def test_dummy_atom(path: Path) -> None:
-    atoms = ase.Atoms("XO", positions=[[0, 0, 0], [0, 0, 1]])
+@pytest.mark.parametrize(
+    ("number", "match"), [(0, "is a dummy"), (200, "number 200"), (-1, "number -1"), (99, "is Es")]
+)
+def test_no_element_of_the_model(path: Path, number: int, match: str) -> None:
+    atoms = ase.Atoms("CO", positions=[[0, 0, 0], [0, 0, 1.1]])
     atoms.calc = eqmol.Calculator(path)
-    with pytest.raises(InputError, match="atom 0 is X"):
+    atoms.get_potential_energy()
+    atoms.numbers[1] = number
+    with pytest.raises(InputError, match=f"atom 1 .*{match}"):
         atoms.get_potential_energy()
+    with pytest.raises(InputError, match=f"structure 1: atom 1 .*{match}"):
+        eqmol.predict([atoms[:1], atoms], path)
+
+
+@pytest.mark.parametrize("numbers", [[6, 200], [6, -1], [6, 0], [6.0, 8.0]])
+def test_graphs_with_numbers_that_no_model_knows(numbers: list[float]) -> None:
+    graph = from_atoms(ase.Atoms("CO", positions=[[0, 0, 0], [0, 0, 1.1]]), 3.5)
+    graph.atomic_numbers = torch.tensor(numbers)
+    with pytest.raises(InputError, match=r"atom 1|must be int64"):
+        model()(graph)
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,9 @@ def bad(name: str, tmp_path: Path, path: Path) -> tuple[list[str], str]:
             match = (
                 f"error: {source}, frame 4: atom 0 is N, an element that the model has not seen; it knows H, C, O, Cu"
             )
+        case "dummy atom":
+            structures[4].numbers[1] = 0
+            match = f"error: {source}, frame 4: atom 1 is a dummy or ghost atom"
         case "NaN position":
             structures[1].positions[2, 0] = np.nan
             match = "frame 1: the position of atom 2"
@@ -389,6 +392,7 @@ def bad(name: str, tmp_path: Path, path: Path) -> tuple[list[str], str]:
 
 BAD = [
     "unseen element",
+    "dummy atom",
     "NaN position",
     "two atoms at one place",
     "singular cell",

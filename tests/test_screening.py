@@ -68,23 +68,26 @@ def test_smiles(model_file, capsys):
 
 def test_table_and_sdf_list_failures_with_reasons(model_file, tmp_path, capsys):
     source = tmp_path / "in.smi"
-    source.write_text("CO methanol\nC[N+](C)(C)C cation\nCF fluoride\nO water\n")
+    source.write_text("CO methanol\nC[N+](C)(C)C cation\nCF fluoride\nO water\nO[O] hydroperoxyl\n[C-]#[O+] monoxide\n")
     out = tmp_path / "out.csv"
     assert main([str(model_file), str(source), "-o", str(out), "--conformers", "1"]) == 0
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
-    assert [row["name"] for row in rows] == ["methanol", "cation", "fluoride", "water"]
-    assert [bool(row["problem"]) for row in rows] == [False, True, True, False]
+    assert [row["name"] for row in rows] == ["methanol", "cation", "fluoride", "water", "hydroperoxyl", "monoxide"]
+    assert [bool(row["problem"]) for row in rows] == [False, True, True, False, True, False]
+    assert [row["structure"] for row in rows] == ["MMFF94s", "", "", "MMFF94s", "", "UFF"]
+    assert "1 unpaired electron" in rows[4]["problem"]
     assert "charge +1" in rows[1]["problem"]
     assert "is F, an element" in rows[2]["problem"]
     assert rows[1]["U0 (eV)"] == ""
     norm = np.linalg.norm([float(rows[0][f"dipole_{axis} (D)"]) for axis in "xyz"])
     assert float(rows[0]["mu (D)"]) == pytest.approx(norm, rel=1e-6)
     records = list(Chem.SDMolSupplier(str(out.with_suffix(".sdf")), removeHs=False))
-    assert [mol.GetProp("_Name") for mol in records] == ["methanol", "water"]
+    assert [mol.GetProp("_Name") for mol in records] == ["methanol", "water", "monoxide"]
     assert float(records[1].GetProp("U0 (eV)")) == pytest.approx(float(rows[3]["U0 (eV)"]))
     printed = capsys.readouterr().out
     assert "cation: it has the charge +1" in printed
-    assert "2 of 4 molecules" in printed
+    assert "3 of 6 molecules" in printed
+    assert "1 of 6 conformers are minimised by UFF, as MMFF94s lacks parameters (monoxide)" in printed
 
 
 def test_relaxation_by_a_potential(tmp_path):

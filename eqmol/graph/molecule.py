@@ -1,10 +1,11 @@
 """Molecules from SMILES and from files of chemists, with their structure in space, by RDKit.
 
-Conformers: ETKDGv3 (Wang et al. 2020, doi 10.1021/acs.jcim.0c00025) from a fixed seed, minimised by MMFF94s, the lowest of
-several.
+Conformers: ETKDGv3 (Wang et al. 2020, doi 10.1021/acs.jcim.0c00025) from a fixed seed, the lowest of several after
+minimisation by MMFF94s (Halgren 1999, doi 10.1002/(SICI)1096-987X(199905)20:7<720::AID-JCC7>3.0.CO;2-X), or by UFF (Rappé et
+al. 1992, doi 10.1021/ja00051a040) where MMFF94s lacks parameters, as for boron, selenium and metals.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from eqmol.errors import InputError
 
 #: Endings of files that :func:`read_molecules` reads.
 ENDINGS = (".sdf", ".mol2", ".smi")
+MMFF, UFF = "MMFF94s", "UFF"
 _MAX_ATTEMPTS = 50
 _MAX_ITERATIONS = 2000
 
@@ -28,11 +30,14 @@ class Molecule(NamedTuple):
         name: as its file has it, else its SMILES.
         source: where it comes from, for messages.
         mol: with hydrogens and coordinates in Å.
+        structure: where the coordinates come from: "given", with the number of hydrogens that were added, or the force field
+            that minimised a conformer.
     """
 
     name: str
     source: str
     mol: Chem.Mol
+    structure: str = "given"
 
     @property
     def smiles(self) -> str:
@@ -48,7 +53,7 @@ class Molecule(NamedTuple):
         """The same molecule with the positions of ``atoms``."""
         mol = Chem.Mol(self.mol)
         mol.GetConformer().SetPositions(np.ascontiguousarray(atoms.positions))
-        return self._replace(mol=mol)
+        return self._replace(mol=mol, structure="relaxed")
 
 
 class Failure(NamedTuple):
@@ -157,33 +162,65 @@ def _complete(mol: Chem.Mol, name: str, source: str, conformers: int, seed: int)
         return Failure(name, source, f"it has the charge {charge:+d}; models here are for neutral molecules")
     if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
         return Failure(name, source, "it has an atom without an element (*)")
+    if unpaired := _unpaired_electrons(mol):
+        are = "1 unpaired electron" if unpaired == 1 else f"{unpaired} unpaired electrons"
+        return Failure(name, source, f"it has {are}; models here are for closed shells")
     if in_space:
         hydrogens = sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
-        return Molecule(name, source, Chem.AddHs(mol, addCoords=True) if hydrogens else mol)
-    embedded = _embed(Chem.AddHs(mol), conformers, seed)
+        if hydrogens:
+            return Molecule(name, source, Chem.AddHs(mol, addCoords=True), f"given, {hydrogens} H added")
+        return Molecule(name, source, mol)
+    mol = Chem.AddHs(mol)
+    field = _force_field(mol)
+    if field is None:
+        return Failure(
+            name,
+            source,
+            "RDKit has neither MMFF94s nor UFF parameters for it, so a conformer could not be minimised; give it with "
+            "coordinates, as .sdf or .mol2",
+        )
+    embedded = _embed(mol, field, conformers, seed)
     if embedded is None:
         return Failure(name, source, "RDKit finds no structure in space for it")
-    return Molecule(name, source, embedded)
+    return Molecule(name, source, embedded, field)
 
 
-def _embed(mol: Chem.Mol, conformers: int, seed: int) -> Chem.Mol | None:
-    """The lowest conformer by MMFF94s; the first one where MMFF lacks parameters."""
+def _unpaired_electrons(mol: Chem.Mol) -> int:
+    """Radical electrons that the valences leave; at least one where the number of electrons is odd."""
+    radical = sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+    electrons = sum(atom.GetAtomicNum() + atom.GetTotalNumHs() for atom in mol.GetAtoms()) - Chem.GetFormalCharge(mol)
+    return max(radical, electrons % 2)
+
+
+def _force_field(mol: Chem.Mol) -> str | None:
+    """The first force field that has parameters for all atoms of a molecule with its hydrogens; any for a single atom."""
+    if mol.GetNumAtoms() == 1:
+        return MMFF
+    with rdBase.BlockLogs():
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            return MMFF
+        return UFF if rdForceFieldHelpers.UFFHasAllMoleculeParams(mol) else None
+
+
+def _embed(mol: Chem.Mol, field: str, conformers: int, seed: int) -> Chem.Mol | None:
+    """The lowest conformer by a force field."""
     parameters: Any = rdDistGeom.ETKDGv3()  # its stubs have the wrong types
     parameters.randomSeed = seed
     parameters.maxIterations = _MAX_ATTEMPTS
     with rdBase.BlockLogs():
-        ids: Iterable[int] = list(rdDistGeom.EmbedMultipleConfs(mol, conformers, parameters))
+        ids: list[int] = list(rdDistGeom.EmbedMultipleConfs(mol, conformers, parameters))
         if not ids:
             parameters.useRandomCoords = True
             ids = list(rdDistGeom.EmbedMultipleConfs(mol, conformers, parameters))
         if not ids:
             return None
-        best = min(ids)
-        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-            energies = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
-                mol, maxIters=_MAX_ITERATIONS, mmffVariant="MMFF94s"
-            )
-            best = min(ids, key=lambda i: energies[i][1])
+        if mol.GetNumAtoms() == 1:
+            energies = [(0, 0.0)] * len(ids)
+        elif field == MMFF:
+            energies = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=_MAX_ITERATIONS, mmffVariant=MMFF)
+        else:
+            energies = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(mol, maxIters=_MAX_ITERATIONS)
+        best = min(ids, key=lambda i: energies[i][1])
     conformer = Chem.Conformer(mol.GetConformer(best))
     mol.RemoveAllConformers()
     mol.AddConformer(conformer, assignId=True)

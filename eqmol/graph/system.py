@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import ase
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch_geometric.data import Batch, Data
@@ -56,12 +57,13 @@ def from_atoms(
         neighbors: a list with the same cutoff that is kept between calls.
 
     Raises:
-        InputError: no atoms, positions or cell not finite, a singular cell with a periodic direction, atoms at the same
-            place or absurdly far apart.
+        InputError: no atoms, an atomic number of no element, positions or cell not finite, a singular cell with a periodic
+            direction, atoms at the same place or absurdly far apart.
     """
     positions = np.asarray(atoms.positions, dtype=np.float64)
     cell = np.asarray(atoms.cell.array, dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
+    numbers = check_numbers(atoms.numbers, source)
     _check_geometry(atoms, positions, cell, pbc, cutoff, source)
     if neighbors is None:
         neighbors = NeighborList(cutoff)
@@ -69,7 +71,7 @@ def from_atoms(
     edge_index, shifts = neighbors(positions, cell, pbc)
     graph = AtomGraph(
         pos=torch.tensor(positions),
-        atomic_numbers=torch.tensor(atoms.numbers, dtype=torch.int64),
+        atomic_numbers=torch.tensor(numbers),
         cell=torch.tensor(cell)[None],
         pbc=torch.tensor(pbc)[None],
         edge_index=edge_index,
@@ -100,6 +102,30 @@ def edge_vectors(graph: Data) -> Tensor:
     """Return the vectors [E, 3] (Å) of one graph's edges, from each receiver to its sender's image."""
     senders, receivers = graph.edge_index
     return graph.pos[senders] + graph.shifts @ graph.cell[0] - graph.pos[receivers]
+
+
+def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
+    """Return atomic numbers [N] as integers.
+
+    Args:
+        numbers: of any type; numbers with a fraction of zero, as OC20 stores them, are integers.
+        source: where the structure comes from, for messages.
+
+    Raises:
+        InputError: one that no element has; names the first.
+    """
+    given = np.asarray(numbers)
+    if given.ndim != 1 or given.dtype.kind not in "iuf":
+        raise InputError(f"{_where(source)}the atomic numbers are {_short(given.tolist())}, not a list of integers")
+    wrong = np.flatnonzero(~np.isin(given, np.arange(1, len(chemical_symbols))))
+    if len(wrong) == 0:
+        return given.astype(np.int64)
+    index, number = wrong[0], given[wrong[0]]
+    kind = "is a dummy or ghost atom (X, atomic number 0)" if number == 0 else f"has the atomic number {number}"
+    raise InputError(
+        f"{_where(source)}atom {index} {kind}, which is no element (they are 1 to {len(chemical_symbols) - 1}); correct "
+        "or remove it"
+    )
 
 
 def _check_geometry(
@@ -154,7 +180,13 @@ def lowest_height(vectors: NDArray[np.float64]) -> float:
 
 def _name(atoms: ase.Atoms, index: int) -> str:
     """Return "atom 3 (C)"."""
-    return f"atom {index} ({atoms.symbols[index]})"
+    return f"atom {index} ({chemical_symbols[int(atoms.numbers[index])]})"
+
+
+def _short(value: object) -> str:
+    """Return a value as text of a line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _where(source: str) -> str:

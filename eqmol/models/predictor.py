@@ -70,6 +70,10 @@ class Predictor(nn.Module, ABC):
             InputError: an element that the model does not know.
         """
         numbers = graph.atomic_numbers
+        if numbers.dtype != torch.int64:
+            raise InputError(
+                f"atomic_numbers of a graph must be int64, not {str(numbers.dtype).removeprefix('torch.')}"
+            )
         known = (numbers >= 0) & (numbers < len(self.species_of))
         species = self.species_of.index_select(0, numbers * known)
         unknown = torch.nonzero(species < 0)

@@ -243,6 +243,19 @@ def test_trajectories_without_labels(tmp_path, change, words):
         prepare(tmp_path / "raw", tmp_path / "out", workers=1)
 
 
+@pytest.mark.parametrize("form", WRITERS)
+def test_atomic_numbers_that_are_no_element(tmp_path, form):
+    if form in NEEDS_LMDB:
+        pytest.importorskip("lmdb")
+    (frame, *_) = relaxation()
+    number = 256 + 29 if form in ("traj", "lmdb") else 0  # a byte holds only the remainder, copper
+    for atoms in (frame, frame.calc.atoms):
+        atoms.numbers[5] = number
+    WRITERS[form](tmp_path / "raw", {"random1": [frame]})
+    with pytest.raises(InputError, match=r"frame 0: atom 5 (is a dummy|has the atomic number 285)"):
+        prepare(tmp_path / "raw", tmp_path / "out", workers=1)
+
+
 def test_a_truncated_trajectory(tmp_path):
     path = write_trajectories(tmp_path / "raw", {"random1": relaxation()})
     path.write_bytes(path.read_bytes()[:300])

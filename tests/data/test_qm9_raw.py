@@ -64,7 +64,9 @@ def test_sdf_and_table(files):
         ("gdb9.sdf.csv", "58.03", "many", r"row 2 \(gdb_58\) is not"),
         ("gdb9.sdf.csv", "mol_id,", "", r"header and 20 columns"),
         ("gdb9.sdf", "gdb_58", "carbon monoxide", r"molecule 2 \(carbon monoxide\): the title is not gdb_N"),
-        ("gdb9.sdf", "-0.6448 C ", "-0.6448 Cx", r"molecule 2 \(gdb_58\): the block of atoms"),
+        ("gdb9.sdf", "-0.6448 C ", "-0.6x48 C ", r"molecule 2 \(gdb_58\): the block of atoms"),
+        ("gdb9.sdf", "-0.6448 C ", "-0.6448 R#", r"molecule 2 \(gdb_58\): atom 0 is 'R#', which is no element"),
+        ("gdb9.sdf", "-0.6448 C ", "-0.6448 X ", r"molecule 2 \(gdb_58\): atom 0 is 'X', which is no element"),
         ("gdb9.sdf", record(60, WATER), record(60, WATER)[:-8], r"molecule 3 \(gdb_60\): the record does not end"),
     ],
 )

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from eqmol.errors import InputError
 from eqmol.graph.molecule import Failure, Molecule, from_smiles, read_molecules
@@ -40,14 +41,58 @@ def test_the_lowest_conformer_is_taken():
         ("[Na+].[Cl-]", "2 separate parts, as salts"),
         ("CC(=O)[O-]", r"charge -1; models here are for neutral"),
         ("*C", "without an element"),
+        ("[CH3]", "it has 1 unpaired electron; models here are for closed shells"),
+        ("[O][O]", "2 unpaired electrons"),
+        ("CCO[O]", "1 unpaired electron"),
+        ("F[Xe]F", "neither MMFF94s nor UFF parameters"),
     ],
 )
 def test_what_is_no_molecule_is_named(smiles, reason):
     found = from_smiles(smiles, name="mine")
     assert isinstance(found, Failure)
     assert found.name == "mine"
-
     assert re.search(reason, found.reason), found.reason
+
+
+@pytest.mark.parametrize(
+    ("smiles", "bond", "length"),
+    [("C[Se]C", ("C", "Se"), 1.94), ("CB(C)C", ("C", "B"), 1.58)],  # gas-phase electron diffraction
+)
+def test_uff_minimises_what_mmff_does_not_know(smiles, bond, length):
+    found = from_smiles(smiles, conformers=2)
+    assert isinstance(found, Molecule)
+    assert found.structure == "UFF"
+    properties = rdForceFieldHelpers.UFFGetMoleculeForceField(found.mol)
+    assert np.abs(properties.CalcGrad()).max() < 1e-2  # kcal/(mol Å): at a minimum
+    symbols = np.array(found.atoms().get_chemical_symbols())
+    distances = found.atoms().get_all_distances()[np.ix_(symbols == bond[0], symbols == bond[1])]
+    assert distances.min() == pytest.approx(length, abs=0.1)
+
+
+def test_the_structure_says_where_it_comes_from(tmp_path):
+    methane = from_smiles("C", conformers=1)
+    assert methane.structure == "MMFF94s"
+    path = tmp_path / "one.sdf"
+    for hydrogens, structure in ((4, "given"), (3, "given, 1 H added")):
+        atoms = Chem.RWMol(methane.mol)
+        for index in range(4, hydrogens, -1):
+            atoms.RemoveAtom(index)
+        with Chem.SDWriter(str(path)) as writer:
+            writer.write(atoms)
+        (found,) = read_molecules(path)
+        assert found.structure == structure
+        assert found.atoms().get_chemical_formula() == "CH4"
+
+
+def test_radicals_in_an_sdf_are_named(tmp_path):
+    path = tmp_path / "one.sdf"
+    methyl = Chem.AddHs(Chem.MolFromSmiles("[CH3]"))
+    rdDistGeom.EmbedMolecule(methyl, randomSeed=0)
+    with Chem.SDWriter(str(path)) as writer:
+        writer.write(methyl)
+    (found,) = read_molecules(path)
+    assert isinstance(found, Failure)
+    assert "1 unpaired electron" in found.reason
 
 
 def test_smi_file(tmp_path):

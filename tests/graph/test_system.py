@@ -1,5 +1,7 @@
 """Graphs from ASE structures: fields, batches and refusals."""
 
+import re
+
 import ase
 import numpy as np
 import pytest
@@ -128,6 +130,36 @@ def test_what_is_refused(atoms, words):
     assert message.count("\n") == 0
     for word in words:
         assert word in message
+
+
+NO_ELEMENTS = [
+    ([8, 200, 1], "atom 1 has the atomic number 200, which is no element"),
+    ([8, 1, 119], "atom 2 has the atomic number 119"),
+    ([-1, 1, 1], "atom 0 has the atomic number -1"),
+    ([8, 1, 0], "atom 2 is a dummy or ghost atom"),
+    ([8, 1 + 2**32, 1], "atom 1 has the atomic number 4294967297"),
+    ([8, 1.5, 1], "atom 1 has the atomic number 1.5"),
+    ([8, 1, np.nan], "atom 2 has the atomic number nan"),
+    (["O", "H", "H"], "the atomic numbers are ['O', 'H', 'H'], not a list of integers"),
+    ([True, True, True], "the atomic numbers are [True, True, True], not a list of integers"),
+]
+
+
+@pytest.mark.parametrize(("numbers", "words"), NO_ELEMENTS)
+def test_atomic_numbers_of_no_element_are_refused(numbers, words):
+    atoms = WATER.copy()
+    atoms.arrays["numbers"] = np.array(numbers)  # past the checks of ASE
+    with pytest.raises(InputError, match=re.escape(f"a.xyz, frame 3: {words}")):
+        from_atoms(atoms, 5.0, source="a.xyz, frame 3")
+
+
+def test_whole_floats_are_atomic_numbers():
+    atoms = WATER.copy()
+    atoms.arrays["numbers"] = np.array([8.0, 1.0, 1.0], np.float32)
+    assert from_atoms(atoms, 5.0).atomic_numbers.tolist() == [8, 1, 1]
+    atoms.positions[2] = atoms.positions[0]
+    with pytest.raises(InputError, match=r"atom 0 \(O\)"):
+        from_atoms(atoms, 5.0)
 
 
 def test_open_directions_need_no_cell():

@@ -18,6 +18,7 @@ from eqmol.data.oc20.frames import Frame, check, infer_tags
 from eqmol.data.oc20.lmdb_files import open_lmdb
 from eqmol.data.oc20.reading import Reading, system_name
 from eqmol.errors import InputError
+from eqmol.graph import check_numbers
 
 
 def read_trajectory(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
@@ -71,7 +72,7 @@ def _from_atoms(atoms: ase.Atoms, file: str, system: str, number: int, how: Read
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             fixed[constraint.index] = True
-    numbers = atoms.numbers.astype(np.uint8)
+    numbers = check_numbers(atoms.numbers, source).astype(np.uint8)
     tags = how.tags.get(file, atoms.get_tags().astype(np.int8))
     return Frame(
         system=system,

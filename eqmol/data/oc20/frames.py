@@ -10,7 +10,7 @@ from ase.formula import Formula
 from numpy.typing import NDArray
 
 from eqmol.errors import InputError
-from eqmol.graph.system import FLAT_CELL, lowest_height
+from eqmol.graph.system import FLAT_CELL, check_numbers, lowest_height
 
 #: eV/Å; frames in which a force component of a free atom is larger are trial steps of the optimiser, and OC20 drops them.
 MAX_FORCE = 50.0
@@ -63,8 +63,7 @@ def check(frame: Frame, source: str) -> Frame:
     for name, array in arrays.items():
         if len(array) != count or count == 0:
             raise InputError(f"{source} has {count} atoms, but {len(array)} {name}")
-    if not (frame.numbers > 0).all() or frame.numbers.max() >= len(chemical_symbols):
-        raise InputError(f"{source} has an atomic number that is not one of an element")
+    check_numbers(frame.numbers, source)
     if not np.isin(frame.tags, (SUBSURFACE, SURFACE, ADSORBATE)).all() or not frame.tags.any():
         raise InputError(
             f"{source}: the tags do not mark surface (1) and adsorbate (2) but are {sorted(set(frame.tags.tolist()))}; "

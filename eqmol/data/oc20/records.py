@@ -16,6 +16,7 @@ from eqmol.data.oc20.known import KNOWN
 from eqmol.data.oc20.lmdb_files import open_lmdb
 from eqmol.data.oc20.reading import Reading, system_name
 from eqmol.errors import InputError
+from eqmol.graph import check_numbers
 
 
 def read_lmdb(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
@@ -75,7 +76,7 @@ def _from_record(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame
         frame = Frame(
             system=system_name(ids[i].item()),
             number=int(np.resize(numbers, len(counts))[i]),
-            numbers=np.asarray(fields["atomic_numbers"][atoms]).astype(np.uint8),
+            numbers=check_numbers(fields["atomic_numbers"][atoms], place).astype(np.uint8),
             positions=np.asarray(fields["pos"][atoms], np.float64),
             cell=cells[i],
             pbc=np.ones(3, bool),

@@ -120,8 +120,10 @@ def read_xyz(paths: Sequence[Path]) -> Molecules:
             positions = np.array([[_number(word) for word in column] for column in columns[:3]]).T
             if head != "gdb" or len(words) != NUM_XYZ or positions.shape != (size, 3):
                 raise ValueError
-            parts.append((int(number), [atomic_numbers[symbol] for symbol in symbols], positions.tolist()))
+            parts.append((int(number), _elements(symbols, str(path)), positions.tolist()))
             rows.append([*map(_number, words), *[np.nan] * (len(COLUMNS) - NUM_XYZ)])
+        except InputError:
+            raise
         except (ValueError, IndexError, KeyError):
             raise InputError(
                 f"{path} is not a raw file of QM9, which has the number of atoms, 'gdb N' with {NUM_XYZ} numbers, and atoms"
@@ -146,9 +148,11 @@ def _sdf_records(path: Path) -> Iterator[tuple[int, list[int], list[list[float]]
             try:
                 _program, _comment, counts = islice(file, 3)
                 lines = list(islice(file, int(counts[:3])))
-                numbers = [atomic_numbers[line[31:34].strip()] for line in lines]
+                numbers = _elements([line[31:34].strip() for line in lines], where)
                 positions = [[float(line[i : i + 10]) for i in (0, 10, 20)] for line in lines]
-            except (ValueError, KeyError):
+            except InputError:
+                raise
+            except ValueError:
                 raise InputError(f"{where}: the block of atoms cannot be read; the file is damaged") from None
             # consumes the bonds and the end of the record
             if not any(line.startswith("$$$$") for line in file):
@@ -183,6 +187,16 @@ def _read_csv(path: Path) -> tuple[list[int], NDArray[np.float64]]:
 def _convert(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """From the columns of the files to those of :data:`PROPERTIES`."""
     return values[:, _ORDER] * _FACTORS
+
+
+def _elements(symbols: Sequence[str], where: str) -> list[int]:
+    """Atomic numbers of symbols; ``X`` is none of an element."""
+    for index, symbol in enumerate(symbols):
+        if not atomic_numbers.get(symbol):
+            raise InputError(
+                f"{where}: atom {index} is {symbol!r}, which is no element; correct or remove the molecule"
+            )
+    return [atomic_numbers[symbol] for symbol in symbols]
 
 
 def _number(word: str) -> float:
