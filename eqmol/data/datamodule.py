@@ -18,6 +18,7 @@ from eqmol.data.reader import LabelSummary, missing_label, read_frames
 from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate, from_atoms
+from eqmol.graph.electronic import TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 
 #: Names of splits, which no test set may take.
@@ -154,6 +155,8 @@ class DataModule(GraphSets):
         energy_key: name of the total energy in the files, eV.
         forces_key: name of the forces, eV/Å.
         stress_key: name of the stress, eV/Å³.
+        electronic_state: ``stop`` refuses structures of different charge or spin, see :mod:`eqmol.graph.electronic`; ``warn``
+            counts them.
         options: see :class:`GraphSets`. Of ``required``, energy and forces must be in every frame, stress in some frame
             that is periodic in three directions.
 
@@ -176,6 +179,7 @@ class DataModule(GraphSets):
         energy_key: str = "energy",
         forces_key: str = "forces",
         stress_key: str = "stress",
+        electronic_state: str = "stop",
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -188,6 +192,7 @@ class DataModule(GraphSets):
         self.keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
         self._check_options()
         self._labels = LabelSummary()
+        self.states = TrainingStates(electronic_state)
 
     def setup(self, stage: str | None = None) -> None:
         """Read every file, once.
@@ -214,7 +219,7 @@ class DataModule(GraphSets):
             edges = sum(graph.edge_index.shape[1] for graph in graphs)
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
         statistics = self._measured()
-        return [sets, self._labels.table(), statistics.table(), statistics.notes()]
+        return [sets, self._labels.table(), statistics.table(), statistics.notes(), *self.states.notes()]
 
     def read(self, file: str | Path, required: Sequence[str] | None = None) -> list[AtomGraph]:
         """Read the frames of one file; all get the same labels, NaN where a frame has none.
@@ -230,6 +235,7 @@ class DataModule(GraphSets):
             if not atoms.pbc.all():
                 labels.pop(STRESS, None)  # defined for three periodic directions only
             graph = from_atoms(atoms, self.cutoff, **labels, source=source)
+            self.states.add(atoms, source, is_isolated(graph))
             if FORCES not in graph and is_isolated(graph):
                 graph.forces = torch.zeros(1, 3, dtype=torch.float64)  # by symmetry
             for label in (ENERGY, FORCES):

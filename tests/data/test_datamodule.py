@@ -310,3 +310,27 @@ def test_lightning_resumes_inside_and_between_epochs(write, tmp_path, num_worker
     seen = fit(ready(path, num_workers=num_workers), Save(saved, step))
     assert len(seen) == 12
     assert fit(ready(path, num_workers=num_workers), resume=saved) == seen[step:]
+
+
+def test_structures_of_different_charge_or_spin(write):
+    neutral = frames(count=10, charge=0, spin=1)
+    cations = frames(count=10, seed=1, charge=1, spin=2)
+    triplets = frames(count=10, seed=2, multiplicity=3)
+    with pytest.raises(InputError) as error:
+        ready(write(neutral + cations))
+    for words in ("frame 10 has charge +1", "frame 0 has charge 0", "data.electronic_state=warn"):
+        assert words in str(error.value)
+    with pytest.raises(InputError, match="frame 0 has charge 0, 2 unpaired electrons"):
+        ready(write(neutral), test_files={"other": write(triplets, "test.xyz")})
+    mixed = ready(write(neutral + cations), electronic_state="warn")
+    assert any("10 with charge +1" in str(table) for table in mixed.tables())
+    constant = ready(write(cations))
+    assert constant.states.state().charge == 1.0
+    assert any("every structure has charge +1" in str(table) for table in constant.tables())
+    assert not any("charge" in str(table) for table in ready(write(neutral)).tables() if isinstance(table, str))
+
+
+def test_charged_isolated_atoms(write):
+    with pytest.raises(InputError, match=r"frame 20: the isolated atom has the charge \+1"):
+        ready(write([*frames(), free(8, charge=1)]))
+    ready(write([*frames(), free(8, multiplicity=3), free(1, spin=2)]))

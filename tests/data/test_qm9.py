@@ -116,6 +116,15 @@ def test_labels_in_other_units_are_noticed():
         assert second.startswith("gap")
 
 
+def test_radicals_and_ions_are_noticed():
+    closed = carbons(5, u0=-2066.0, gap=8.0)
+    assert statistics.open_shell_warnings(closed) == []
+    numbers = closed.numbers.copy()
+    numbers[closed.offsets[3]] = 7
+    (sentence,) = statistics.open_shell_warnings(dataclasses.replace(closed, numbers=numbers))
+    assert sentence.startswith(f"1 of 5 molecules, gdb_{closed.ids[3]} first, have an odd number of electrons")
+
+
 @pytest.mark.realdata
 def test_real_molecules():
     datamodule = QM9(cutoff=5.0, required=("U0", "mu", "alpha", "gap", "r2"))

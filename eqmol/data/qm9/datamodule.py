@@ -143,7 +143,7 @@ class QM9(GraphSets):
         if self._train is not None:
             return
         molecules, source = self._read()
-        for sentence in statistics.unit_warnings(molecules):
+        for sentence in [*statistics.unit_warnings(molecules), *statistics.open_shell_warnings(molecules)]:
             warnings.warn(f"{source}: {sentence}", stacklevel=2)
         inputs: list[NDArray[np.float64]] = []
         if self.features:

@@ -99,6 +99,17 @@ def references_table(statistics: dict[str, dict[str, Any]], elements: Sequence[i
     return shown
 
 
+def open_shell_warnings(molecules: Molecules) -> list[str]:
+    """A sentence about molecules with an odd number of electrons, with the first of them; QM9 has none."""
+    odd = np.flatnonzero(np.add.reduceat(molecules.numbers, molecules.offsets[:-1]) % 2)
+    if len(odd) == 0:
+        return []
+    return [
+        f"{len(odd)} of {len(molecules)} molecules, gdb_{molecules.ids[odd[0]]} first, have an odd number of electrons if they "
+        "are neutral: radicals or ions, which models here do not tell from closed shells; leave them out"
+    ]
+
+
 def unit_warnings(molecules: Molecules) -> list[str]:
     """Sentences about labels that are off by the factor between Hartree and eV or kcal/mol, with the evidence."""
     factors = {"eV": HARTREE, "kcal/mol": _HARTREE_IN_KCAL}
