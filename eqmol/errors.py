@@ -11,3 +11,15 @@ class InputError(ValueError):
 
 class VerificationError(InputError):
     """An algorithm gives other results than the reference; the message has the numbers and the tolerance."""
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Text of a file, fit for a message: one line of at most so many characters, without control characters."""
+    short = text[: 2 * most]
+    line = " ".join("".join(c if c.isprintable() else " " for c in short).split())
+    return line if len(line) <= most and len(short) == len(text) else f"{line[:most]}..."
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library raised, as part of a sentence."""
+    return f"{type(error).__name__} {printable(str(error))}".strip()

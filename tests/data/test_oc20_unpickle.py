@@ -152,11 +152,74 @@ def test_truncated_and_damaged_pickles_are_one_error():
 
 
 @pytest.mark.parametrize(
-    "arguments", [(0, (9,), (1,)), (7, (2,), (1,)), (0, (2,), (8,)), (-1, (2,), (1,)), (0, (100,), (0,))]
+    ("storage", "arguments", "words"),
+    [
+        (np.zeros(8), (0, (9,), (1,)), "outside of its 8"),
+        (np.zeros(8), (7, (2,), (1,)), "outside of its 8"),
+        (np.zeros(8), (0, (2,), (8,)), "outside of its 8"),
+        (np.zeros(8), (0, (100,), (0,)), "outside of its 8"),
+        (np.zeros(8), (-1, (2,), (1,)), "shape is none"),
+        (np.zeros(8), (0, (2,), (-1,)), "shape is none"),
+        (np.zeros(8), (0, (2, 2**62, 2), (1, 1, 1)), "shape is none"),  # whose product overflows
+        (np.zeros(8), (0, (2,) * 70, (1,) * 70), "shape is none"),
+        (np.zeros((2**20, 0)), (0, (2**20,), (1,)), "as a storage"),  # holds nothing, and has a length
+        (np.zeros((4, 4)), (0, (4,), (1,)), "as a storage"),
+        (np.zeros(16)[::2], (0, (8,), (1,)), "as a storage"),
+    ],
 )
-def test_tensors_stay_within_their_storage(arguments):
-    with pytest.raises(InputError, match="outside of its 8"):
-        KNOWN["torch._utils._rebuild_tensor_v2"](np.zeros(8), *arguments)
+def test_tensors_stay_within_their_storage(storage, arguments, words):
+    with pytest.raises(InputError, match=words):
+        KNOWN["torch._utils._rebuild_tensor_v2"](storage, *arguments)
+
+
+NESTED = b"\x80\x02)" + b"\x85" * 5_000  # a tuple within a tuple, ...
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (NESTED + b".", "nests more than"),
+        (b"\x80\x02}" + NESTED[2:] + b"Ns.", "tuple as a key"),  # C would recurse to hash it
+        (b"\x80\x04\x8f(" + NESTED[2:] + b"\x90.", "tuple as a key"),
+        (b"\x80\x02ccollections\nOrderedDict\n(" + NESTED[2:] + b"N\x86t\x85R.", "tuple as a key"),
+        (
+            b"\x80\x04\x8f(" + b"".join(pickle.dumps(i * (2**61 - 1), 2)[2:-1] for i in range(9)) + b"\x90.",
+            "int as a key",
+        ),
+        (b"\x80\x04" + b"\x8f" * 10**5 + b".", "64 times as large"),  # empty sets, 216 bytes each
+        (b"\x80\x04N" + b"\x94" * 10**5 + b".", "64 times as large"),  # entries of the memo
+        (b"\x80\x02" + b"(" * 10**5 + b".", "64 times as large"),
+        (  # one string, encoded again and again
+            b"\x80\x02c_codecs\nencode\nq\x00X"
+            + (10**6).to_bytes(4, "little")
+            + b"x" * 10**6
+            + b"U\x06latin1\x86q\x010"
+            + b"h\x00h\x01R" * 10**4
+            + b".",
+            "64 times as large",
+        ),
+        (b"\x80\x02cbuiltins\nlist\nX\x03\x00\x00\x00abc\x85R.", "str as a list"),
+        (b"N" + b"p2305843009213693951\n.", "numbers its objects"),
+        (b"\x80\x02Np" + b"9" * 40 + b"\n.", "numbers its objects"),
+        (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", "truncated or damaged"),  # 2^63 bytes
+        (b"\x80\x02\x8b\xff\xff\xff\x7fabc.", "truncated or damaged"),  # an integer of 2^31 bytes
+        (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fe.", "truncated or damaged"),  # APPENDS without a mark
+        (b"\x80\x02]\x85]\x86]R.", "as a tuple"),
+        (b"\x80\x04]q\x00h\x00a\x8c\x01x\x93.", "list as a str"),
+        (b"\x80\x02cnumpy\ndtype\n(U\x02f8K\x00K\x01tR(K\x03U\x01>NNNtb.", "big-endian"),
+        (b"\x80\x02cnumpy\ndtype\n(U\x06i4,f8 K\x00K\x01tR.", "not numbers"),
+    ],
+)
+def test_what_would_kill_or_bury_the_interpreter_is_refused(content, words):
+    with pytest.raises(InputError, match=words) as error:
+        read(content)
+    assert len(str(error.value)) < 400
+
+
+def test_few_objects_are_no_bomb():
+    value = [{"name": i, "values": [i] * 10} for i in range(2000)]
+    for protocol in (0, 2, 4):
+        assert read(pickle.dumps(value, protocol)) == value
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -1,7 +1,7 @@
 """ASE's trajectories and databases: total energies, constraints, and tags that may be missing."""
 
+import itertools
 import math
-import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -14,39 +14,58 @@ from ase.db.row import AtomsRow
 from ase.io.jsonio import decode
 from ase.io.trajectory import Trajectory
 
-from eqmol.data.oc20.frames import Frame, check, infer_tags
-from eqmol.data.oc20.lmdb_files import open_lmdb
+from eqmol.bounded import bounded_memory, check_database, decompress
+from eqmol.data.oc20.frames import Frame, check, infer_tags, integers
+from eqmol.data.oc20.lmdb_files import Entries
 from eqmol.data.oc20.reading import Reading, system_name
-from eqmol.errors import InputError
+from eqmol.errors import InputError, reason_of
 from eqmol.graph import check_numbers
 
 
 def read_trajectory(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
     """Read an ASE trajectory; the file is the system."""
-    with Trajectory(path) as frames:
+    size = path.stat().st_size
+    with bounded_memory(size):
+        frames = Trajectory(path)
+    with frames:
         for number in range(start, len(frames) if stop is None else min(stop, len(frames))):
             source = f"{path}, frame {number}"
-            yield check(_from_atoms(frames[number], path.name, path.stem, number, how, source), source), source
+            with bounded_memory(size):
+                atoms = frames[number]
+            yield check(_from_atoms(atoms, path.name, path.stem, number, how, source), source), source
 
 
 def read_database(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
     """Read an ASE database (``.db``)."""
+    check_database(path)
+    size = path.stat().st_size
     with ase.db.connect(path) as rows:
-        for index, row in enumerate(rows.select(limit=None if stop is None else stop - start, offset=start)):
-            yield _from_row(row, path, start + index, how)
+        found = rows.select(limit=None if stop is None else stop - start, offset=start)
+        for index in itertools.count(start):
+            with bounded_memory(size):
+                row = next(found, None)
+                frame = None if row is None else _from_row(row, path, index, how)
+            if frame is None:
+                return
+            yield frame
 
 
 def read_ase_lmdb(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
     """Read an ASE LMDB (``.aselmdb``): rows as compressed JSON."""
-    with open_lmdb(path) as (get, keys):
-        for index, key in list(enumerate(keys))[start:stop]:
+    with Entries(path) as entries:
+        for index in range(len(entries.keys))[start:stop]:
+            key = entries.keys[index].decode()
             try:
-                row = AtomsRow(decode(zlib.decompress(get(key)).decode()) | {"id": int(key)})
+                value = entries.value(index)
+                with bounded_memory(len(value)):
+                    content = decompress(value)
+                    row = AtomsRow(decode(content.decode()) | {"id": int(key)})
+                    frame = _from_row(row, path, index, how)
+            except InputError:
+                raise
             except Exception as error:  # JSON of any content
-                raise InputError(
-                    f"{path}, row {key.decode()} cannot be read: {type(error).__name__} {error}"
-                ) from error
-            yield _from_row(row, path, index, how)
+                raise InputError(f"{path}, row {key} cannot be read: {reason_of(error)}") from error
+            yield frame
 
 
 def _from_row(row: AtomsRow, path: Path, index: int, how: Reading) -> tuple[Frame, str]:
@@ -73,7 +92,7 @@ def _from_atoms(atoms: ase.Atoms, file: str, system: str, number: int, how: Read
         if isinstance(constraint, FixAtoms):
             fixed[constraint.index] = True
     numbers = check_numbers(atoms.numbers, source).astype(np.uint8)
-    tags = how.tags.get(file, atoms.get_tags().astype(np.int8))
+    tags = how.tags.get(file, integers(atoms.get_tags(), -128, 127, "tag", source).astype(np.int8))
     return Frame(
         system=system,
         number=number,

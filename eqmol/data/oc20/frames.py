@@ -74,6 +74,21 @@ def check(frame: Frame, source: str) -> Frame:
     return frame
 
 
+def integers(values: Any, low: int, high: int, what: str, source: str) -> NDArray[np.int64]:
+    """Return numbers that must be whole and within bounds, of whatever type their file has them.
+
+    Raises:
+        InputError: one is not.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{source}: each {what} should be a number; its type is {array.dtype}")
+    wrong = array[~((array >= low) & (array <= high) & (array == np.floor(array)))]
+    if wrong.size > 0:
+        raise InputError(f"{source}: the {what} {wrong.flat[0]} is no whole number from {low} to {high}")
+    return array.astype(np.int64)
+
+
 def why_dropped(frame: Frame) -> str | None:
     """Return why a frame must not be trained on, or None."""
     if not np.isfinite(frame.positions).all():

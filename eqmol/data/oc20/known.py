@@ -3,14 +3,15 @@
 Tensors become arrays, made here from the bytes of their storages.
 """
 
+import math
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
 
-from eqmol.data.oc20.unpickle import ForbiddenPickleError, Record, load, require
-from eqmol.errors import InputError
+from eqmol.data.oc20.unpickle import ForbiddenPickleError, Record, keys, load, pairs, require
+from eqmol.errors import InputError, printable
 
 
 class _Array(Record):
@@ -19,61 +20,102 @@ class _Array(Record):
     def value(self) -> Any:
         """Return the array."""
         _, shape, dtype, fortran, content = self.state
-        return np.frombuffer(content, require(dtype, np.dtype)).reshape(shape, order="F" if fortran else "C")
+        return _shaped(content, dtype, shape, bool(fortran))
 
     def set_state(self, state: Any) -> None:
         """Take version, shape, dtype, order and bytes."""
         self.state = state
 
 
-def _dtype(name: str, *_: Any) -> np.dtype[Any]:
+def _dtype(name: Any, *_: Any) -> np.dtype[Any]:
     """Return a dtype of numbers or characters."""
-    dtype = np.dtype(name)
-    if dtype.kind not in "biufSU":
-        raise ForbiddenPickleError(f"the pickle holds an array of {name}, which are not numbers")
+    dtype = np.dtype(name) if isinstance(name, str) and len(name) < 16 else None
+    if dtype is None or dtype.kind not in "biufSU" or not dtype.isnative:
+        raise ForbiddenPickleError(f"the pickle holds an array of {printable(str(name)[:16])}, which are not numbers")
     return dtype
 
 
 def _scalar(dtype: np.dtype[Any], content: bytes) -> Any:
-    return np.frombuffer(content, require(dtype, np.dtype))[0]
+    return _shaped(content, dtype, (1,), False)[0]
 
 
 def _buffer(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(content, require(dtype, np.dtype)).reshape(shape, order="F" if order == "F" else "C")
+    return _shaped(content, dtype, shape, order == "F")
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+def _shaped(content: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
+    """Return the bytes of an array as the array."""
+    shape = _whole(shape)
+    numbers = np.frombuffer(_bytes(content), require(dtype, np.dtype))
+    if math.prod(shape) != len(numbers):
+        raise InputError(f"an array of shape {list(shape)[:8]} cannot hold {len(numbers)} numbers")
+    return numbers.reshape(shape, order="F" if fortran else "C")
+
+
+def _bytes(content: Any) -> bytes | bytearray:
+    if not isinstance(content, bytes | bytearray):
+        raise ForbiddenPickleError(f"the pickle uses a {type(content).__name__} as bytes; it was not executed")
+    return content
+
+
+def _whole(values: Any) -> tuple[int, ...]:
+    """Return sizes, strides and the like: few of them, int, not negative."""
+    values = require(values, tuple)
+    if len(values) > _DIMENSIONS or any(type(value) is not int or not 0 <= value < 2**48 for value in values):
+        raise InputError("the pickle holds an array whose shape is none")
+    return cast(tuple[int, ...], values)
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
     """Return the tensor as an array, which lies within its storage."""
     storage = require(storage, np.ndarray)
+    if storage.ndim != 1 or not storage.flags.c_contiguous:
+        raise ForbiddenPickleError(f"the pickle uses an array of shape {list(storage.shape)} as a storage")
+    (offset,), size, stride = _whole((offset,)), _whole(size), _whole(stride)
+    # numbers of Python, which do not overflow
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    count = int(np.prod(size, dtype=object))
-    if min((offset, *size, *stride)) < 0 or (count > 0 and last >= len(storage)) or count > len(storage):
-        raise InputError(f"a tensor of shape {list(size)} lies outside of its {len(storage)} stored numbers")
+    count = math.prod(size)
+    if count > storage.size or (count > 0 and last >= storage.size):
+        raise InputError(f"a tensor of shape {list(size)} lies outside of its {storage.size} stored numbers")
     if count == 0:
         return np.zeros(size, storage.dtype)
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 
 
-def load_storages(content: bytes) -> Any:
+def storage_of(reference: Any) -> tuple[np.dtype[Any], str, int]:
+    """Return the type, the key and the number of elements of a storage that a persistent id of ``torch.save`` names.
+
+    Raises:
+        InputError: a persistent id of another kind.
+    """
+    kind, dtype, key, _, count, *view = require(reference, tuple)
+    if kind != "storage" or type(key) is not str or any(part is not None for part in view):
+        raise ForbiddenPickleError("the pickle refers to something else than the numbers of a tensor")
+    return require(dtype, np.dtype), key, _whole((count,))[0]
+
+
+def load_storages(content: Any) -> Any:
     """Read what ``torch.save`` writes without zip: four small pickles, one with the object, then the storages' bytes."""
-    file = BytesIO(content)
+    file = BytesIO(_bytes(content))
     late: dict[str, np.ndarray] = {}
+    left = len(content)
 
     def storage(reference: Any) -> np.ndarray:
-        kind, dtype, key, _, count, *view = reference
-        if kind != "storage" or any(part is not None for part in view):
-            raise ForbiddenPickleError(f"the pickle refers to {kind!r}, not to the numbers of a tensor")
-        size = int(count) * require(dtype, np.dtype).itemsize
-        if not 0 <= size <= len(content):
-            raise InputError(f"{count} numbers cannot be in {len(content)} bytes")
-        return late.setdefault(str(key), np.zeros(int(count), dtype))
+        nonlocal left
+        dtype, key, count = storage_of(reference)
+        if key not in late:
+            left -= count * dtype.itemsize
+            if left < 0:
+                raise InputError(f"{count} numbers cannot be in {len(content)} bytes")
+            late[key] = np.zeros(count, dtype)
+        return late[key]
 
     for _ in range(3):  # magic number, version, sizes of C's integers
         load(file, TORCH)
     value = load(file, TORCH, storage)
-    for key in load(file, TORCH):
-        target = late[str(key)]
+    for key in require(load(file, TORCH), list):
+        target = late[require(key, str)]
         count = int.from_bytes(file.read(8), "little")
         if count != len(target):
             raise InputError(f"a tensor announces {len(target)} numbers and holds {count}")
@@ -81,14 +123,29 @@ def load_storages(content: bytes) -> Any:
     return value
 
 
+def _dict(items: Any = ()) -> dict[Any, Any]:
+    """Return a dict of pairs."""
+    found = [require(item, list | tuple) for item in require(items, list | tuple)]
+    return pairs([part for key, value in found for part in (key, value)])
+
+
+_DIMENSIONS = 8
 _CODES: dict[str, str] = {
     "Double": "f8", "Float": "f4", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1",
     "Bool": "?",
 }  # fmt: skip
 _COLLECTIONS: dict[str, Any] = {
-    "collections.OrderedDict": lambda *items: dict(*items),
+    "collections.OrderedDict": _dict,
     "collections.defaultdict": lambda *_: {},
-    **{f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in (dict, set, list)},
+    **{
+        f"{module}.{kind}": function
+        for module in ("builtins", "__builtin__")
+        for kind, function in (
+            ("dict", _dict),
+            ("set", lambda items=(): set(keys(require(items, list | tuple)))),
+            ("list", lambda items=(): list(require(items, list | tuple))),
+        )
+    },
 }
 #: What the pickles inside of tensors may name.
 TORCH: dict[str, Any] = _COLLECTIONS | {f"torch.{kind}Storage": np.dtype(code) for kind, code in _CODES.items()}
@@ -115,8 +172,8 @@ KNOWN: Mapping[str, Any] = (
         "torch._utils._rebuild_tensor_v2": _tensor,
         "torch._utils._rebuild_tensor": _tensor,
         "torch.storage._load_from_bytes": load_storages,
-        "torch.Size": lambda size: tuple(size),
-        "_codecs.encode": lambda text, _: cast(str, text).encode("latin1"),  # bytes in old protocols
+        "torch.Size": lambda size: tuple(require(size, list | tuple)),
+        "_codecs.encode": lambda text, _: require(text, str).encode("latin1"),  # bytes in old protocols
         "builtins.object": Record,
         "__builtin__.object": Record,
         "copyreg._reconstructor": lambda *_: Record(),

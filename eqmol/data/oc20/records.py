@@ -5,85 +5,161 @@ import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eqmol.data.oc20 import unpickle
-from eqmol.data.oc20.frames import Frame, check
-from eqmol.data.oc20.known import KNOWN
-from eqmol.data.oc20.lmdb_files import open_lmdb
+from eqmol.data.oc20.frames import Frame, check, integers
+from eqmol.data.oc20.known import KNOWN, storage_of
+from eqmol.data.oc20.lmdb_files import Entries
 from eqmol.data.oc20.reading import Reading, system_name
-from eqmol.errors import InputError
+from eqmol.errors import InputError, printable, reason_of
 from eqmol.graph import check_numbers
 
 
 def read_lmdb(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
     """Read an LMDB of pickled ``torch_geometric`` objects, without unpickling."""
-    with open_lmdb(path) as (get, keys):
-        for key in keys[start:stop]:
-            source = f"{path}, frame {key.decode()}"
-            yield from _from_record(_record(BytesIO(get(key)), None, source), how, source)
+    with Entries(path) as entries:
+        for index in range(len(entries.keys))[start:stop]:
+            source = f"{path}, frame {entries.keys[index].decode()}"
+            yield from _from_record(_record(BytesIO(entries.value(index)), None, source), how, source)
 
 
 def read_torch(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
     """Read ``torch_geometric`` objects from a file of ``torch.save``, without unpickling."""
     try:
-        archive = zipfile.ZipFile(path)
-        root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
-    except (zipfile.BadZipFile, StopIteration) as error:
-        raise InputError(f"{path} is truncated, or no file of torch.save ({error})") from error
-
-    def storage(reference: tuple[Any, ...]) -> NDArray[Any]:
-        content = archive.read(f"{root}data/{reference[2]}")
-        return np.frombuffer(content, unpickle.require(reference[1], np.dtype))
-
-    with archive:
-        value = _record(BytesIO(archive.read(f"{root}data.pkl")), storage, str(path))
+        with zipfile.ZipFile(path) as archive:
+            value = _read_archive(archive, path)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile raises many, for a file of any content
+        raise InputError(f"{path} is truncated, or no file of torch.save ({reason_of(error)})") from error
     for index, record in enumerate(value if isinstance(value, list) else [value]):
         yield from _from_record(record, how, f"{path}, entry {index}")
 
 
-def _record(file: IO[bytes], storage: Callable[[Any], Any] | None, source: str) -> Any:
+def _read_archive(archive: zipfile.ZipFile, path: Path) -> Any:
+    """Interpret the pickle of a file of ``torch.save``; its members are stored as they are, each in a place of its own."""
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+        raise InputError(f"{path} has compressed or encrypted members, which torch.save does not write; save it again")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise InputError(f"{path} is damaged: its members overlap")
+    names = [member.filename for member in members]
+    root = next((name for name in names if name.endswith("data.pkl")), None)
+    if root is None or len(set(names)) < len(names):
+        raise InputError(f"{path} is no file of torch.save")
+    root = root.removesuffix("data.pkl")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise InputError(f"{path} was written by a big-endian machine; save it again on another one")
+    known: dict[str, NDArray[Any]] = {}
+
+    def storage(reference: Any) -> NDArray[Any]:
+        dtype, key, count = storage_of(reference)
+        if key not in known:
+            known[key] = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
+        if len(known[key]) != count or known[key].dtype != dtype:
+            raise InputError(f"a tensor announces {count} numbers of type {dtype} and the file has others")
+        return known[key]
+
+    return _record(BytesIO(archive.read(f"{root}data.pkl")), storage, str(path))
+
+
+def _record(file: BytesIO, storage: Callable[[Any], Any] | None, source: str) -> Any:
     try:
         return unpickle.load(file, KNOWN, storage)
     except InputError as error:
         raise type(error)(f"{source}: {error}") from error
 
 
-def _from_record(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame, str]]:
-    """Yield the frames of a ``Data``, or of a ``Batch`` of them."""
+def _from_record(record: Any, how: Reading, source: str) -> list[tuple[Frame, str]]:
+    """Return the frames of a ``Data``, or of a ``Batch`` of them."""
+    try:
+        return list(_frames_of(record, how, source))
+    except InputError:
+        raise
+    except Exception as error:  # arrays of any shape and type
+        raise InputError(f"{source} cannot be read: {reason_of(error)}") from error
+
+
+def _frames_of(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame, str]]:
     fields = record.fields() if isinstance(record, unpickle.Record) else {}
+    named = printable(", ".join(list(fields)[:50])) or "none"
     missing = [name for name in ("pos", "cell", "atomic_numbers", "tags", "fixed", "sid") if name not in fields]
     if missing:
-        raise InputError(f"{source} has no {', '.join(missing)}; its fields are {', '.join(fields) or 'none'}")
+        raise InputError(f"{source} has no {', '.join(missing)}; its fields are {named}")
     label = next((name for name in ("y_relaxed", "y", "energy") if name in fields), None)
-    forces = next((fields[name] for name in ("force", "forces") if name in fields), None)
-    if how.labels and (label is None or (label != "y_relaxed" and forces is None)):
+    force = next((name for name in ("force", "forces") if name in fields), None)
+    if how.labels and (label is None or (label != "y_relaxed" and force is None)):
+        raise InputError(f"{source} has no {'energy' if label is None else 'forces'}; its fields are {named}")
+
+    def numbers(name: str, *shape: int) -> NDArray[np.float64]:
+        return _numbers(fields[name], name, source).reshape(-1, *shape)
+
+    def whole(name: str, low: int, high: int) -> NDArray[np.int64]:
+        return integers(numbers(name), low, high, name, source)
+
+    positions, cells = numbers("pos", 3), numbers("cell", 3, 3)
+    atoms = len(positions)
+    counts = whole("natoms", 1, max(atoms, 1)) if "natoms" in fields else np.array([atoms])
+    arrays = {
+        "atomic_numbers": check_numbers(numbers("atomic_numbers"), source),
+        "tags": whole("tags", -128, 127),
+        "fixed": whole("fixed", 0, 1),
+    }
+    forces = None if label == "y_relaxed" or force is None else numbers(force, 3)
+    energies = np.full(len(counts), math.nan) if label is None else numbers(label)
+    frame_numbers = whole("fid", -(2**53), 2**53) if "fid" in fields else np.zeros(1, np.int64)
+    ids = _names(fields["sid"], source)
+    if len(cells) != len(counts) or counts.sum() != atoms or any(len(array) != atoms for array in arrays.values()):
+        sizes = ", ".join(f"{len(array)} {name}" for name, array in arrays.items())
         raise InputError(
-            f"{source} has no {'energy' if label is None else 'forces'}; its fields are {', '.join(fields)}"
+            f"{source} has {len(cells)} cells, {atoms} atoms and {sizes} for natoms {printable(str(counts[:20].tolist()))}"
         )
-    counts = np.atleast_1d(fields.get("natoms", len(fields["pos"]))).astype(int)
-    ends, cells = np.cumsum(counts), np.reshape(fields["cell"], (-1, 3, 3)).astype(np.float64)
-    ids, numbers = (np.atleast_1d(fields.get(name, 0)) for name in ("sid", "fid"))
-    energies = np.full(len(counts), math.nan) if label is None else np.atleast_1d(fields[label])
-    if len(cells) != len(counts) or ends[-1] != len(fields["pos"]):
-        raise InputError(f"{source} has {len(cells)} cells and {len(fields['pos'])} atoms for natoms {counts.tolist()}")
-    for i, (end, count) in enumerate(zip(ends, counts, strict=True)):
-        atoms = slice(end - count, end)
+    if len(ids) != len(counts) or len(energies) != len(counts):
+        raise InputError(f"{source} has {len(ids)} sid and {len(energies)} energies for {len(counts)} structures")
+    for i, (end, count) in enumerate(zip(np.cumsum(counts), counts, strict=True)):
+        rows = slice(end - count, end)
         place = source if len(counts) == 1 else f"{source}, structure {i}"
         frame = Frame(
-            system=system_name(ids[i].item()),
-            number=int(np.resize(numbers, len(counts))[i]),
-            numbers=check_numbers(fields["atomic_numbers"][atoms], place).astype(np.uint8),
-            positions=np.asarray(fields["pos"][atoms], np.float64),
+            system=system_name(ids[i]),
+            number=int(np.resize(frame_numbers, len(counts))[i]),
+            numbers=arrays["atomic_numbers"][rows].astype(np.uint8),
+            positions=positions[rows],
             cell=cells[i],
             pbc=np.ones(3, bool),
-            tags=np.asarray(fields["tags"][atoms]).astype(np.int8),
-            fixed=np.asarray(fields["fixed"][atoms]).astype(bool),
+            tags=arrays["tags"][rows].astype(np.int8),
+            fixed=arrays["fixed"][rows].astype(bool),
             energy=float(energies[i]),
             reference=math.nan if how.total else 0.0,
-            forces=None if label == "y_relaxed" or forces is None else np.asarray(forces[atoms], np.float64),
+            forces=None if forces is None else forces[rows],
         )
         yield check(frame, place), place
+
+
+def _plain(value: Any, name: str, source: str) -> NDArray[Any]:
+    """Return an array, one number or text, or a list of them as an array of one dimension or more."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if not (isinstance(value, np.ndarray) or all(isinstance(item, int | float | str | np.generic) for item in items)):
+        raise InputError(f"{source}: {name} is no array of numbers")
+    return np.atleast_1d(np.asarray(value))
+
+
+def _numbers(value: Any, name: str, source: str) -> NDArray[np.float64]:
+    array = _plain(value, name, source)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{source}: {name} is no array of numbers")
+    return array.astype(np.float64)
+
+
+def _names(value: Any, source: str) -> list[Any]:
+    """Return the ids of systems: whole numbers, or short names."""
+    array = _plain(value, "sid", source).reshape(-1)
+    if array.dtype.kind in "biuf":
+        return list(integers(array, 0, 2**53, "sid", source).tolist())
+    names = array.tolist()
+    if any(not isinstance(name, str) or len(name) > 200 for name in names):
+        raise InputError(f"{source}: sid is no number or name")
+    return names

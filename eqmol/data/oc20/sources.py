@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eqmol.data.oc20.ase_files import read_ase_lmdb, read_database, read_trajectory
-from eqmol.data.oc20.lmdb_files import open_lmdb
+from eqmol.data.oc20.lmdb_files import Entries
 from eqmol.data.oc20.reading import Reader
 from eqmol.data.oc20.records import read_lmdb, read_torch
 from eqmol.data.oc20.s2ef import labels_of, read_s2ef
@@ -67,8 +67,9 @@ def units(folder: Path, source: str) -> list[Unit]:
     """Return the shards that a source becomes: one, or several of a large LMDB."""
     if reader(source) not in (read_lmdb, read_ase_lmdb):
         return [Unit(source)]
-    with open_lmdb(folder / source) as (_, keys):
-        return [Unit(source, start, min(start + ENTRIES, len(keys))) for start in range(0, len(keys), ENTRIES)]
+    with Entries(folder / source) as entries:
+        count = len(entries.keys)
+    return [Unit(source, start, min(start + ENTRIES, count)) for start in range(0, count, ENTRIES)]
 
 
 def reader(source: str) -> Reader:
