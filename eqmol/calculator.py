@@ -12,6 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from eqmol.checkpoint import prepare
 from eqmol.errors import InputError
+from eqmol.evaluation import close_contacts as guard_of
 from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.graph import NeighborList
 from eqmol.models import Potential
@@ -31,10 +32,12 @@ class Calculator(ASECalculator):
         dtype: ``"float32"`` or ``"float64"``; None keeps the model's.
         skin: Å; neighbours are searched anew only when an atom has moved half of it. 0 searches at every step.
         verify: compare the algorithms with the reference on a part of the first structure, see :func:`eqmol.load`.
+        close_contacts: ``"stop"`` refuses atoms that are much closer than any of the training set, ``"warn"`` only says so, see
+            :class:`eqmol.graph.contacts.CloseContacts`.
 
     Raises:
         InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, an element that the model
-            has not seen, positions that are not finite, two atoms at one place, or a result that is not finite.
+            has not seen, positions that are not finite, atoms that are much too close, or a result that is not finite.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's interface)
@@ -50,6 +53,7 @@ class Calculator(ASECalculator):
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
         verify: bool = True,
+        close_contacts: str = "stop",
     ) -> None:
         super().__init__()
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
@@ -62,6 +66,7 @@ class Calculator(ASECalculator):
             )
         self.model = model
         self._neighbors = NeighborList(self.model.cutoff, skin)
+        self._contacts = guard_of(self.model, close_contacts)
         # plain values: trajectories write them
         self.parameters.update(
             model="in memory" if isinstance(path_or_model, Potential) else os.fspath(path_or_model),
@@ -69,6 +74,7 @@ class Calculator(ASECalculator):
             device=str(device),
             dtype=str(self.model.dtype).removeprefix("torch."),
             skin=float(skin),
+            close_contacts=close_contacts,
         )
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
@@ -97,7 +103,8 @@ class Calculator(ASECalculator):
         self.results = {}
         if self._neighbors.skin and "numbers" in system_changes:
             self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
-        self.results = evaluate_graphs(self.model, [graph_of(self.model, atoms, neighbors=self._neighbors)])[0]
+        graph = graph_of(self.model, atoms, neighbors=self._neighbors, contacts=self._contacts)
+        self.results = evaluate_graphs(self.model, [graph])[0]
         self.results["free_energy"] = self.results["energy"]
         if "stress" in self.results:
             self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])

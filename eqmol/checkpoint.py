@@ -4,15 +4,14 @@ The recipe is the resolved ``predictor`` configuration (:mod:`eqmol.recipe`); :m
 tensors' names, shapes and types are compared with a model built on the meta device before any is read.
 """
 
+import copy
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -22,7 +21,9 @@ from eqmol import recipe as recipes
 from eqmol.choice import AUTO, at_first_use, default_backend
 from eqmol.errors import InputError
 from eqmol.files import replacing
-from eqmol.header import FORMAT, UNITS, Header, read_header
+from eqmol.graph.contacts import SHORTEST, check_shortest
+from eqmol.header import AUX, FORMAT, SECTIONS, UNITS, Header, ModelFile, digest, read_header
+from eqmol.models.arguments import check_integer
 from eqmol.models.predictor import Predictor
 from eqmol.so3.layout import CONVENTION
 
@@ -52,7 +53,7 @@ def save(
     """Write a model file; an existing file is replaced only when the new one is complete.
 
     Args:
-        model: its weights are written as they are, so average them first if averages are wanted.
+        model: its weights are written as they are, so average them first if averages are wanted; its ``sections`` go with them.
         path: ``.safetensors`` by custom.
         recipe: taken from ``model.recipe`` if not given; backend ``auto`` is written as the family's default.
         metrics: errors to remember with the model; non-finite numbers become null.
@@ -63,7 +64,9 @@ def save(
     recipe = model.recipe if recipe is None else recipe
     if not recipe:
         raise InputError("the model has no recipe; build it with eqmol.checkpoint.build or pass recipe=")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _check_sections(model.sections, model.aux, len(model.elements))
+    everything = model.state_dict() | model.aux
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
     _check_finite(tensors, "the model")
     document = {
         "format": FORMAT,
@@ -73,8 +76,10 @@ def save(
         "units": UNITS,
         "convention": CONVENTION,
         "metrics": plain(metrics or {}),
+        **model.sections,
     }
-    text = json.dumps(document, allow_nan=False)
+    document = json.loads(json.dumps(document, allow_nan=False))  # as it will be read
+    text = json.dumps(document | {"digest": digest(document, tensors)})
     with replacing(path, "wb") as file:
         file.write(safetensors.torch.save(tensors, metadata={"eqmol": text}))
 
@@ -101,8 +106,8 @@ def load(
         InputError: not a model file, damaged, made by a newer eqmol, a recipe that cannot be built or does not fit the
             tensors, non-finite weights, or a backend that cannot compute the model's family.
     """
-    path = Path(path)
-    header = read_header(path)
+    file = ModelFile(path)
+    header = file.header
     target, dtype = as_device(device), header.dtype if dtype is None else as_dtype(dtype)
     recipe = header.document["recipe"]
     if backend is not None:
@@ -112,10 +117,16 @@ def load(
             with torch.device("meta"), default_dtype(header.dtype):
                 skeleton = build(recipe)
             _compare(skeleton, header)
-            tensors = _read_tensors(path)
-            return _filled(recipe, tensors, target, dtype, verify)
+            tensors = file.tensors()
+            _check_finite(tensors, "the file")
+            weights = {name: tensors[name] for name in header.shapes}
+            model = _filled(recipe, weights, target, dtype, verify)
+            model.aux = {name: tensors[name].clone() for name in header.aux}
+            model.sections = {name: header.document[name] for name in SECTIONS if name in header.document}
+            _check_sections(model.sections, model.aux, len(model.elements))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    return model
 
 
 def prepare(
@@ -133,6 +144,7 @@ def prepare(
         with torch.random.fork_rng(devices=[]):
             target = model.dtype if dtype is None else as_dtype(dtype)
             model = _filled(recipe, tensors, as_device(device), target, verify)
+        model.sections, model.aux = copy.deepcopy(path_or_model.sections), dict(path_or_model.aux)
     else:
         model = load(path_or_model, backend, device, dtype, verify)
     return model.requires_grad_(False)
@@ -228,13 +240,18 @@ def _compare(skeleton: Predictor, header: Header) -> None:
             )
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"the file is damaged: {error}") from None
-    _check_finite(tensors, "the file")
-    return tensors
+def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_elements: int) -> None:
+    """Refuse sections that are no small, plain JSON, tensors that belong to none, and distances that make no sense."""
+    for name, section in sections.items():
+        if name not in SECTIONS:
+            raise InputError(f"a model file has no section {name[:80]!r}; it may have {', '.join(SECTIONS)}")
+        recipes.check_plain(section, name)
+    for name in aux:
+        if not name.startswith(tuple(f"{AUX}{section}." for section in sections)):
+            raise InputError(f"tensor {name[:80]!r} belongs to no section of the model")
+    if SHORTEST in aux:
+        check_shortest(aux[SHORTEST], num_elements)
+        check_integer("domain.structures", sections["domain"].get("structures"), 0, 2**53)
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

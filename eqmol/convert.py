@@ -92,6 +92,7 @@ def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potent
         torch.manual_seed(seed)
         new = build({**old.recipe, "backbone": after})
     assert isinstance(new, Potential)
+    new.sections, new.aux = dict(old.sections), dict(old.aux)
     _refuse_losses(old, new, changes)
     enlarge(old, new)
     return new.eval()

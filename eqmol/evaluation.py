@@ -10,11 +10,29 @@ from torch import Tensor
 
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, NeighborList, check_numbers, collate, from_atoms
+from eqmol.graph.contacts import SHORTEST, CloseContacts
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
 
 
-def graph_of(model: Predictor, atoms: ase.Atoms, source: str = "", neighbors: NeighborList | None = None) -> AtomGraph:
+def close_contacts(model: Predictor, mode: str = "stop") -> CloseContacts:
+    """The guard for structures that a model predicts.
+
+    Args:
+        model: gives the shortest distances of its training set, where it knows them.
+        mode: see :class:`eqmol.graph.contacts.CloseContacts`.
+    """
+    repulsion = isinstance(model, Potential) and model.repulsion is not None
+    return CloseContacts(model.elements, model.aux.get(SHORTEST), repulsion, mode)
+
+
+def graph_of(
+    model: Predictor,
+    atoms: ase.Atoms,
+    source: str = "",
+    neighbors: NeighborList | None = None,
+    contacts: CloseContacts | None = None,
+) -> AtomGraph:
     """The graph of a structure for a model.
 
     Args:
@@ -22,12 +40,13 @@ def graph_of(model: Predictor, atoms: ase.Atoms, source: str = "", neighbors: Ne
         atoms: without labels.
         source: where the structure comes from, for messages.
         neighbors: a list to reuse.
+        contacts: of :func:`close_contacts`; None accepts all distances.
 
     Raises:
         InputError: an element that the model has not seen, or a structure that has no graph.
     """
     _check_elements(model, atoms, source)
-    return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors)
+    return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors, contacts=contacts)
 
 
 def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph]) -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ def predict(
     device: "str | torch.device" = "cpu",
     dtype: "str | torch.dtype | None" = None,
     verify: bool = True,
+    close_contacts: str = "stop",
 ) -> Any:
     """Predict energies and forces of structures.
 
@@ -51,14 +52,15 @@ def predict(
         model: a model file or a model.
         batch_size: structures evaluated together; the results do not depend on it.
         backend, device, dtype, verify: see :func:`eqmol.load`; a backend is tuned and verified on the first batch.
+        close_contacts: see :class:`eqmol.Calculator`.
 
     Returns:
         For one structure a dict, for several a list of dicts: ``energy`` (eV), ``energies`` [N] (eV), ``forces`` [N, 3]
         (eV/Å) and, if it is periodic in three directions, ``stress`` [3, 3] (eV/Å³, +dE/dstrain/V); float64 NumPy.
 
     Raises:
-        InputError: see :func:`eqmol.load`; an element that the model has not seen, atoms at one place, positions or
-            results that are not finite.
+        InputError: see :func:`eqmol.load`; an element that the model has not seen, atoms that are much too close,
+            positions or results that are not finite.
     """
     from ase import Atoms
 
@@ -74,7 +76,7 @@ def predict(
     sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
     potential = prepare(model, backend, device, dtype, verify)
-    results = [result for _, result in _evaluated(potential, frames, batch_size)]
+    results = [result for _, result in _evaluated(potential, frames, batch_size, close_contacts)]
     return results[0] if single else results
 
 
@@ -171,6 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         default="on",
         help="compare the algorithm with the reference on a part of the first batch (default: on)",
     )
+    add(
+        "--close-contacts",
+        choices=("stop", "warn"),
+        default="stop",
+        help="what happens to structures with atoms much closer than any that the model was trained on (default: stop)",
+    )
     add("--batch-size", type=_positive, default=16, metavar="N", help="structures at a time (default: 16)")
     add("--metrics", type=Path, metavar="OUT.json", help="also write the errors to this file")
     for label, key in KEYS.items():
@@ -209,7 +217,7 @@ def _run(arguments: argparse.Namespace) -> None:
         model = prepare(arguments.model, arguments.backend, arguments.device, arguments.dtype, verify)
         _check_labels(arguments.input, keys, given, metrics is not None)
         frames = _frames(arguments.input, keys)
-        errors, num_frames = _predict_file(model, frames, output, arguments.batch_size)
+        errors, num_frames = _predict_file(model, frames, output, arguments.batch_size, arguments.close_contacts)
         if metrics is not None:
             document = {"model": str(arguments.model), "input": str(arguments.input), "structures": num_frames}
             metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
@@ -242,12 +250,15 @@ def _run_molecules(arguments: argparse.Namespace, console: "Console") -> None:
         )
     settings = (arguments.backend, arguments.device, arguments.dtype, arguments.verify == "on")
     model = prepare(arguments.model, *settings)
-    relax = None if arguments.relax is None else Calculator(arguments.relax, device=arguments.device)
+    mode = arguments.close_contacts
+    relax = (
+        None if arguments.relax is None else Calculator(arguments.relax, device=arguments.device, close_contacts=mode)
+    )
     if arguments.smiles is not None:
         entries: Any = [from_smiles(arguments.smiles, conformers=arguments.conformers)]
     else:
         entries = read_molecules(arguments.input, arguments.conformers)
-    predictions = list(screen(model, entries, arguments.batch_size, relax))
+    predictions = list(screen(model, entries, arguments.batch_size, relax, mode))
     failed = [prediction for prediction in predictions if prediction.problem]
     if arguments.output is not None:
         write(predictions, arguments.output)
@@ -276,6 +287,7 @@ def _run_leaderboard(arguments: argparse.Namespace, console: "Console") -> None:
         backend=arguments.backend,
         device=arguments.device,
         batch_size=arguments.batch_size,
+        close_contacts=arguments.close_contacts,
     )
     console.print(f"{numbers['']} frames -> {arguments.output}", soft_wrap=True, highlight=False)
 
@@ -318,7 +330,9 @@ def _frames(path: Path, keys: dict[str, str]) -> "Iterator[Frame]":
     return read_frames(path, keys["energy"], keys["forces"], keys["stress"])
 
 
-def _predict_file(model: "Predictor", frames: "Iterator[Frame]", file: Any, batch_size: int) -> tuple[Errors, int]:
+def _predict_file(
+    model: "Predictor", frames: "Iterator[Frame]", file: Any, batch_size: int, close_contacts: str
+) -> tuple[Errors, int]:
     """Write every frame with its predictions; return the errors and the number of frames."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -330,7 +344,7 @@ def _predict_file(model: "Predictor", frames: "Iterator[Frame]", file: Any, batc
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
-        for (atoms, labels, _), result in _evaluated(model, frames, batch_size):
+        for (atoms, labels, _), result in _evaluated(model, frames, batch_size, close_contacts):
             _attach(atoms, result)
             write_frame(file, atoms)
             errors.add(result, labels, len(atoms))
@@ -354,15 +368,17 @@ def _attach(atoms: "ase.Atoms", result: Mapping[str, Any]) -> None:
 
 
 def _evaluated(
-    model: "Predictor", frames: "Iterable[Frame]", batch_size: int
+    model: "Predictor", frames: "Iterable[Frame]", batch_size: int, close_contacts: str
 ) -> "Iterator[tuple[Frame, dict[str, Any]]]":
     """Each frame with its prediction, in order; holds one batch in memory."""
+    from eqmol.evaluation import close_contacts as guard_of
     from eqmol.evaluation import evaluate_graphs, graph_of
 
+    contacts = guard_of(model, close_contacts)
     batch: list[Frame] = []
     graphs: list[AtomGraph] = []
     for frame in frames:
-        graph = graph_of(model, frame[0], frame[2])
+        graph = graph_of(model, frame[0], frame[2], contacts=contacts)
         if len(batch) == batch_size or (batch and sum(g.num_edges for g in [*graphs, graph]) > MAX_EDGES):
             yield from zip(batch, evaluate_graphs(model, graphs), strict=True)
             batch, graphs = [], []

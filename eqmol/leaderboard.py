@@ -23,9 +23,11 @@ from eqmol.data.oc20.reading import Reading
 from eqmol.data.oc20.shards import INDEX, S2EF, Index, Shard
 from eqmol.data.oc20.sources import FORMATS, find, reader
 from eqmol.errors import InputError
+from eqmol.evaluation import close_contacts as guard_of
 from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph
+from eqmol.graph.contacts import CloseContacts
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
 from eqmol.options import exit_code
@@ -41,6 +43,7 @@ def write_predictions(
     backend: str | None = None,
     device: str = "cpu",
     batch_size: int = 32,
+    close_contacts: str = "stop",
 ) -> dict[str, int]:
     """Predict energies and forces of all frames and write the file for the server.
 
@@ -51,6 +54,7 @@ def write_predictions(
         path: ``.npz``; replaced only when all is predicted.
         backend, device: see :func:`eqmol.load`.
         batch_size: most frames evaluated together.
+        close_contacts: see :class:`eqmol.Calculator`.
 
     Returns:
         The number of frames of each split.
@@ -62,10 +66,11 @@ def write_predictions(
     if not isinstance(potential, Potential):
         raise InputError("the model predicts properties of molecules; the leaderboard asks for energies and forces")
     with replacing(path, "wb") as file:  # opened first: a folder that cannot be written is found at once
+        contacts = guard_of(potential, close_contacts)
         arrays: dict[str, NDArray[np.generic]] = {}
         numbers: dict[str, int] = {}
         for name, data in splits.items():
-            predicted = predict_split(potential, frames_of(Path(data)), batch_size)
+            predicted = predict_split(potential, frames_of(Path(data)), batch_size, contacts)
             numbers[name] = len(predicted["ids"])
             if numbers[name] == 0:
                 raise InputError(f"{data} holds no frames to predict")
@@ -75,13 +80,13 @@ def write_predictions(
 
 
 def predict_split(
-    model: Potential, frames: Iterable[tuple[Frame, str]], batch_size: int
+    model: Potential, frames: Iterable[tuple[Frame, str]], batch_size: int, contacts: CloseContacts
 ) -> dict[str, NDArray[np.generic]]:
     """Return "ids", "energy", "forces" and "chunk_idx" of frames given with their sources."""
     ids: dict[str, str] = {}
     energies: list[float] = []
     forces: list[NDArray[np.float16]] = []
-    for batch in _batches(model, frames, batch_size):
+    for batch in _batches(model, frames, batch_size, contacts):
         results = evaluate_graphs(model, [graph for _, _, graph in batch])
         for (frame, source, _), result in zip(batch, results, strict=True):
             name = f"{frame.system.removeprefix('random')}_{frame.number}"
@@ -99,14 +104,14 @@ def predict_split(
 
 
 def _batches(
-    model: Potential, frames: Iterable[tuple[Frame, str]], batch_size: int
+    model: Potential, frames: Iterable[tuple[Frame, str]], batch_size: int, contacts: CloseContacts
 ) -> Iterator[list[tuple[Frame, str, AtomGraph]]]:
     """Frames with their graphs, as many at a time as fit."""
     batch: list[tuple[Frame, str, AtomGraph]] = []
     edges = 0
     for frame, source in frames:
         atoms = ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-        graph = graph_of(model, atoms, source)
+        graph = graph_of(model, atoms, source, contacts=contacts)
         if batch and (len(batch) == batch_size or edges + graph.num_edges > MAX_EDGES):
             yield batch
             batch, edges = [], 0

@@ -38,15 +38,19 @@ def build(recipe: Mapping[str, Any]) -> Predictor:
         InputError: a value that is not plain JSON, a class outside the table, an argument that is unknown, missing, of
             the wrong type or too large, or a backend that cannot compute the family.
     """
-    _check_plain(recipe, "recipe", MAX_DEPTH)
+    check_plain(recipe, "recipe")
     model = _create(recipe, PREDICTORS, "recipe")
     assert isinstance(model, Predictor)
     model.recipe = json.loads(json.dumps(recipe))
     return model
 
 
-def _check_plain(value: object, where: str, depth: int) -> None:
-    """Refuse everything but finite JSON values of reasonable size."""
+def check_plain(value: object, where: str, depth: int = MAX_DEPTH) -> None:
+    """Refuse everything but finite JSON values of reasonable size.
+
+    Raises:
+        InputError: names the place.
+    """
     if value is None or isinstance(value, bool | str):
         return
     if isinstance(value, int | float):
@@ -58,7 +62,7 @@ def _check_plain(value: object, where: str, depth: int) -> None:
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(value, dict) and not isinstance(key, str):
             raise InputError(f"{where} has the key {key!r}, which is not text")
-        _check_plain(item, f"{where}.{str(key)[:80]}", depth - 1)
+        check_plain(item, f"{where}.{str(key)[:80]}", depth - 1)
 
 
 def _create(node: object, table: Mapping[str, type[nn.Module]], where: str) -> nn.Module:

@@ -14,9 +14,11 @@ from rich.table import Table
 
 from eqmol.calculator import Calculator
 from eqmol.errors import InputError
+from eqmol.evaluation import close_contacts as guard_of
 from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph
+from eqmol.graph.contacts import CloseContacts
 from eqmol.graph.features import atom_features
 from eqmol.graph.molecule import UFF, Failure, Molecule
 from eqmol.graph.properties import FEATURES, PROPERTIES
@@ -51,6 +53,7 @@ def screen(
     entries: Iterable[Molecule | Failure],
     batch_size: int = 16,
     relax: Calculator | None = None,
+    close_contacts: str = "stop",
 ) -> Iterator[Prediction]:
     """Predict molecule by molecule; one that fails does not stop the others.
 
@@ -59,14 +62,16 @@ def screen(
         entries: as :func:`eqmol.graph.molecule.read_molecules` gives them.
         batch_size: molecules evaluated together.
         relax: relax every molecule with this calculator first.
+        close_contacts: see :class:`eqmol.Calculator`.
 
     Yields:
         One prediction for each entry, in their order.
     """
+    contacts = guard_of(model, close_contacts)
     waiting: list[Prediction] = []
     graphs: list[AtomGraph | None] = []
     for entry in entries:
-        prediction, graph = _prepare(model, entry, relax)
+        prediction, graph = _prepare(model, entry, relax, contacts)
         waiting.append(prediction)
         graphs.append(graph)
         if sum(graph is not None for graph in graphs) == batch_size:
@@ -76,13 +81,13 @@ def screen(
 
 
 def _prepare(
-    model: Predictor, entry: Molecule | Failure, relax: Calculator | None
+    model: Predictor, entry: Molecule | Failure, relax: Calculator | None, contacts: CloseContacts
 ) -> tuple[Prediction, AtomGraph | None]:
     if isinstance(entry, Failure):
         return Prediction(entry.name, entry.source, problem=entry.reason), None
     try:
         molecule = entry if relax is None else _relaxed(entry, relax)
-        graph = graph_of(model, molecule.atoms())
+        graph = graph_of(model, molecule.atoms(), contacts=contacts)
         if isinstance(model, Properties) and model.features:
             graph[FEATURES] = torch.from_numpy(atom_features(molecule.mol, model.features))
     except InputError as error:

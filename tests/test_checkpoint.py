@@ -1,6 +1,7 @@
 """Model files: what is saved is what is loaded, and a stranger's file is refused without running anything."""
 
 import copy
+import hashlib
 import json
 import os
 import pickle
@@ -8,12 +9,14 @@ import struct
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from ase.build import molecule
 
@@ -22,6 +25,8 @@ from eqmol import header as header_module
 from eqmol.checkpoint import build, load, prepare, save
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
+from eqmol.graph.contacts import SHORTEST
+from eqmol.header import digest
 from eqmol.ops.registry import BACKENDS, can_run
 from eqmol.so3.layout import CONVENTION
 from tests.recipes import model, recipe
@@ -54,14 +59,22 @@ def join(path: Path, header: dict[str, Any] | bytes, tensors: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + tensors)
 
 
+def rewrite(path: Path, change: Any) -> None:
+    """Apply ``change`` to the document and the tensors, and sign them anew where that is possible."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()["eqmol"])
+    tensors = safetensors.torch.load_file(path)
+    change(document, tensors)
+    if "digest" in document:
+        with suppress(ValueError):  # infinities have no digest
+            document["digest"] = digest(document, tensors)
+    text = json.dumps(document).replace("Infinity", "1e999").replace("NaN", "1e999")  # valid JSON that overflows
+    safetensors.torch.save_file(tensors, path, {"eqmol": text})
+
+
 def edit(path: Path, change: Any) -> None:
     """Apply ``change`` to the document in the metadata."""
-    header, tensors = split(path)
-    document = json.loads(header["__metadata__"]["eqmol"])
-    change(document)
-    text = json.dumps(document).replace("Infinity", "1e999").replace("NaN", "1e999")  # valid JSON that overflows
-    header["__metadata__"]["eqmol"] = text
-    join(path, header, tensors)
+    rewrite(path, lambda document, _: change(document))
 
 
 def refused(path: Path, match: str, **options: Any) -> str:
@@ -101,7 +114,7 @@ def test_round_trip_is_bit_equal(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_document(path: Path) -> None:
     with safetensors.safe_open(path, framework="np") as file:
         document = json.loads(file.metadata()["eqmol"])
-    assert document["format"] == 1
+    assert document["format"] == 2
     assert document["eqmol"] == eqmol.__version__
     assert document["recipe"] == recipe()
     assert document["elements"] == [1, 6, 8, 29]
@@ -260,17 +273,17 @@ def test_more_bytes_than_announced(path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "match"),
     [
-        (b'{"a":' * 100_000, "too deeply"),
-        (b'{"a":' + b"[" * 100_000, "too deeply"),
-        (b'{"a": NaN}', "NaN"),
-        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"a":' * 100_000, "damaged"),
+        (b'{"a":' + b"[" * 100_000, "damaged"),
+        (b'{"a": NaN}', "damaged"),
+        (b'{"a": 1, "a": 2}', "damaged"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "JSON"),
         (b'{"a": 1', "JSON"),
-        (b'{"a": "\xff"}', "not an eqmol model"),
+        (b'{"a": "\xff"}', "damaged"),
         (b'{"a": {"dtype": "F64", "shape": [1000000000000], "data_offsets": [0, 8]}}', "truncated|not an eqmol"),
         (b'{"__metadata__": {"eqmol": "[]"}}', "JSON object"),
-        (b'{"__metadata__": {"eqmol": 3}}', "no key 'eqmol'"),
-        (b'{"__metadata__": 3}', "no key 'eqmol'"),
+        (b'{"__metadata__": {"eqmol": 3}}', "damaged"),
+        (b'{"__metadata__": 3}', "damaged"),
     ],
 )
 def test_headers(path: Path, header: bytes, match: str) -> None:
@@ -287,14 +300,12 @@ def test_huge_header_length(path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "match"),
     [
-        ({"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}, "entry of tensor"),
-        ({"dtype": "F64", "shape": [-1], "data_offsets": [0, 8]}, "entry of tensor"),
-        ({"dtype": "F64", "shape": [1e3], "data_offsets": [0, 8]}, "entry of tensor"),
-        ({"dtype": "F64", "shape": [10**12], "data_offsets": [0, 8]}, "bytes"),
-        ({"dtype": ["F64"], "shape": [1], "data_offsets": [0, 8]}, "entry of tensor"),
-        ({"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}, "recipe makes it"),
-        ("F64", "entry of tensor"),
-        (None, "not in the file"),
+        ({"dtype": "F64", "shape": [-1], "data_offsets": [0, 8]}, "damaged"),
+        ({"dtype": "F64", "shape": [1e3], "data_offsets": [0, 8]}, "damaged"),
+        ({"dtype": "F64", "shape": [10**12], "data_offsets": [0, 8]}, "damaged"),
+        ({"dtype": ["F64"], "shape": [1], "data_offsets": [0, 8]}, "damaged"),
+        ("F64", "damaged"),
+        (None, "damaged"),
     ],
 )
 def test_tensor_entries(path: Path, entry: Any, match: str) -> None:
@@ -308,6 +319,29 @@ def test_tensor_entries(path: Path, entry: Any, match: str) -> None:
     refused(path, match)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "match"),
+    [
+        (torch.zeros(3, dtype=torch.float16), "F16"),
+        (torch.zeros(3, dtype=torch.float64), "recipe makes it"),
+        (torch.zeros(3, dtype=torch.int64), "recipe makes it"),
+        (None, "not in the file"),
+    ],
+)
+def test_other_tensors_than_the_recipe_asks_for(path: Path, tensor: Any, match: str) -> None:
+    def change(_: Any, tensors: dict[str, torch.Tensor]) -> None:
+        name = min(tensors)
+        if tensor is None:
+            del tensors[name]
+        else:
+            tensors[name] = tensor
+
+    rewrite(path, change)
+    refused(path, match)
+    rewrite(path, lambda _, tensors: tensors.update({min(tensors): torch.ones(2), "extra": torch.ones(2)}))
+    refused(path, ".")
+
+
 def test_tensors_that_overlap(path: Path) -> None:
     # shapes and types fit the recipe, but two tensors share their bytes: left to safetensors itself
     header, tensors = split(path)
@@ -318,8 +352,7 @@ def test_tensors_that_overlap(path: Path) -> None:
 
 
 def test_weights_that_are_not_finite(path: Path) -> None:
-    header, tensors = split(path)
-    join(path, header, tensors[:-8] + struct.pack("<d", float("inf")))
+    rewrite(path, lambda _, tensors: tensors[min(tensors)].fill_(torch.inf))
     refused(path, "NaN or infinity")
 
 
@@ -327,11 +360,15 @@ def test_weights_that_are_not_finite(path: Path) -> None:
 
 
 DOCUMENTS = {
-    "newer": ({"format": 2}, "newer eqmol"),
+    "newer": ({"format": 3}, "newer eqmol"),
     "format 0": ({"format": 0}, "format 0"),
     "format text": ({"format": "1"}, "format '1'"),
     "format true": ({"format": True}, "format True"),
     "unknown key": ({"hook": "os.system"}, "'hook' is unknown"),
+    "format 1 with a section": ({"format": 1}, "'digest' is unknown"),
+    "section of another type": ({"labels": ["energy"]}, "'labels' must be of type dict"),
+    "long section": ({"heads": {"a": [1] * 257}}, "heads.a is not plain, small JSON"),
+    "deep section": ({"heads": {"a": [[[[[[[[[[1]]]]]]]]]]}}, "too deep"),
     "units": ({"units": {"energy": "Hartree", "length": "Bohr"}}, "units"),
     "convention": ({"convention": "other"}, "convention"),
     "elements": ({"elements": [1]}, "elements"),
@@ -505,8 +542,136 @@ def test_recipe_larger_than_its_tensors_allocates_nothing(path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB; the weights would need 1 GB
 
 
+# --- formats
+
+
 def test_formats_are_upgraded_step_by_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(header_module, "FORMAT", 3)
-    steps = {1: lambda d: d | {"format": 2}, 2: lambda d: d | {"format": 3}}
-    monkeypatch.setattr(header_module, "UPGRADES", steps)
+    monkeypatch.setattr(header_module, "FORMAT", 4)
+    monkeypatch.setattr(header_module, "UPGRADES", {n: lambda d: d | {"format": d["format"] + 1} for n in (1, 2, 3)})
     load(path)
+
+
+STORED = Path(__file__).parent / "stored"
+EXPECTED = json.loads((STORED / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_model_files_of_format_1(tmp_path: Path, name: str) -> None:
+    old = eqmol.load(STORED / f"{name}-1.safetensors", dtype="float64")
+    assert not old.sections
+    save(old, tmp_path / "model.safetensors")
+    again = eqmol.load(tmp_path / "model.safetensors")
+    for molecule_name, values in EXPECTED[name].items():
+        for net in (old, again):
+            result = eqmol.predict(molecule(molecule_name), net)
+            assert result.keys() == values.keys()
+            for key, value in values.items():
+                assert np.abs(np.asarray(result[key]) - np.asarray(value)).max() < 1e-9 * max(1, np.abs(value).max())
+
+
+def test_sections_and_their_tensors_are_kept(path: Path) -> None:
+    potential = model()
+    potential.learn_domain(torch.eye(4, dtype=torch.float64), 17)
+    potential.sections |= {"labels": {"energy": "E"}, "heads": {"a": {"list": [1.5, None, True]}}}
+    potential.aux["aux.uncertainty.covariance"] = torch.arange(6.0).reshape(2, 3)
+    with pytest.raises(InputError, match="belongs to no section"):
+        save(potential, path)
+    potential.sections["uncertainty"] = {}
+    save(potential, path)
+    loaded = prepare(path, dtype="float32")
+    assert not [name for name in loaded.state_dict() if name.startswith("aux.")]
+    for net in (loaded, prepare(loaded)):
+        assert net.sections == potential.sections
+        assert net.aux.keys() == potential.aux.keys()
+        assert all(net.aux[name].equal(tensor) for name, tensor in potential.aux.items())
+    potential.sections["other"] = {}
+    with pytest.raises(InputError, match="no section 'other'"):
+        save(potential, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "match"),
+    [
+        ("aux.hook.a", torch.zeros(1), "belongs to no section"),
+        ("aux.heads.a", torch.zeros(1), "belongs to no section"),  # the section is not there
+        ("aux.", torch.zeros(1), "belongs to no section"),
+        ("aux.domain.a", torch.zeros(1000, dtype=torch.float64), "8128 bytes"),
+        ("aux.domain.a", torch.full((2,), torch.nan), "NaN"),
+        (SHORTEST, torch.zeros(3, 3, dtype=torch.float64), "not torch.float64"),
+        (SHORTEST, torch.zeros(4, 4), "not torch.float64"),
+        (SHORTEST, -torch.eye(4, dtype=torch.float64), "not negative"),
+        (SHORTEST, torch.ones(4, 4, dtype=torch.float64).triu(), "symmetric"),
+    ],
+)
+def test_hostile_aux_tensors(
+    path: Path, name: str, tensor: torch.Tensor, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(header_module, "_MAX_AUX_BYTES", 1000)
+    potential = model()
+    potential.learn_domain(torch.ones(4, 4, dtype=torch.float64), 1)
+    save(potential, path)
+    rewrite(path, lambda _, tensors: tensors.update({name: tensor}))
+    refused(path, match)
+
+
+def test_too_many_aux_tensors(path: Path) -> None:
+    def change(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        document["heads"] = {}
+        tensors.update({f"aux.heads.{i}": torch.ones(1) for i in range(65)})
+
+    rewrite(path, change)
+    refused(path, "65 tensors")
+
+
+# --- the digest
+
+
+def test_edited_by_hand(path: Path) -> None:
+    header, tensors = split(path)
+    text = header["__metadata__"]["eqmol"]
+    for changed in (text.replace('"rmse": 0.5', '"rmse": 0.4'), text.replace('"zbl": true', '"zbl": false')):
+        assert changed != text
+        join(path, header | {"__metadata__": {"eqmol": changed}}, tensors)
+        refused(path, r"does not fit its digest; copy it again .*, and change a model by .* eqmol\.save")
+    document = json.loads(text)
+    del document["digest"]
+    join(path, header | {"__metadata__": {"eqmol": json.dumps(document)}}, tensors)
+    refused(path, "'digest' is missing")
+
+
+def test_the_digest_is_what_the_header_module_says(path: Path) -> None:
+    with safetensors.safe_open(path, framework="np") as file:
+        document = json.loads(file.metadata()["eqmol"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    expected = document.pop("digest")
+    parts = [json.dumps(document, sort_keys=True, separators=(",", ":"))]
+    for name in sorted(arrays):
+        parts += [
+            f'["{name}","{arrays[name].dtype}",{list(arrays[name].shape)}]'.replace(", ", ","),
+            arrays[name].tobytes(),
+        ]
+    content = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
+    assert expected == f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def test_no_flipped_bit_is_read(path: Path) -> None:
+    potential = build(json.loads(json.dumps(recipe(channels=1, layers=1, radial_hidden=[2])))).eval()
+    potential.learn_domain(torch.eye(4, dtype=torch.float64), 17)
+    save(potential, path, metrics={"val_loss": 0.5})
+    document, content = header_module.read_header(path).document, bytearray(path.read_bytes())
+    sentences = []
+    for place in np.random.default_rng(0).choice(8 * len(content), 400, replace=False):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        try:
+            loaded = load(path)
+        except InputError as error:
+            sentences.append(str(error))
+            continue
+        assert header_module.read_header(path).document == document
+        for tensors, others in ((potential.state_dict(), loaded.state_dict()), (potential.aux, loaded.aux)):
+            assert tensors.keys() == others.keys()
+            assert all(tensors[name].equal(other) for name, other in others.items())
+    assert len(sentences) >= 390
+    assert all("\n" not in sentence and len(sentence) < 1000 for sentence in sentences)

@@ -18,6 +18,7 @@ from eqmol.data.reader import LabelSummary, missing_label, read_frames
 from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate, from_atoms
+from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.electronic import TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 
@@ -79,6 +80,10 @@ class GraphSets(pl.LightningDataModule):
     def statistics(self) -> dict[str, Any]:
         """Return "elements", "e0" (eV, in their order), "scale" (eV/Å) and "avg_num_neighbors" of the training set."""
         return self._measured().plain()
+
+    def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:
+        """Return the shortest distance of each pair of elements in the training set, see :mod:`eqmol.graph.contacts`."""
+        return shortest_distances(self.train_graphs, elements)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training set, resumable within an epoch; those of this process, if several train."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from eqmol.errors import InputError
+from eqmol.graph.contacts import CloseContacts
 from eqmol.graph.neighbors import MAX_EXTENT_IN_CUTOFFS, NeighborList, extent
 
 #: Two atoms closer than this (Å), images included, are one atom written twice.
@@ -42,6 +43,7 @@ def from_atoms(
     fixed: ArrayLike | None = None,
     source: str = "",
     neighbors: NeighborList | None = None,
+    contacts: CloseContacts | None = None,
 ) -> AtomGraph:
     """Turn an ASE structure into a graph.
 
@@ -55,6 +57,7 @@ def from_atoms(
         fixed: [N] bool, atoms that were held in place.
         source: where the structure comes from, for messages: "path, frame 17".
         neighbors: a list with the same cutoff that is kept between calls.
+        contacts: a guard that says or refuses what is too close.
 
     Raises:
         InputError: no atoms, an atomic number of no element, positions or cell not finite, a singular cell with a periodic
@@ -79,7 +82,7 @@ def from_atoms(
         config_type=str(atoms.info.get("config_type", "")),
         source=source,
     )
-    _check_distances(graph, atoms, source)
+    _check_distances(graph, atoms, source, contacts)
     if energy is not None:
         graph.energy = torch.tensor([energy], dtype=torch.float64)
     if forces is not None:
@@ -158,10 +161,14 @@ def _check_geometry(
         )
 
 
-def _check_distances(graph: AtomGraph, atoms: ase.Atoms, source: str) -> None:
-    """Refuse two atoms at the same place."""
+def _check_distances(graph: AtomGraph, atoms: ase.Atoms, source: str, contacts: CloseContacts | None) -> None:
+    """Refuse two atoms at the same place, and whatever else the guard refuses."""
     distances = edge_vectors(graph).norm(dim=1)
-    if len(distances) == 0 or distances.min() >= COINCIDENT:
+    if len(distances) == 0:
+        return
+    if distances.min() >= COINCIDENT:
+        if contacts is not None:
+            contacts.check(graph, distances)
         return
     sender, receiver = (int(i) for i in graph.edge_index[:, distances.argmin()])
     first, second = min(sender, receiver), max(sender, receiver)

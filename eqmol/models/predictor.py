@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
+from eqmol.graph.contacts import SHORTEST, merge_shortest
 from eqmol.models.arguments import check_elements
 from eqmol.models.backbone import Backbone
 
@@ -33,6 +34,8 @@ class Predictor(nn.Module, ABC):
     Attributes:
         cutoff: Å.
         recipe: what the model was built from, set by whoever builds from a recipe.
+        sections: what its file says beside recipe and weights, by the names of :data:`eqmol.header.SECTIONS`, plain JSON.
+        aux: tensors that belong to sections, by name, on the CPU.
 
     Raises:
         InputError: an argument of the wrong type, or elements that differ from the backbone's.
@@ -49,6 +52,8 @@ class Predictor(nn.Module, ABC):
             raise InputError(f"elements={self.elements} differ from those of the backbone, {backbone.elements}")
         self.cutoff = backbone.cutoff
         self.recipe: dict[str, Any] = {}
+        self.sections: dict[str, Any] = {}
+        self.aux: dict[str, Tensor] = {}
         self.backbone = backbone
         species_of = torch.full((len(chemical_symbols),), -1)
         species_of[torch.tensor(self.elements)] = torch.arange(len(self.elements))
@@ -62,6 +67,18 @@ class Predictor(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """Precision of the network; positions and results are float64 in every case."""
         return self.backbone.dtype
+
+    def learn_domain(self, shortest: Tensor, structures: int) -> None:
+        """Take note of the shortest distances of a training set; those that are known already count too.
+
+        Args:
+            shortest: see :func:`eqmol.graph.contacts.shortest_distances`, in the order of the elements.
+            structures: how many the training set has.
+        """
+        known = [self.aux[SHORTEST]] if SHORTEST in self.aux else []
+        self.aux[SHORTEST] = merge_shortest(shortest, *known)
+        number = self.sections.get("domain", {}).get("structures", 0) if known else 0
+        self.sections["domain"] = self.sections.get("domain", {}) | {"structures": number + structures}
 
     def species(self, graph: Data) -> Tensor:
         """Index of each atom's element [N].

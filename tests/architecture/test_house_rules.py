@@ -46,8 +46,25 @@ def test_public_names() -> None:
 SIGNATURES = {
     "load": ["path", "backend=None", "device='cpu'", "dtype=None", "verify=True"],
     "save": ["model", "path", "recipe=None", "metrics=None"],
-    "Calculator": ["path_or_model", "backend=None", "device='cpu'", "dtype=None", "skin=0.5", "verify=True"],
-    "predict": ["atoms", "model", "batch_size=16", "backend=None", "device='cpu'", "dtype=None", "verify=True"],
+    "Calculator": [
+        "path_or_model",
+        "backend=None",
+        "device='cpu'",
+        "dtype=None",
+        "skin=0.5",
+        "verify=True",
+        "close_contacts='stop'",
+    ],
+    "predict": [
+        "atoms",
+        "model",
+        "batch_size=16",
+        "backend=None",
+        "device='cpu'",
+        "dtype=None",
+        "verify=True",
+        "close_contacts='stop'",
+    ],
 }
 
 

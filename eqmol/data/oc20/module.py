@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -21,12 +22,15 @@ from eqmol.data.oc20.splits import SPLITS, split, without_unknown
 from eqmol.data.statistics import summarise
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
+from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.keys import FORCES
 
 KINDS = (S2EF, IS2RE)
 #: Frames that give the scale of forces and the mean number of neighbours, and that stand for the training set in the
 #: final table.
 MEASURED = 500
+#: Frames that give the shortest distances.
+COMPARED = 2000
 
 
 class OC20(GraphSets):
@@ -150,6 +154,10 @@ class OC20(GraphSets):
         self._measure(train, known)
         for graphs in self._sets().values():
             self._limits(graphs)
+
+    def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:
+        """Return the shortest distance of each pair of elements in frames that are evenly spread over the training set."""
+        return shortest_distances(self.train_graphs.spread(COMPARED), elements)
 
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and, where they are limited, of edges of frames."""

@@ -186,6 +186,14 @@ class QM9(GraphSets):
         shown: list[RenderableType] = [sets, statistics.table(train, self.required)]
         return shown if references is None else [*shown, references]
 
+    def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:
+        """Return the shortest distance of each pair of elements in the training set, see :mod:`eqmol.graph.contacts`."""
+        graphs = self.train_graphs
+        assert isinstance(graphs, MoleculeGraphs)
+        chosen = np.zeros(len(graphs.molecules), dtype=bool)
+        chosen[graphs.rows] = True
+        return statistics.shortest_distances(graphs.molecules.select(chosen), elements, self.cutoff)
+
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and, where they bound batches, of edges."""
         assert isinstance(graphs, MoleculeGraphs)

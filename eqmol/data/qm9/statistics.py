@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from rich.table import Table
 
 from eqmol.data.qm9.raw import Molecules
+from eqmol.graph.contacts import merge_shortest
 from eqmol.graph.properties import ATOM_REFERENCES, PROPERTIES
 from eqmol.units import BOHR, HARTREE
 
@@ -16,6 +18,8 @@ _COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
 #: Hartree in kcal/mol, and the largest relative distance at which a factor between labels and expectation is recognised.
 _HARTREE_IN_KCAL = 627.5094740631
 _NEAR = 0.05
+#: Molecules whose distances are computed together.
+_TOGETHER = 1000
 #: Typical differences of orbital energies and zero-point energies per atom of organic molecules, eV.
 _TYPICAL = {"gap": 6.9, "homo": -6.5, "zpve": 0.23}
 
@@ -70,6 +74,26 @@ def _measure(
         remainder = values - mean
     scale = float(np.sqrt(np.mean(remainder**2)))
     return {"e0": [float(energy) for energy in e0], "mean": mean, "scale": scale if scale > 1e-12 else 1.0}
+
+
+def shortest_distances(molecules: Molecules, elements: Sequence[int], cutoff: float) -> torch.Tensor:
+    """The shortest distance of each pair of elements within the cutoff (Å), see :mod:`eqmol.graph.contacts`.
+
+    Molecules of one size are compared together, without graphs.
+    """
+    sizes, number = np.diff(molecules.offsets), len(elements)
+    shortest = torch.full((number * number,), torch.inf, dtype=torch.float64)
+    for size in np.unique(sizes):
+        rows = np.flatnonzero(sizes == size)
+        for part in np.array_split(rows, -(-len(rows) // _TOGETHER)):
+            atoms = torch.from_numpy(molecules.offsets[part][:, None] + np.arange(size))
+            positions = torch.from_numpy(molecules.positions)[atoms]
+            kinds = torch.from_numpy(np.searchsorted(elements, molecules.numbers))[atoms]
+            distances = torch.linalg.vector_norm(positions[:, :, None] - positions[:, None], dim=-1)
+            near = (distances < cutoff) & ~torch.eye(int(size), dtype=torch.bool)
+            pairs = kinds[:, :, None] * number + kinds[:, None]
+            shortest.scatter_reduce_(0, pairs[near], distances[near], "amin")
+    return merge_shortest(shortest.reshape(number, number))
 
 
 def table(molecules: Molecules, targets: Sequence[str]) -> Table:
