@@ -19,7 +19,7 @@ Each section is optional and a JSON object of at most 256 items per list; what i
 
 - ``labels``: under which names the training files had them;
 - ``targets``: what is predicted: kinds, shapes and units;
-- ``domain``: what the training set covers. ``structures``: how many it has; ``aux.domain.shortest`` float64
+- ``domain``: what the training set of the last run covers. ``structures``: how many it has; ``aux.domain.shortest`` float64
   [elements, elements]: shortest distance (Å) of each pair of elements, 0 where none was within the cutoff;
 - ``uncertainty``, ``dispersion``, ``heads``: of models that have them.
 

@@ -571,7 +571,7 @@ def test_model_files_of_format_1(tmp_path: Path, name: str) -> None:
 
 def test_sections_and_their_tensors_are_kept(path: Path) -> None:
     potential = model()
-    potential.learn_domain(torch.eye(4, dtype=torch.float64), 17)
+    potential.set_domain(torch.eye(4, dtype=torch.float64), 17)
     potential.sections |= {"labels": {"energy": "E"}, "heads": {"a": {"list": [1.5, None, True]}}}
     potential.aux["aux.uncertainty.covariance"] = torch.arange(6.0).reshape(2, 3)
     with pytest.raises(InputError, match="belongs to no section"):
@@ -608,7 +608,7 @@ def test_hostile_aux_tensors(
 ) -> None:
     monkeypatch.setattr(header_module, "_MAX_AUX_BYTES", 1000)
     potential = model()
-    potential.learn_domain(torch.ones(4, 4, dtype=torch.float64), 1)
+    potential.set_domain(torch.ones(4, 4, dtype=torch.float64), 1)
     save(potential, path)
     rewrite(path, lambda _, tensors: tensors.update({name: tensor}))
     refused(path, match)
@@ -656,7 +656,7 @@ def test_the_digest_is_what_the_header_module_says(path: Path) -> None:
 
 def test_no_flipped_bit_is_read(path: Path) -> None:
     potential = build(json.loads(json.dumps(recipe(channels=1, layers=1, radial_hidden=[2])))).eval()
-    potential.learn_domain(torch.eye(4, dtype=torch.float64), 17)
+    potential.set_domain(torch.eye(4, dtype=torch.float64), 17)
     save(potential, path, metrics={"val_loss": 0.5})
     document, content = header_module.read_header(path).document, bytearray(path.read_bytes())
     sentences = []

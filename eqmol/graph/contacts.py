@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ LEAST_OF_TRAINED = 0.7
 LEAST_OF_RADII = 0.5
 #: Relative; what is equal to the shortest distance but for rounding is not below it.
 ROUNDING = 1e-6
-#: Structures with so many atoms, of which half have a neighbour nearer than this part of what is usual, are not in Å.
+#: Structures with so many atoms, nine of ten with a neighbour nearer than this part of what is usual, are not in Å.
 ENOUGH_ATOMS = 3
 TENTH = 0.2
 #: The same for Å that were converted from Bohr although they were Å before: 0.53.
@@ -50,13 +51,12 @@ def shortest_distances(graphs: Iterable[Data], elements: Sequence[int]) -> Tenso
         kinds = index[graph.atomic_numbers]
         pairs = kinds[receivers] * number + kinds[senders]
         shortest.scatter_reduce_(0, pairs, torch.linalg.vector_norm(vectors, dim=1), "amin")
-    return merge_shortest(shortest.reshape(number, number))
+    return fill_gaps(shortest.reshape(number, number))
 
 
-def merge_shortest(*tables: Tensor) -> Tensor:
-    """The shortest of several tables of distances [elements, elements], in which 0 and infinity mean none."""
-    stacked = torch.stack([torch.where(table > 0, table, torch.inf) for table in tables])
-    least = torch.cat([stacked, stacked.mT]).amin(0)
+def fill_gaps(shortest: Tensor) -> Tensor:
+    """The same table of distances [elements, elements], the same for both orders of a pair, with 0 in place of infinity."""
+    least = torch.minimum(shortest, shortest.mT)
     return torch.where(torch.isfinite(least), least, 0.0)
 
 
@@ -144,7 +144,7 @@ class CloseContacts:
                 self._said |= {kind, second * self._number + first}
                 worst = int(torch.where(pairs == kind, lengths_near, torch.inf).argmin())
                 sentence = self._describe(graph, int(near[worst]), float(lengths_near[worst]))
-                warnings.warn(f"{sentence}; such predictions are guesses (said once for this pair)", stacklevel=2)
+                warnings.warn(f"{sentence}; the prediction is an extrapolation (said once for this pair)", stacklevel=2)
 
     def _pairs(self, graph: AtomGraph, edges: Tensor) -> Tensor:
         """Which entry of the tables each of some edges has."""
@@ -166,12 +166,14 @@ class CloseContacts:
         return f"{source}{atoms} are {length:.3g} Å apart, while {known}"
 
     def _typical(self, graph: AtomGraph, lengths: Tensor) -> float:
-        """Median over atoms of the distance to the nearest neighbour, as a part of what is usual; 1 for very few atoms."""
+        """The part of the usual distance at which nine of ten atoms have a neighbour; 1 for very few atoms."""
         ratios = lengths / self._usual[self._pairs(graph, torch.arange(len(lengths)))]
         nearest = torch.full((graph.num_nodes,), torch.inf, dtype=ratios.dtype)
         nearest.scatter_reduce_(0, graph.edge_index[1], ratios, "amin")
         nearest = nearest[torch.isfinite(nearest)]
-        return float(nearest.median()) if len(nearest) >= ENOUGH_ATOMS else 1.0
+        if len(nearest) < ENOUGH_ATOMS:
+            return 1.0
+        return float(nearest.kthvalue(math.ceil(0.9 * len(nearest))).values)
 
 
 def _advice(typical: float) -> str:
@@ -181,7 +183,7 @@ def _advice(typical: float) -> str:
         return f"{most} coordinates are in nm (multiply them by 10) or are fractional; give them in Å"
     if BOHR_RANGE[0] < typical < BOHR_RANGE[1]:
         return f"{most} Å were converted from Bohr once too often (divide them by 0.529); give coordinates in Å"
-    return "correct the structure, or give close_contacts='warn' to predict it nevertheless"
+    return "correct the structure, or predict it nevertheless with close_contacts='warn' (predict.py: --close-contacts warn)"
 
 
 def _index(elements: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
-from eqmol.graph.contacts import SHORTEST, merge_shortest
+from eqmol.graph.contacts import SHORTEST
 from eqmol.models.arguments import check_elements
 from eqmol.models.backbone import Backbone
 
@@ -68,17 +68,15 @@ class Predictor(nn.Module, ABC):
         """Precision of the network; positions and results are float64 in every case."""
         return self.backbone.dtype
 
-    def learn_domain(self, shortest: Tensor, structures: int) -> None:
-        """Take note of the shortest distances of a training set; those that are known already count too.
+    def set_domain(self, shortest: Tensor, structures: int) -> None:
+        """Take note of what the training set covers.
 
         Args:
             shortest: see :func:`eqmol.graph.contacts.shortest_distances`, in the order of the elements.
             structures: how many the training set has.
         """
-        known = [self.aux[SHORTEST]] if SHORTEST in self.aux else []
-        self.aux[SHORTEST] = merge_shortest(shortest, *known)
-        number = self.sections.get("domain", {}).get("structures", 0) if known else 0
-        self.sections["domain"] = self.sections.get("domain", {}) | {"structures": number + structures}
+        self.aux[SHORTEST] = shortest
+        self.sections["domain"] = {"structures": structures}
 
     def species(self, graph: Data) -> Tensor:
         """Index of each atom's element [N].

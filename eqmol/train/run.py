@@ -90,7 +90,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             if out.config is not None:
                 check_unchanged(config, out.config)
             predictor = make_predictor(cfg)
-            predictor.learn_domain(datamodule.shortest_distances(predictor.elements), len(datamodule.train_graphs))
+            predictor.set_domain(datamodule.shortest_distances(predictor.elements), len(datamodule.train_graphs))
             started = None if warm is None else warm.fill(predictor)
             task.attach(predictor)
         if not is_first:

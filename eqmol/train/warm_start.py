@@ -14,7 +14,6 @@ from ase.data import chemical_symbols
 
 from eqmol import checkpoint
 from eqmol.errors import InputError
-from eqmol.graph.contacts import SHORTEST
 from eqmol.models.predictor import Predictor
 from eqmol.recipe import PARTS, PREDICTORS
 
@@ -70,8 +69,6 @@ class WarmStart:
                 )
         weights, own = self._model.state_dict(), model.state_dict()
         model.load_state_dict({name: weights.get(name, tensor) for name, tensor in own.items()})
-        if SHORTEST in self._model.aux:
-            model.learn_domain(self._model.aux[SHORTEST], self._model.sections["domain"]["structures"])
         parts = [f"starts from {self.path}: {len(own.keys() & weights.keys())} tensors taken"]
         for what, names in (("new", own.keys() - weights.keys()), ("left out", weights.keys() - own.keys())):
             if names:

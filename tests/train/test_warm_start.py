@@ -3,6 +3,7 @@
 import pytest
 
 from eqmol.errors import InputError
+from eqmol.graph.contacts import SHORTEST
 from tests.train.runs import assert_same, train, weights
 
 STILL = ["trainer.max_epochs=1", "task.optimizer.lr=1e-30"]
@@ -16,7 +17,9 @@ def test_a_run_starts_as_the_function_of_the_file(tmp_path):
     second = train(tmp_path, "second", *options)  # other data, other statistics
     assert second["test"]["later"] == pytest.approx(first["test"]["later"], rel=1e-5)
     best = [{k: v for k, v in weights(tmp_path, name).items() if k.startswith("best")} for name in ("first", "second")]
+    domains = [tensors.pop(f"best.{SHORTEST}") for tensors in best]
     assert_same(*best)
+    assert not domains[0].equal(domains[1])
 
 
 def test_direct_forces_are_followed_by_conservative_ones(tmp_path):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from eqmol.data.qm9.raw import Molecules
-from eqmol.graph.contacts import merge_shortest
+from eqmol.graph.contacts import fill_gaps
 from eqmol.graph.properties import ATOM_REFERENCES, PROPERTIES
 from eqmol.units import BOHR, HARTREE
 
@@ -93,7 +93,7 @@ def shortest_distances(molecules: Molecules, elements: Sequence[int], cutoff: fl
             near = (distances < cutoff) & ~torch.eye(int(size), dtype=torch.bool)
             pairs = kinds[:, :, None] * number + kinds[:, None]
             shortest.scatter_reduce_(0, pairs[near], distances[near], "amin")
-    return merge_shortest(shortest.reshape(number, number))
+    return fill_gaps(shortest.reshape(number, number))
 
 
 def table(molecules: Molecules, targets: Sequence[str]) -> Table:
