@@ -28,7 +28,7 @@ from eqmol.errors import InputError, reason_of
 #: Characters of a line.
 MAX_LINE = 2**22
 #: A compressed file may become this many times its size, and so many bytes besides.
-RATIO, FREE = 100, 2**22
+RATIO, FREE = 50, 2**20
 #: Bytes that a library may take for a file, and times its size besides.
 MEMORY, FACTOR = 2**29, 64
 COMPRESSED = (".gz", ".bz2", ".xz")
@@ -162,7 +162,7 @@ def read_npz(path: Path, most: int = 2**24) -> dict[str, NDArray[Any]]:
                 raise InputError(
                     f"{path} announces {announced} bytes of numbers, more than the {most} that can be meant"
                 )
-        with bounded_memory(most), np.load(path) as content:
+        with bounded_memory(most, str(path)), np.load(path) as content:
             return {name: content[name] for name in content.files}
     except InputError:
         raise
@@ -187,11 +187,12 @@ def check_database(path: Path) -> None:
 
 
 @contextmanager
-def bounded_memory(size: int) -> Iterator[None]:
+def bounded_memory(size: int, source: str) -> Iterator[None]:
     """Let a library that trusts the numbers in a file take memory in proportion to its size; on Linux.
 
     Args:
         size: of the file, bytes.
+        source: the file, for the message.
 
     Raises:
         InputError: it asked for more.
@@ -209,7 +210,7 @@ def bounded_memory(size: int) -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        raise InputError(f"it asks for more than {allowed} bytes of memory; is the file damaged?") from None
+        raise InputError(f"{source} asks for more than {allowed} bytes of memory; is the file damaged?") from None
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
@@ -246,17 +247,18 @@ class _Xz:
 
     def read(self, size: int) -> bytes:
         while self._decoder is not None:
+            if self._decoder.eof:
+                rest = self._decoder.unused_data or self._file.read(2**16)
+                while rest and not (rest := rest.lstrip(b"\0")):  # padding
+                    rest = self._file.read(2**16)
+                self._file.seek(-len(rest), 1)
+                self._decoder = lzma.LZMADecompressor(memlimit=_XZ_MEMORY) if rest else None
+                continue
             content = self._file.read(2**16) if self._decoder.needs_input else b""
             if self._decoder.needs_input and not content:
                 raise EOFError("Compressed file ended before the end-of-stream marker was reached")
             if result := self._decoder.decompress(content, size):
                 return result
-            if self._decoder.eof:
-                rest = self._decoder.unused_data or self._file.read(2**16)
-                while rest and not (rest := rest.lstrip(b"\0")):  # padding
-                    rest = self._file.read(2**16)
-                self._decoder = lzma.LZMADecompressor(memlimit=_XZ_MEMORY) if rest else None
-                self._file.seek(-len(rest), 1)
         return b""
 
 

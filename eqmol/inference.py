@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="?",
         metavar="IN",
-        help="structures in any format that ASE reads, or molecules as .sdf, .mol2 or .smi (one SMILES and name a line)",
+        help="structures in any format that ASE reads, or molecules as .sdf, .mol2 or .smi (one SMILES and name a line), also .gz",
     )
     add("--smiles", metavar="SMILES", help="one molecule, instead of a file")
     add(
@@ -195,7 +195,7 @@ def _positive(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    if arguments.smiles is not None or (arguments.input is not None and arguments.input.suffix.lower() in MOLECULES):
+    if arguments.smiles is not None or (arguments.input is not None and _holds_molecules(arguments.input)):
         _run_molecules(arguments, Console())
         return
     if arguments.input is None or arguments.output is None:
@@ -225,6 +225,12 @@ def _run(arguments: argparse.Namespace) -> None:
     if errors.summary():
         console.print(_table(errors, arguments.input.name))
     console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
+
+
+def _holds_molecules(path: Path) -> bool:
+    from eqmol.bounded import COMPRESSED
+
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower() in MOLECULES
 
 
 def _run_molecules(arguments: argparse.Namespace, console: "Console") -> None:

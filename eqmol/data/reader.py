@@ -3,21 +3,23 @@
 import difflib
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ase
 import ase.io
 import numpy as np
-from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+from ase.io.formats import UnknownFileTypeError, filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 from rich.table import Table
 
-from eqmol.errors import InputError
+from eqmol.bounded import Text, bounded_memory, check_database, check_expansion
+from eqmol.errors import InputError, printable, reason_of
 from eqmol.graph.keys import ENERGY, FORCES, STRESS
 
 #: label -> its value: energy float in eV, forces [N, 3] in eV/Å, stress [3, 3] in eV/Å³
@@ -191,50 +193,75 @@ def _iterate(path: Path) -> Iterator[ase.Atoms]:
     number = 0
     try:
         file_format = filetype(str(path))
-        streamed = file_format == "extxyz"
-        frames = _extended_xyz(path) if streamed else ase.io.iread(str(path), ":", do_not_split_by_at_sign=True)
+        frames = _extended_xyz(path) if file_format == "extxyz" else _any_other(path, file_format)
         for atoms in frames:
             yield atoms
             number += 1
     except InputError:
         raise
     except UnknownFileTypeError as error:
-        raise InputError(f"{path}: ASE does not know the format of this file ({error})") from error
+        raise InputError(f"{path}: ASE does not know the format of this file ({reason_of(error)})") from error
     except Exception as error:
         raise InputError(
-            f"{path}, frame {number} cannot be read: {_sentence(error)}; is the file truncated or of another format?"
+            f"{path}, frame {number} cannot be read: {reason_of(error)}; is the file truncated or of another format?"
         ) from error
+
+
+def _any_other(path: Path, file_format: str) -> Iterator[ase.Atoms]:
+    """Read a file by ASE, whose readers trust the numbers in it."""
+    check_expansion(path)
+    if file_format in ("db", "sqlite"):
+        check_database(path)
+    frames = ase.io.iread(str(path), ":", do_not_split_by_at_sign=True)
+    for number in itertools.count():
+        with bounded_memory(path.stat().st_size, f"{path}, frame {number}"):
+            atoms = next(frames, None)
+        if atoms is None:
+            return
+        yield atoms
 
 
 def _extended_xyz(path: Path) -> Iterator[ase.Atoms]:
     """Read extended XYZ one frame at a time, where ASE would index the whole file and stop at the first blank line."""
-    with open_with_compression(str(path), "r") as file:
+    with Text(path) as file:
         header = _next_line(file)
         for number in itertools.count():
             if not header:
                 return
-            lines = _frame_lines(file, header, f"{path}, frame {number}")
+            lines = frame_lines(file, header, f"{path}, frame {number}")
             header = _next_line(file)
-            while header.lstrip().startswith("VEC"):  # lattice vectors after the atoms
+            while (
+                header.lstrip().startswith("VEC") and len(lines) < int(lines[0]) + 5
+            ):  # lattice vectors after the atoms
                 lines.append(header)
                 header = _next_line(file)
             yield from ase.io.iread(StringIO("".join(lines)), ":", "extxyz")
 
 
-def _next_line(file: IO[Any]) -> str:
+def _next_line(file: Text) -> str:
     """Return the next line that is not blank, "" at the end of the file."""
     line = file.readline()
     while line.isspace():
         line = file.readline()
-    return str(line)
+    return line
 
 
-def _frame_lines(file: IO[Any], header: str, source: str) -> list[str]:
-    """Return the lines of the frame that begins with ``header``."""
-    if not header.strip().isdigit():
-        raise InputError(f"{source} should begin with its number of atoms, but begins with {header.strip()[:60]!r}")
+def frame_lines(file: Text, header: str, source: str) -> list[str]:
+    """Return the lines of the frame of extended XYZ that begins with ``header``.
+
+    Raises:
+        InputError: it is truncated, or announces what it does not have.
+    """
+    if not re.fullmatch(r"\s*[0-9]{1,18}\s*", header):
+        raise InputError(
+            f"{source} should begin with its number of atoms, but begins with {printable(header.strip(), 60)!r}"
+        )
     num_atoms = int(header)
+    file.announced(num_atoms, source)
     lines = [header, file.readline()]
+    columns = sum(min(int(width), MAX_COLUMNS) for width in _WIDTHS.findall(lines[1]))
+    if columns >= MAX_COLUMNS:  # ASE makes room for them before it looks
+        raise InputError(f"{source} announces {MAX_COLUMNS} columns or more in Properties=; is the file damaged?")
     while len(lines) < num_atoms + 2 and lines[-1]:
         lines.append(file.readline())
     if not lines[-1]:
@@ -242,11 +269,9 @@ def _frame_lines(file: IO[Any], header: str, source: str) -> list[str]:
         raise InputError(f"{source} is truncated: the file ends after {present} of its {num_atoms} atoms")
     widths = {len(line.rstrip()) for line in lines[2:-1]}
     if not lines[-1].endswith("\n") and len(widths) == 1 and len(lines[-1]) < min(widths):
-        raise InputError(f"{source} is truncated: the file ends inside its last line, {lines[-1]!r}")
+        raise InputError(f"{source} is truncated: the file ends inside its last line, {printable(lines[-1])!r}")
     return lines
 
 
-def _sentence(error: Exception) -> str:
-    """Return an exception as part of a sentence."""
-    text = " ".join(str(error).split()).rstrip("")
-    return f"{type(error).__name__} {text}".strip()
+MAX_COLUMNS = 10_000
+_WIDTHS = re.compile(r":[RISL]:([0-9]{1,18})")

@@ -14,11 +14,16 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from eqmol.errors import InputError
+from eqmol.bounded import COMPRESSED, MAX_LINE, Text
+from eqmol.errors import InputError, printable, reason_of
 
 #: Endings of files that :func:`read_molecules` reads.
 ENDINGS = (".sdf", ".mol2", ".smi")
 MMFF, UFF = "MMFF94s", "UFF"
+#: Atoms of a molecule, with the hydrogens that its record has; algorithms on its rings and paths recurse.
+MAX_ATOMS = 2000
+_MAX_SMILES = 5000  #: characters
+_MAX_NAME = 200
 _MAX_ATTEMPTS = 50
 _MAX_ITERATIONS = 2000
 
@@ -72,6 +77,9 @@ class Failure(NamedTuple):
 def read_molecules(path: str | Path, conformers: int = 10, seed: int = 0) -> Iterator[Molecule | Failure]:
     """Read the molecules of an .sdf, .mol2 or .smi file; those without coordinates in space get a conformer.
 
+    The file may be compressed and in any encoding that :class:`eqmol.bounded.Text` knows. A record that cannot be read is a
+    failure and costs no other.
+
     Args:
         path: one molecule per record; a line of a .smi file is a SMILES and, after a blank, a name.
         conformers: how many are tried.
@@ -81,11 +89,12 @@ def read_molecules(path: str | Path, conformers: int = 10, seed: int = 0) -> Ite
         InputError: the file is absent, empty, or of another kind.
     """
     path = Path(path)
-    if path.suffix.lower() not in ENDINGS:
+    ending = (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
+    if ending not in ENDINGS:
         raise InputError(f"{path} is none of {', '.join(ENDINGS)}")
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    found = {".sdf": _from_sdf, ".mol2": _from_mol2, ".smi": _from_smi}[path.suffix.lower()](path, conformers, seed)
+    found = {".sdf": _from_sdf, ".mol2": _from_mol2, ".smi": _from_smi}[ending](path, conformers, seed)
     count = 0
     for count, entry in enumerate(found, start=1):  # noqa: B007  read after the loop
         yield entry
@@ -104,50 +113,101 @@ def from_smiles(
         source: for messages; the SMILES itself if empty.
         conformers, seed: as of :func:`read_molecules`.
     """
-    name, source = name or smiles, source or smiles
+    name, source = name or printable(smiles), source or printable(smiles)
+    if len(smiles) > _MAX_SMILES:
+        return Failure(name, source, f"it is a SMILES of {len(smiles)} characters; up to {_MAX_SMILES} are read")
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles, sanitize=False)
     if mol is None or mol.GetNumAtoms() == 0:
-        return Failure(name, source, f"{smiles!r} is not a SMILES")
+        return Failure(name, source, f"{printable(smiles)!r} is not a SMILES")
     return _complete(mol, name, source, conformers, seed)
 
 
 def _from_smi(path: Path, conformers: int, seed: int) -> Iterator[Molecule | Failure]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.startswith("#"):
-            smiles, *rest = line.split(maxsplit=1)
-            yield from_smiles(smiles, rest[0].strip() if rest else "", f"{path}, line {number}", conformers, seed)
+    for line, source, problem in _lines(path):
+        smiles, name = (*line.split(maxsplit=1), "", "")[:2]
+        if problem:
+            yield Failure(printable(name.strip() or smiles, 60), source, f"the line {problem}")
+        elif smiles and not line.startswith("#"):
+            yield from_smiles(smiles, name.strip(), source, conformers, seed)
 
 
 def _from_sdf(path: Path, conformers: int, seed: int) -> Iterator[Molecule | Failure]:
-    with rdBase.BlockLogs():
-        supplier = Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)
-        for index, mol in enumerate(supplier):
-            yield _from_record(mol, supplier.GetItemText(index), path, index, conformers, seed)
+    for index, (block, problem) in enumerate(_blocks(path, end="$$$$")):
+        mol = None
+        if not problem:
+            with rdBase.BlockLogs():
+                mol = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
+        yield _from_record(mol, block, problem, path, index, conformers, seed)
 
 
 def _from_mol2(path: Path, conformers: int, seed: int) -> Iterator[Molecule | Failure]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    marker = "@<TRIPOS>MOLECULE"
-    for index, block in enumerate(text.split(marker)[1:]):
-        with rdBase.BlockLogs():
-            mol = Chem.MolFromMol2Block(marker + block, sanitize=False, removeHs=False)
-        yield _from_record(mol, block.lstrip(), path, index, conformers, seed)
+    for index, (block, problem) in enumerate(_blocks(path, begin="@<TRIPOS>MOLECULE")):
+        mol = None
+        if not problem:
+            with rdBase.BlockLogs():
+                mol = Chem.MolFromMol2Block(block, sanitize=False, removeHs=False)
+        title = block.partition("\n")[2].lstrip()
+        yield _from_record(mol, title, problem, path, index, conformers, seed)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield each line, its place, and why it cannot be used, or ""; what ends the reading is the problem of the last one."""
+    with Text(path) as file:
+        while True:
+            try:
+                line, problem = file.record_line()
+            except Exception as error:  # compressed bytes of any content
+                reason = str(error) if isinstance(error, InputError) else reason_of(error)
+                yield "", f"{path}, line {file.line + 1}", f"cannot be read ({reason}), nor what follows"
+                return
+            if not line:
+                return
+            yield line, f"{path}, line {file.line}", problem
+
+
+def _blocks(path: Path, begin: str = "", end: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each record, from lines that begin or up to lines that end one, and why it cannot be used, or ""."""
+    lines: list[str] = []
+    size, problem = 0, ""
+
+    def record() -> Iterator[tuple[str, str]]:
+        if problem or any(not line.isspace() for line in lines):
+            yield "".join(lines), problem
+
+    before = bool(begin)  # what comes before the first record is none
+    for line, _, wrong in _lines(path):
+        if (begin and line.startswith(begin)) or (end and line.startswith(end)):
+            if not before:
+                yield from record()
+            lines, size, problem, before = [], 0, "", False
+            if end:
+                continue
+        size += len(line)
+        problem = problem or (wrong and f"one of its lines {wrong}")
+        if size > MAX_LINE:
+            problem = problem or f"it has more than {MAX_LINE} characters"
+        elif not before or wrong:
+            lines.append(line)
+    if not before or problem:
+        yield from record()
 
 
 def _from_record(
-    mol: Chem.Mol | None, text: str, path: Path, index: int, conformers: int, seed: int
+    mol: Chem.Mol | None, text: str, problem: str, path: Path, index: int, conformers: int, seed: int
 ) -> Molecule | Failure:
     source = f"{path}, molecule {index + 1}"
-    name = (text.splitlines() or [""])[0].strip() or f"{path.stem}_{index + 1}"
-    if mol is None or mol.GetNumAtoms() == 0:
-        return Failure(name, source, "the record cannot be read")
+    title = text.partition("\n")[0].strip()
+    name = (printable(title) if problem else title[:_MAX_NAME]) or f"{path.name.split('.')[0]}_{index + 1}"
+    if problem or mol is None or mol.GetNumAtoms() == 0:
+        return Failure(name, source, f"the record cannot be read{problem and ': '}{problem}")
     return _complete(mol, name, source, conformers, seed)
 
 
 def _complete(mol: Chem.Mol, name: str, source: str, conformers: int, seed: int) -> Molecule | Failure:
     """Sanitise, refuse what has no meaning as one neutral molecule, and give it a structure if it has none."""
+    if mol.GetNumAtoms() > MAX_ATOMS:
+        return Failure(name, source, f"it has {mol.GetNumAtoms()} atoms; molecules of up to {MAX_ATOMS} are read")
     in_space = mol.GetNumConformers() > 0 and mol.GetConformer().Is3D()
     with rdBase.BlockLogs():
         try:

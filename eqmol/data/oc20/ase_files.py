@@ -25,12 +25,12 @@ from eqmol.graph import check_numbers
 def read_trajectory(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
     """Read an ASE trajectory; the file is the system."""
     size = path.stat().st_size
-    with bounded_memory(size):
+    with bounded_memory(size, str(path)):
         frames = Trajectory(path)
     with frames:
         for number in range(start, len(frames) if stop is None else min(stop, len(frames))):
             source = f"{path}, frame {number}"
-            with bounded_memory(size):
+            with bounded_memory(size, source):
                 atoms = frames[number]
             yield check(_from_atoms(atoms, path.name, path.stem, number, how, source), source), source
 
@@ -42,7 +42,7 @@ def read_database(path: Path, start: int, stop: int | None, how: Reading) -> Ite
     with ase.db.connect(path) as rows:
         found = rows.select(limit=None if stop is None else stop - start, offset=start)
         for index in itertools.count(start):
-            with bounded_memory(size):
+            with bounded_memory(size, f"{path}, frame {index}"):
                 row = next(found, None)
                 frame = None if row is None else _from_row(row, path, index, how)
             if frame is None:
@@ -57,7 +57,7 @@ def read_ase_lmdb(path: Path, start: int, stop: int | None, how: Reading) -> Ite
             key = entries.keys[index].decode()
             try:
                 value = entries.value(index)
-                with bounded_memory(len(value)):
+                with bounded_memory(len(value), f"{path}, row {key}"):
                     content = decompress(value)
                     row = AtomsRow(decode(content.decode()) | {"id": int(key)})
                     frame = _from_row(row, path, index, how)

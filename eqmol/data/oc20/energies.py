@@ -10,6 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from eqmol.bounded import read_npz
 from eqmol.data.oc20.dataset import Library
 from eqmol.data.statistics import FreeAtom
 from eqmol.errors import InputError
@@ -61,9 +62,8 @@ def read_references(path: Path) -> dict[int, FreeAtom]:
         InputError: not such a file.
     """
     try:
-        with np.load(path) as content:
-            energies = np.asarray(content["coeff"], np.float64)
-    except (OSError, ValueError, KeyError) as error:
+        energies = np.asarray(read_npz(path)["coeff"], np.float64)
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no .npz with per-element energies 'coeff' ({error})") from error
     if energies.ndim != 1 or not np.isfinite(energies).all():
         raise InputError(

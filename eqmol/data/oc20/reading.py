@@ -48,7 +48,7 @@ def read_tags(path: Path) -> dict[str, NDArray[np.int8]]:
             tags[name] = np.ones(entry["natoms"], np.int8)
             tags[name][entry["fixed_indices"]] = 0
             tags[name][entry["adsorbate_indices"]] = 2
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, MemoryError) as error:
         raise InputError(
             f"{path} does not hold natoms, adsorbate_indices and fixed_indices per file: {error}"
         ) from error

@@ -1,19 +1,17 @@
 """S2EF as it is published: ``k.extxyz.xz`` with ``k.txt`` beside it."""
 
-import lzma
 import math
 import re
 from collections.abc import Iterator
-from io import TextIOWrapper
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from ase.data import atomic_numbers
 
+from eqmol.bounded import Text, read_lines
 from eqmol.data.oc20.frames import Frame, check
 from eqmol.data.oc20.reading import Reading
-from eqmol.errors import InputError
+from eqmol.errors import InputError, printable, reason_of
 
 
 def labels_of(path: Path) -> Path | None:
@@ -31,9 +29,8 @@ def read_s2ef(path: Path, start: int, stop: int | None, how: Reading) -> Iterato
         raise InputError(
             f"{path}: there is no {path.name.split('.')[0]}.txt beside it, which holds the reference energies"
         )
-    with _open_text(labels) as file:
-        lines = [line.strip() for line in file if line.strip()]
-    with _open_text(path) as file:
+    lines = [line.strip() for line in read_lines(labels) if line.strip()]
+    with Text(path) as file:
         number = 0
         while header := file.readline():
             if header.isspace():
@@ -62,26 +59,31 @@ def _ids(line: str, place: str) -> tuple[str, int, float]:
         reference, number = math.nan, 0
     if not math.isfinite(reference):
         raise InputError(
-            f"{place}: {line!r} should be system,frame,reference energy in eV, as random123,frame45,-301.2"
+            f"{place}: {printable(line)!r} should be system,frame,reference energy in eV, as random123,frame45,-301.2"
         )
     return parts[0], number, reference
 
 
-def _s2ef_frame(header: str, file: IO[str], system: str, number: int, reference: float, source: str) -> Frame:
+def _s2ef_frame(header: str, file: Text, system: str, number: int, reference: float, source: str) -> Frame:
     """Parse one frame, several times faster than ASE does."""
     comment = file.readline()
     values: dict[str, str] = {key: quoted or bare for key, quoted, bare in _PAIRS.findall(comment)}
     properties = values.get("Properties", "").split(":")
-    if not header.strip().isdigit() or len(properties) % 3 != 0:
+    if not re.fullmatch(r"\s*[0-9]{1,18}\s*", header) or len(properties) % 3 != 0:
         raise InputError(f"{source} does not begin with a number of atoms and a line with Properties=")
     count = int(header)
+    file.announced(count, source)
     lines = [file.readline() for _ in range(count)]
     if count > 0 and not lines[-1].endswith("\n"):
         raise InputError(f"{source} is truncated: the file ends within its {count} atoms")
+    if not all(re.fullmatch("[1-9][0-9]?", width) for width in properties[2::3]):
+        raise InputError(f"{source}: Properties={printable(values['Properties'])} is not understood")
     widths = list(map(int, properties[2::3]))
     table = [line.split() for line in lines]
     if any(len(row) != sum(widths) for row in table):
-        raise InputError(f"{source}: not every atom has the {sum(widths)} columns of Properties={values['Properties']}")
+        raise InputError(
+            f"{source}: not every atom has the {sum(widths)} columns of Properties={printable(values['Properties'])}"
+        )
     columns, begin = {}, 0
     for name, width in zip(properties[::3], widths, strict=True):
         columns[name] = [row[begin : begin + width] for row in table]
@@ -106,12 +108,8 @@ def _s2ef_frame(header: str, file: IO[str], system: str, number: int, reference:
             reference=reference,
             forces=np.array(columns["forces"], np.float64),
         )
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{source} cannot be read: {type(error).__name__} {error}") from error
+    except (KeyError, ValueError, OverflowError) as error:
+        raise InputError(f"{source} cannot be read: {reason_of(error)}") from error
 
 
 _PAIRS = re.compile(r'([A-Za-z_]+)=(?:"([^"]*)"|(\S+))')
-
-
-def _open_text(path: Path) -> TextIOWrapper:
-    return lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else open(path, encoding="utf-8")

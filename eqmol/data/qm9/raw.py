@@ -14,7 +14,8 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from eqmol.errors import InputError
+from eqmol.bounded import Text, read_lines
+from eqmol.errors import InputError, printable
 from eqmol.graph.properties import PROPERTIES
 
 #: Columns of the CSV, and of the second line of an .xyz file, which has only the first 15.
@@ -25,7 +26,7 @@ COLUMNS = (
 NUM_XYZ = 15
 _ORDER = [COLUMNS.index(name) for name in PROPERTIES]
 _FACTORS = np.array([entry.raw_factor for entry in PROPERTIES.values()])
-_ID = re.compile(r"gdb[_ ](\d+)$")
+_ID = re.compile(r"gdb[_ ]([0-9]{1,9})$")
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,15 @@ def read_xyz(paths: Sequence[Path]) -> Molecules:
     """
     parts, rows = [], []
     for path in paths:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
         try:
             size = int(lines[0])
             head, number, *words = lines[1].split()
             symbols, *columns = zip(*(line.split() for line in lines[2 : 2 + size]), strict=True)
             positions = np.array([[_number(word) for word in column] for column in columns[:3]]).T
             if head != "gdb" or len(words) != NUM_XYZ or positions.shape != (size, 3):
+                raise ValueError
+            if not np.isfinite(positions).all() or re.fullmatch("[0-9]{1,9}", number) is None:
                 raise ValueError
             parts.append((int(number), _elements(symbols, str(path)), positions.tolist()))
             rows.append([*map(_number, words), *[np.nan] * (len(COLUMNS) - NUM_XYZ)])
@@ -133,23 +136,25 @@ def read_xyz(paths: Sequence[Path]) -> Molecules:
 
 def read_uncharacterized(path: Path) -> NDArray[np.int64]:
     """The numbers of the molecules in ``uncharacterized.txt``."""
-    words = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+    words = (line.split(maxsplit=1) for line in read_lines(path))
     return np.array([int(row[0]) for row in words if row and row[0].isdigit()], dtype=np.int64)
 
 
 def _sdf_records(path: Path) -> Iterator[tuple[int, list[int], list[list[float]]]]:
     """Yield number, atomic numbers and positions (Å) of every V2000 record."""
-    with path.open(encoding="utf-8") as file:
-        for position, title in enumerate(iter(file.readline, "")):
-            where = f"{path}, molecule {position + 1} ({title.strip() or 'no title'})"
+    with Text(path) as file:
+        for position, title in enumerate(file):
+            where = f"{path}, molecule {position + 1} ({printable(title, 60) or 'no title'})"
             found = _ID.match(title.strip())
             if found is None:
                 raise InputError(f"{where}: the title is not gdb_N; give the SDF of QM9")
             try:
-                _program, _comment, counts = islice(file, 3)
-                lines = list(islice(file, int(counts[:3])))
+                _program, _comment, counts = islice(iter(file), 3)
+                lines = list(islice(iter(file), int(counts[:3])))
                 numbers = _elements([line[31:34].strip() for line in lines], where)
                 positions = [[float(line[i : i + 10]) for i in (0, 10, 20)] for line in lines]
+                if len(lines) < int(counts[:3]) or not np.isfinite(positions).all() or 0 in numbers:
+                    raise ValueError
             except InputError:
                 raise
             except ValueError:
@@ -162,7 +167,7 @@ def _sdf_records(path: Path) -> Iterator[tuple[int, list[int], list[list[float]]
 
 def _read_csv(path: Path) -> tuple[list[int], NDArray[np.float64]]:
     """Return numbers of the molecules and their values in the project's order and units."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path)
     if not lines or lines[0].lower().count(",") != len(COLUMNS):
         raise InputError(f"{path} must have a header and {len(COLUMNS) + 1} columns, as gdb9.sdf.csv has")
     ids, rows = [], []
@@ -175,7 +180,9 @@ def _read_csv(path: Path) -> tuple[list[int], NDArray[np.float64]]:
             ids.append(int(found[1]))
             rows.append([float(word) for word in words])
         except ValueError:
-            raise InputError(f"{path}, row {row} ({name}) is not gdb_N and {len(COLUMNS)} numbers") from None
+            raise InputError(
+                f"{path}, row {row} ({printable(name, 60)}) is not gdb_N and {len(COLUMNS)} numbers"
+            ) from None
     values = np.array(rows).reshape(-1, len(COLUMNS))
     broken = np.argwhere(~np.isfinite(values))
     if len(broken):
