@@ -2,6 +2,7 @@
 # make train  the environment, then six minutes of training on the embedded data: make train ARGS="backend=grid"
 # make test   the environment, then the tests on two cores; on more: make test ARGS="-n 8"
 # make check  linters, types and import contracts
+# make fuzz   structures against an oracle and mutated files within limits, thousands of each; tests.fuzz tells the options
 # make bench  eqmol beside e3nn and mace-torch, in an environment of its own: make bench ARGS="convolution" for one suite
 # For a GPU: make train TORCH="torch==2.13.0 --index-url <PyTorch's CUDA index>"
 
@@ -12,7 +13,7 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 BENCH  := .venv-bench
 
-.PHONY: env train test check bench
+.PHONY: env train test check fuzz bench
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.ready
@@ -37,6 +38,10 @@ check: env
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+fuzz: env
+	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz.structures
+	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz.files
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.peers --output docs/benchmarks $(ARGS)

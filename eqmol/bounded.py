@@ -65,9 +65,13 @@ class Text:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         try:
             mark = self._bytes.peek(2)[:2]
-        except BaseException:
+        except Exception as error:  # compressed bytes of any content
             self._bytes.close()
-            raise
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path} cannot be read: {reason_of(error)}; is it truncated or of another format?"
+            ) from None
         encoding = "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
         self._file = io.TextIOWrapper(cast(IO[bytes], self._bytes), encoding, "eqmol.latin-1")
         self._size = path.stat().st_size

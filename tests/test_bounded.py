@@ -80,7 +80,7 @@ def test_long_lines_and_what_grows_without_bound(tmp_path, ending):
     path = write(tmp_path / f"a.cif.{ending}", many(b"\n", COMPRESS[ending]))
     with pytest.raises(InputError, match="times as large"):
         list(read_frames(path))
-    path = write(tmp_path / f"a.sdf.{ending}", many(b"\n", COMPRESS[ending]))
+    path = write(tmp_path / f"a.sdf.{ending}", many(b"1", COMPRESS[ending]))
     (failure,) = read_molecules(path)
     assert "times as large" in failure.reason
     path = write(tmp_path / "a.xyz", b"1\n" + b"x" * (MAX_LINE + 1) + b"\nH 0 0 0\n")

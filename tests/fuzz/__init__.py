@@ -1,0 +1,1 @@
+"""Long and short fuzzing: structures against an oracle, files within limits."""

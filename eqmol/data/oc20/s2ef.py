@@ -29,6 +29,15 @@ def read_s2ef(path: Path, start: int, stop: int | None, how: Reading) -> Iterato
         raise InputError(
             f"{path}: there is no {path.name.split('.')[0]}.txt beside it, which holds the reference energies"
         )
+    try:
+        yield from _read(path, labels)
+    except InputError:
+        raise
+    except Exception as error:  # compressed bytes of any content
+        raise InputError(f"{path} cannot be read: {reason_of(error)}; is it or {labels.name} truncated?") from error
+
+
+def _read(path: Path, labels: Path) -> Iterator[tuple[Frame, str]]:
     lines = [line.strip() for line in read_lines(labels) if line.strip()]
     with Text(path) as file:
         number = 0
