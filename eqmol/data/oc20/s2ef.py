@@ -29,12 +29,15 @@ def read_s2ef(path: Path, start: int, stop: int | None, how: Reading) -> Iterato
         raise InputError(
             f"{path}: there is no {path.name.split('.')[0]}.txt beside it, which holds the reference energies"
         )
+    place = "before its first frame"
     try:
-        yield from _read(path, labels)
+        for number, found in enumerate(_read(path, labels)):
+            yield found
+            place = f"after frame {number}"
     except InputError:
         raise
     except Exception as error:  # compressed bytes of any content
-        raise InputError(f"{path} cannot be read: {reason_of(error)}; is it or {labels.name} truncated?") from error
+        raise InputError(f"{path} cannot be read {place}: {reason_of(error)}; is it truncated?") from error
 
 
 def _read(path: Path, labels: Path) -> Iterator[tuple[Frame, str]]:

@@ -181,6 +181,22 @@ class Shard:
                 self._file = safe_open(self.path, framework="np")
                 self._header = json.loads(self._file.metadata()["eqmol"])
                 self._ptr = self._file.get_tensor("ptr")
-            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                self._check_shapes()
+            except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
                 raise InputError(f"the shard {self.path} cannot be read ({error}); {_REMEDY}") from error
         return self._file
+
+    def _check_shapes(self) -> None:
+        """Refuse arrays of different lengths, and what points outside of them."""
+        frames, atoms = len(self._ptr) - 1, int(self._ptr[-1])
+        names = self._header["systems"]
+        shapes: dict[str, list[int]] = {name: [atoms] for name in ("numbers", "tags", "fixed")}
+        shapes |= {name: [frames] for name in ("energy", "reference", "system", "number")}
+        shapes |= {"positions": [atoms, 3], "cell": [frames, 3, 3], "pbc": [frames, 3]}
+        shapes |= {"forces": [atoms, 3]} if self._header["kind"] == S2EF else {}
+        for name, shape in shapes.items():
+            if (found := self._file.get_slice(name).get_shape()) != shape:
+                raise ValueError(f"{name} has the shape {found}, not {shape}")
+        system = self._file.get_tensor("system")
+        if self._ptr[0] != 0 or (np.diff(self._ptr) < 0).any() or not ((system >= 0) & (system < len(names))).all():
+            raise ValueError("frames lie outside of its arrays")
