@@ -42,9 +42,15 @@ def read_database(path: Path, start: int, stop: int | None, how: Reading) -> Ite
     with ase.db.connect(path) as rows:
         found = rows.select(limit=None if stop is None else stop - start, offset=start)
         for index in itertools.count(start):
-            with bounded_memory(size, f"{path}, frame {index}"):
-                row = next(found, None)
-                frame = None if row is None else _from_row(row, path, index, how)
+            source = f"{path}, frame {index}"
+            try:
+                with bounded_memory(size, source):
+                    row = next(found, None)
+                    frame = None if row is None else _from_row(row, path, index, how)
+            except InputError:
+                raise
+            except Exception as error:  # SQLite, and JSON of any content
+                raise InputError(f"{source} cannot be read: {reason_of(error)}; is the file damaged?") from error
             if frame is None:
                 return
             yield frame
