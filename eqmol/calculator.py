@@ -15,6 +15,7 @@ from eqmol.errors import InputError
 from eqmol.evaluation import close_contacts as guard_of
 from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.graph import NeighborList
+from eqmol.graph.electronic import StateGuard
 from eqmol.models import Potential
 
 
@@ -34,6 +35,8 @@ class Calculator(ASECalculator):
         verify: compare the algorithms with the reference on a part of the first structure, see :func:`eqmol.load`.
         close_contacts: ``"stop"`` refuses atoms that are much closer than any of the training set, ``"warn"`` only says so, see
             :class:`eqmol.graph.contacts.CloseContacts`.
+        electronic_state: ``"stop"`` refuses structures that state another charge or spin than the training set has, which the
+            model does not know; ``"warn"`` only says so, see :mod:`eqmol.graph.electronic`.
 
     Raises:
         InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, an element that the model
@@ -54,6 +57,7 @@ class Calculator(ASECalculator):
         skin: float = 0.5,
         verify: bool = True,
         close_contacts: str = "stop",
+        electronic_state: str = "stop",
     ) -> None:
         super().__init__()
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
@@ -67,6 +71,7 @@ class Calculator(ASECalculator):
         self.model = model
         self._neighbors = NeighborList(self.model.cutoff, skin)
         self._contacts = guard_of(self.model, close_contacts)
+        self._states = StateGuard(self.model.electronic_state, electronic_state)
         # plain values: trajectories write them
         self.parameters.update(
             model="in memory" if isinstance(path_or_model, Potential) else os.fspath(path_or_model),
@@ -75,6 +80,7 @@ class Calculator(ASECalculator):
             dtype=str(self.model.dtype).removeprefix("torch."),
             skin=float(skin),
             close_contacts=close_contacts,
+            electronic_state=electronic_state,
         )
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
@@ -82,6 +88,12 @@ class Calculator(ASECalculator):
         if kwargs:
             raise InputError(f"a calculator's {next(iter(kwargs))} cannot be changed; make a new eqmol.Calculator")
         return {}
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Return a result, of the last calculation where nothing has changed; ASE does not count ``info`` as a change."""
+        if atoms is not None:
+            self._states.check(atoms)
+        return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
@@ -104,6 +116,7 @@ class Calculator(ASECalculator):
         if self._neighbors.skin and "numbers" in system_changes:
             self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
         graph = graph_of(self.model, atoms, neighbors=self._neighbors, contacts=self._contacts)
+        self._states.check(atoms)
         self.results = evaluate_graphs(self.model, [graph])[0]
         self.results["free_energy"] = self.results["energy"]
         if "stress" in self.results:

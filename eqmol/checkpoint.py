@@ -22,6 +22,7 @@ from eqmol.choice import AUTO, at_first_use, default_backend
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph.contacts import SHORTEST, check_shortest
+from eqmol.graph.electronic import ElectronicState
 from eqmol.header import AUX, FORMAT, SECTIONS, UNITS, Header, ModelFile, digest, read_header
 from eqmol.models.arguments import check_integer
 from eqmol.models.predictor import Predictor
@@ -246,6 +247,7 @@ def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_
         if name not in SECTIONS:
             raise InputError(f"a model file has no section {name[:80]!r}; it may have {', '.join(SECTIONS)}")
         recipes.check_plain(section, name)
+    ElectronicState.read(sections.get("domain", {}))
     for name in aux:
         if not name.startswith(tuple(f"{AUX}{section}." for section in sections)):
             raise InputError(f"tensor {name[:80]!r} belongs to no section of the model")

@@ -21,6 +21,8 @@ Each section is optional and a JSON object of at most 256 items per list; what i
 - ``targets``: what is predicted: kinds, shapes and units;
 - ``domain``: what the training set of the last run covers. ``structures``: how many it has; ``aux.domain.shortest`` float64
   [elements, elements]: shortest distance (Å) of each pair of elements, 0 where none was within the cutoff;
+  ``charge`` (e) and ``spin`` (number of unpaired electrons, or "lowest") of all structures, null where they differ, see
+  :mod:`eqmol.graph.electronic`;
 - ``uncertainty``, ``dispersion``, ``heads``: of models that have them.
 
 Any other key is refused, whereas keys inside of a section and its tensors are kept as they are, so that a section may grow.

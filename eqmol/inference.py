@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eqmol.graph import AtomGraph
+    from eqmol.graph.electronic import StateGuard
     from eqmol.models.predictor import Predictor
 
     Frame = tuple[ase.Atoms, dict[str, Any], str]  # structure, labels, "path, frame 17"
@@ -44,6 +45,7 @@ def predict(
     dtype: "str | torch.dtype | None" = None,
     verify: bool = True,
     close_contacts: str = "stop",
+    electronic_state: str = "stop",
 ) -> Any:
     """Predict energies and forces of structures.
 
@@ -52,7 +54,7 @@ def predict(
         model: a model file or a model.
         batch_size: structures evaluated together; the results do not depend on it.
         backend, device, dtype, verify: see :func:`eqmol.load`; a backend is tuned and verified on the first batch.
-        close_contacts: see :class:`eqmol.Calculator`.
+        close_contacts, electronic_state: see :class:`eqmol.Calculator`.
 
     Returns:
         For one structure a dict, for several a list of dicts: ``energy`` (eV), ``energies`` [N] (eV), ``forces`` [N, 3]
@@ -65,6 +67,7 @@ def predict(
     from ase import Atoms
 
     from eqmol.checkpoint import prepare
+    from eqmol.graph.electronic import StateGuard
 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be a positive integer")
@@ -76,7 +79,8 @@ def predict(
     sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
     potential = prepare(model, backend, device, dtype, verify)
-    results = [result for _, result in _evaluated(potential, frames, batch_size, close_contacts)]
+    states = StateGuard(potential.electronic_state, electronic_state)
+    results = [result for _, result in _evaluated(potential, frames, batch_size, close_contacts, states)]
     return results[0] if single else results
 
 
@@ -179,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
         default="stop",
         help="what happens to structures with atoms much closer than any that the model was trained on (default: stop)",
     )
+    add(
+        "--electronic-state",
+        choices=("stop", "warn"),
+        default="stop",
+        help="what happens to structures that state another charge or spin than the model was trained on (default: stop)",
+    )
     add("--batch-size", type=_positive, default=16, metavar="N", help="structures at a time (default: 16)")
     add("--metrics", type=Path, metavar="OUT.json", help="also write the errors to this file")
     for label, key in KEYS.items():
@@ -212,18 +222,29 @@ def _run(arguments: argparse.Namespace) -> None:
         output = files.enter_context(replacing(arguments.output))
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
         from eqmol.checkpoint import prepare
+        from eqmol.graph.electronic import StateGuard
 
         verify = arguments.verify == "on"
         model = prepare(arguments.model, arguments.backend, arguments.device, arguments.dtype, verify)
         _check_labels(arguments.input, keys, given, metrics is not None)
         frames = _frames(arguments.input, keys)
-        errors, num_frames = _predict_file(model, frames, output, arguments.batch_size, arguments.close_contacts)
+        states = StateGuard(model.electronic_state, arguments.electronic_state)
+        errors, num_frames = _predict_file(
+            model, frames, output, arguments.batch_size, arguments.close_contacts, states
+        )
         if metrics is not None:
             document = {"model": str(arguments.model), "input": str(arguments.input), "structures": num_frames}
             metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
     console = Console()
     if errors.summary():
         console.print(_table(errors, arguments.input.name))
+    if states.different:
+        console.print(
+            f"{states.different} of {num_frames} structures state another charge or spin than the training set "
+            f"({states.trained.words()}), which the model does not know",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
 
 
@@ -337,7 +358,7 @@ def _frames(path: Path, keys: dict[str, str]) -> "Iterator[Frame]":
 
 
 def _predict_file(
-    model: "Predictor", frames: "Iterator[Frame]", file: Any, batch_size: int, close_contacts: str
+    model: "Predictor", frames: "Iterator[Frame]", file: Any, batch_size: int, close_contacts: str, states: "StateGuard"
 ) -> tuple[Errors, int]:
     """Write every frame with its predictions; return the errors and the number of frames."""
     from rich.console import Console
@@ -350,7 +371,7 @@ def _predict_file(
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
-        for (atoms, labels, _), result in _evaluated(model, frames, batch_size, close_contacts):
+        for (atoms, labels, _), result in _evaluated(model, frames, batch_size, close_contacts, states):
             _attach(atoms, result)
             write_frame(file, atoms)
             errors.add(result, labels, len(atoms))
@@ -374,7 +395,7 @@ def _attach(atoms: "ase.Atoms", result: Mapping[str, Any]) -> None:
 
 
 def _evaluated(
-    model: "Predictor", frames: "Iterable[Frame]", batch_size: int, close_contacts: str
+    model: "Predictor", frames: "Iterable[Frame]", batch_size: int, close_contacts: str, states: "StateGuard"
 ) -> "Iterator[tuple[Frame, dict[str, Any]]]":
     """Each frame with its prediction, in order; holds one batch in memory."""
     from eqmol.evaluation import close_contacts as guard_of
@@ -385,6 +406,7 @@ def _evaluated(
     graphs: list[AtomGraph] = []
     for frame in frames:
         graph = graph_of(model, frame[0], frame[2], contacts=contacts)
+        states.check(frame[0], frame[2])
         if len(batch) == batch_size or (batch and sum(g.num_edges for g in [*graphs, graph]) > MAX_EDGES):
             yield from zip(batch, evaluate_graphs(model, graphs), strict=True)
             batch, graphs = [], []

@@ -26,6 +26,7 @@ import eqmol
 from eqmol.checkpoint import build, save
 from eqmol.errors import InputError
 from eqmol.graph import NeighborList, collate, from_atoms
+from eqmol.graph.electronic import ElectronicState
 from tests.recipes import model, recipe
 
 
@@ -171,8 +172,8 @@ def test_results_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     atoms.get_forces()
     monkeypatch.setattr("eqmol.calculator.evaluate_graphs", None)
     atoms.get_potential_energy()
-    atoms.set_initial_charges(np.ones(len(atoms)))
-    atoms.set_initial_magnetic_moments(np.ones(len(atoms)))
+    atoms.set_initial_charges(np.linspace(-0.4, 0.4, len(atoms)))  # neutral, no net spin
+    atoms.set_initial_magnetic_moments(np.linspace(-1, 1, len(atoms)))
     atoms.get_forces()
 
 
@@ -286,6 +287,39 @@ def test_no_element_of_the_model(path: Path, number: int, match: str) -> None:
         atoms.get_potential_energy()
     with pytest.raises(InputError, match=f"structure 1: atom 1 .*{match}"):
         eqmol.predict([atoms[:1], atoms], path)
+
+
+def cation() -> ase.Atoms:
+    atoms = ethanol()
+    atoms.info |= {"charge": 1, "spin": 2}
+    return atoms
+
+
+def test_another_charge_than_that_of_the_training_set(path: Path) -> None:
+    neutral, charged = ethanol(), cation()
+    neutral.calc = charged.calc = eqmol.Calculator(path)
+    energy = neutral.get_potential_energy()
+    for predict in (charged.get_potential_energy, lambda: eqmol.predict(charged, path)):
+        with pytest.raises(InputError, match=r"charge \+1, lowest spin, .* trained on charge 0"):
+            predict()
+    charged.calc = eqmol.Calculator(path, electronic_state="warn")
+    with pytest.warns(UserWarning, match="for the state of the training set"):
+        assert charged.get_potential_energy() == energy
+    with pytest.warns(UserWarning, match="structure 1"):
+        assert eqmol.predict([neutral, charged], path, electronic_state="warn")[1]["energy"] == pytest.approx(energy)
+
+
+def test_the_state_of_the_training_set_is_in_the_file(tmp_path: Path) -> None:
+    trained = model()
+    trained.set_state(ElectronicState(1.0, "lowest"))
+    save(trained, tmp_path / "cations.safetensors")
+    loaded = eqmol.load(tmp_path / "cations.safetensors")
+    assert loaded.electronic_state == ElectronicState(1.0, "lowest")
+    eqmol.predict([ethanol(), cation()], loaded)  # what states nothing is taken for a cation
+    anion = ethanol()
+    anion.info["charge"] = -1
+    with pytest.raises(InputError, match=r"charge -1.*trained on charge \+1"):
+        eqmol.predict(anion, loaded)
 
 
 @pytest.mark.parametrize("numbers", [[6, 200], [6, -1], [6, 0], [6.0, 8.0]])

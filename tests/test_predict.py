@@ -305,6 +305,19 @@ def test_stress_errors(path: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "m.json").read_text())["stress_rmse_mev_per_a3"] == pytest.approx(3.0)
 
 
+def test_other_states_are_counted(path: Path, tmp_path: Path, capfd: Any) -> None:
+    structures = [molecule("H2O") for _ in range(4)]
+    for atoms in structures[1:3]:
+        atoms.info |= {"charge": 1, "multiplicity": 2}
+    write(tmp_path / "in.xyz", structures)
+    arguments = [str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz"), "--electronic-state", "warn"]
+    with pytest.warns(UserWarning, match="frame 1: the structure has charge"):
+        assert main(arguments) == 0
+    assert "2 of 4 structures state another charge or spin than the training set (charge 0" in capfd.readouterr().out
+    first, *_, last = (atoms.info["eqmol_energy"] for atoms in iread(tmp_path / "out.xyz"))
+    assert first == last
+
+
 def test_labels_that_are_not_there(path: Path, source: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out.xyz"
     assert main([str(path), str(source), "-o", str(out), "--energy-key", "REF_enrgy"]) == 2
@@ -331,6 +344,9 @@ def bad(name: str, tmp_path: Path, path: Path) -> tuple[list[str], str]:
         case "dummy atom":
             structures[4].numbers[1] = 0
             match = f"error: {source}, frame 4: atom 1 is a dummy or ghost atom"
+        case "another charge":
+            structures[0].info["total_charge"] = -1
+            match = f"error: {source}, frame 0: the structure has charge -1"
         case "NaN position":
             structures[1].positions[2, 0] = np.nan
             match = "frame 1: the position of atom 2"
@@ -393,6 +409,7 @@ def bad(name: str, tmp_path: Path, path: Path) -> tuple[list[str], str]:
 BAD = [
     "unseen element",
     "dummy atom",
+    "another charge",
     "NaN position",
     "two atoms at one place",
     "singular cell",

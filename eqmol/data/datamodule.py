@@ -19,7 +19,7 @@ from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate, from_atoms
 from eqmol.graph.contacts import shortest_distances
-from eqmol.graph.electronic import TrainingStates
+from eqmol.graph.electronic import DEFAULT, ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 
 #: Names of splits, which no test set may take.
@@ -84,6 +84,10 @@ class GraphSets(pl.LightningDataModule):
     def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:
         """Return the shortest distance of each pair of elements in the training set, see :mod:`eqmol.graph.contacts`."""
         return shortest_distances(self.train_graphs, elements)
+
+    def electronic_state(self) -> ElectronicState:
+        """Return charge and spin of all structures."""
+        return DEFAULT
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training set, resumable within an epoch; those of this process, if several train."""
@@ -197,7 +201,7 @@ class DataModule(GraphSets):
         self.keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
         self._check_options()
         self._labels = LabelSummary()
-        self.states = TrainingStates(electronic_state)
+        self._states = TrainingStates(electronic_state)
 
     def setup(self, stage: str | None = None) -> None:
         """Read every file, once.
@@ -216,6 +220,10 @@ class DataModule(GraphSets):
         self._check_elements()
         self._statistics = measure(self.train_graphs, free_atoms(isolated))
 
+    def electronic_state(self) -> ElectronicState:
+        """Return charge and spin of all structures, as the files state them."""
+        return self._states.state()
+
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, labels and where they were found, atomic energies."""
         sets = Table("set", "frames", "atoms", "neighbours per atom", title="data")
@@ -224,7 +232,7 @@ class DataModule(GraphSets):
             edges = sum(graph.edge_index.shape[1] for graph in graphs)
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
         statistics = self._measured()
-        return [sets, self._labels.table(), statistics.table(), statistics.notes(), *self.states.notes()]
+        return [sets, self._labels.table(), statistics.table(), statistics.notes(), *self._states.notes()]
 
     def read(self, file: str | Path, required: Sequence[str] | None = None) -> list[AtomGraph]:
         """Read the frames of one file; all get the same labels, NaN where a frame has none.
@@ -240,7 +248,7 @@ class DataModule(GraphSets):
             if not atoms.pbc.all():
                 labels.pop(STRESS, None)  # defined for three periodic directions only
             graph = from_atoms(atoms, self.cutoff, **labels, source=source)
-            self.states.add(atoms, source, is_isolated(graph))
+            self._states.add(atoms, source, is_isolated(graph))
             if FORCES not in graph and is_isolated(graph):
                 graph.forces = torch.zeros(1, 3, dtype=torch.float64)  # by symmetry
             for label in (ENERGY, FORCES):

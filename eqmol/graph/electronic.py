@@ -11,6 +11,7 @@ A structure that states nothing is neutral and has as few unpaired electrons as 
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import ase
@@ -43,6 +44,20 @@ class ElectronicState(NamedTuple):
     charge: float | None = None
     spin: Spin | None = None
 
+    @classmethod
+    def read(cls, section: Mapping[str, Any]) -> "ElectronicState":
+        """The state that the section ``domain`` of a model file names; the default where it names none.
+
+        Raises:
+            InputError: values that are none of a charge or spin.
+        """
+        charge, spin = (section.get(key, default) for key, default in DEFAULT._asdict().items())
+        if charge is not None and type(charge) not in (int, float):
+            raise InputError(f"domain.charge={charge!r} must be a number or null")
+        if spin not in (None, LOWEST) and (type(spin) is not int or spin < 0):
+            raise InputError(f"domain.spin={spin!r} must be a number of unpaired electrons, 'lowest' or null")
+        return cls(charge, spin)
+
     def completed(self) -> "ElectronicState":
         """The same with the defaults for what is not stated."""
         return ElectronicState(self.charge or 0.0, LOWEST if self.spin is None else self.spin)
@@ -55,7 +70,7 @@ class ElectronicState(NamedTuple):
     def words(self) -> str:
         """For a person: "charge +1, 2 unpaired electrons"."""
         charge, spin = self.completed()
-        number = {LOWEST: "as few unpaired electrons as possible", 1: "1 unpaired electron"}
+        number = {LOWEST: "lowest spin", 1: "1 unpaired electron"}
         sign = f"{charge:+g}" if charge else "0"
         return f"charge {sign}, {number.get(spin, f'{spin} unpaired electrons')}"
 
@@ -268,7 +283,9 @@ class StateGuard:
             "neither charge nor spin"
         )
         if self.mode == "stop":
-            raise InputError(f"{sentence}; use a model for this state, or electronic_state=warn")
+            raise InputError(
+                f"{sentence}; use a model for this state, or accept that with electronic_state=warn (predict.py: --electronic-state warn)"
+            )
         self.different += 1
         if self.different == 1:
             warnings.warn(f"{sentence}; the prediction is for the state of the training set", stacklevel=2)

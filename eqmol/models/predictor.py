@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
+from eqmol.graph.electronic import ElectronicState
 from eqmol.models.arguments import check_elements
 from eqmol.models.backbone import Backbone
 
@@ -77,6 +78,15 @@ class Predictor(nn.Module, ABC):
         """
         self.aux[SHORTEST] = shortest
         self.sections["domain"] = {"structures": structures}
+
+    @property
+    def electronic_state(self) -> ElectronicState:
+        """Charge and spin of the training set."""
+        return ElectronicState.read(self.sections.get("domain", {}))
+
+    def set_state(self, state: ElectronicState) -> None:
+        """Take note of charge and spin of a training set."""
+        self.sections["domain"] = self.sections.get("domain", {}) | state._asdict()
 
     def species(self, graph: Data) -> Tensor:
         """Index of each atom's element [N].

@@ -91,6 +91,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
                 check_unchanged(config, out.config)
             predictor = make_predictor(cfg)
             predictor.set_domain(datamodule.shortest_distances(predictor.elements), len(datamodule.train_graphs))
+            predictor.set_state(datamodule.electronic_state())
             started = None if warm is None else warm.fill(predictor)
             task.attach(predictor)
         if not is_first:

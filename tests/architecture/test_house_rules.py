@@ -54,6 +54,7 @@ SIGNATURES = {
         "skin=0.5",
         "verify=True",
         "close_contacts='stop'",
+        "electronic_state='stop'",
     ],
     "predict": [
         "atoms",
@@ -64,6 +65,7 @@ SIGNATURES = {
         "dtype=None",
         "verify=True",
         "close_contacts='stop'",
+        "electronic_state='stop'",
     ],
 }
 

@@ -325,7 +325,7 @@ def test_structures_of_different_charge_or_spin(write):
     mixed = ready(write(neutral + cations), electronic_state="warn")
     assert any("10 with charge +1" in str(table) for table in mixed.tables())
     constant = ready(write(cations))
-    assert constant.states.state().charge == 1.0
+    assert constant.electronic_state().charge == 1.0
     assert any("every structure has charge +1" in str(table) for table in constant.tables())
     assert not any("charge" in str(table) for table in ready(write(neutral)).tables() if isinstance(table, str))
 
