@@ -284,7 +284,8 @@ class StateGuard:
         )
         if self.mode == "stop":
             raise InputError(
-                f"{sentence}; use a model for this state, or accept that with electronic_state=warn (predict.py: --electronic-state warn)"
+                f"{sentence}; use a model for this state, or accept that with electronic_state=warn (predict.py: "
+                "--electronic-state warn)"
             )
         self.different += 1
         if self.different == 1:

@@ -535,6 +535,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found, grown = [Finding(begin, "?", CRASHED, words, 0.0)], 0
         findings += found
         large += grown > BYTES
+        print(f"{indices.stop} of {arguments.number}: {summary(findings, large)}", file=sys.stderr, flush=True)
     report(findings, large)
     return int(large > 0 or any(f.outcome in (WRONG, CRASHED) or f.seconds > SECONDS for f in findings))
 
@@ -547,10 +548,15 @@ def report(findings: Sequence[Finding], large: int) -> None:
     for finding in findings:
         if finding.outcome in (WRONG, CRASHED) or finding.seconds > SECONDS:
             print(f"{finding.index} ({finding.kind}) {finding.outcome} after {finding.seconds:.1f} s: {finding.words}")
+    print(f"{len(findings)} structures: {summary(findings, large)}")
+
+
+def summary(findings: Sequence[Finding], large: int) -> str:
+    """Counts in all."""
     counts = Counter(f.outcome for f in findings)
     slow = sum(f.seconds > SECONDS for f in findings)
     parts = [f"{counts[outcome]} {outcome}" for outcome in (RIGHT, REFUSED, WRONG, CRASHED)]
-    print(f"{len(findings)} structures: {', '.join(parts)}, {large} over 2 GiB, {slow} over 10 s")
+    return f"{', '.join(parts)}, {large} over 2 GiB, {slow} over 10 s"
 
 
 if __name__ == "__main__":

@@ -7,14 +7,20 @@ from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.graph import NeighborList
 from tests.fuzz.structures import KINDS, RIGHT, WRONG, WrongError, check_derivatives, examine, fuzz_model
 
+
+@pytest.fixture(scope="module")
+def model():
+    return fuzz_model()
+
+
 FAR = pytest.param(
     "far_outside", marks=pytest.mark.xfail(strict=False, reason="shifts of more than 2^31 cells overflow")
 )
 
 
 @pytest.mark.parametrize("kind", [FAR if kind == "far_outside" else kind for kind in KINDS])
-def test_structures_are_right_or_refused(kind):
-    model, start = fuzz_model(), list(KINDS).index(kind)
+def test_structures_are_right_or_refused(model, kind):
+    start = list(KINDS).index(kind)
     for index in (start, start + len(KINDS)):
         finding = examine(model, seed=0, index=index)
         assert finding.kind == kind
@@ -22,7 +28,7 @@ def test_structures_are_right_or_refused(kind):
 
 
 @pytest.mark.parametrize("fault", ["lost edge", "wrong shift", "wrong sender"])
-def test_the_oracle_notices(monkeypatch, fault):
+def test_the_oracle_notices(model, monkeypatch, fault):
     search = NeighborList.__call__
 
     def faulty(self, positions, cell, pbc):
@@ -35,15 +41,15 @@ def test_the_oracle_notices(monkeypatch, fault):
             edges[0, 0] = (edges[0, 0] + 1) % len(positions)
         return edges, shifts
 
-    model, index = fuzz_model(), list(KINDS).index("bulk")
+    index = list(KINDS).index("bulk")
     assert examine(model, 0, index).outcome == RIGHT
     monkeypatch.setattr(NeighborList, "__call__", faulty)
     assert examine(model, 0, index).outcome == WRONG
 
 
 @pytest.mark.parametrize(("name", "kind"), [("forces", "molecule"), ("stress", "bulk")])
-def test_the_differences_notice(name, kind):
-    model, rng = fuzz_model(), np.random.default_rng(0)
+def test_the_differences_notice(model, name, kind):
+    rng = np.random.default_rng(0)
     atoms = KINDS[kind](rng).atoms
     result = evaluate_graphs(model, [graph_of(model, atoms)])[0]
     check_derivatives(model, atoms, result, rng)
