@@ -22,6 +22,8 @@ from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.electronic import DEFAULT, ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 
+#: Training structures that an untrained model is measured on, and atoms that are enough from a fourth of them on.
+SAMPLE, SAMPLE_ATOMS = 32, 500
 #: Names of splits, which no test set may take.
 SPLITS = ("train", "val")
 
@@ -88,6 +90,16 @@ class GraphSets(pl.LightningDataModule):
     def electronic_state(self) -> ElectronicState:
         """Return charge and spin of all structures."""
         return DEFAULT
+
+    def sample(self) -> list[AtomGraph]:
+        """Return some training structures, the same for a seed."""
+        order = np.random.default_rng(self.seed).permutation(len(self.train_graphs))
+        chosen: list[AtomGraph] = []
+        for index in order[:SAMPLE].tolist():
+            if len(chosen) >= SAMPLE // 4 and sum(graph.num_nodes for graph in chosen) >= SAMPLE_ATOMS:
+                break
+            chosen.append(self.train_graphs[index])
+        return chosen
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training set, resumable within an epoch; those of this process, if several train."""

@@ -13,7 +13,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from eqmol.models.arguments import check_backend, check_elements, check_flag, check_integer, check_number, check_widths
+from eqmol.errors import InputError
+from eqmol.models.arguments import (
+    check_backend,
+    check_elements,
+    check_flag,
+    check_integer,
+    check_list,
+    check_number,
+    check_widths,
+)
 from eqmol.models.backbone import Backbone, edge_geometries
 from eqmol.nn import (
     BesselBasis,
@@ -33,7 +42,7 @@ from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
 class MACELayer(nn.Module):
     """Convolution, symmetric power with weights per element, and a residual per element.
 
-    x -> linear -> convolution / n -> linear to K fields -> power -> linear, then (this + linear of x by element) / √2
+    x -> linear -> convolution / (n m) -> linear to K fields -> power -> linear, then (this + linear of x by element) / √2
 
     Args:
         convolution: spec of the convolution, from the features' degree to the degree of the power's input.
@@ -45,6 +54,7 @@ class MACELayer(nn.Module):
         num_bessel, radial_hidden: sizes of the radial network.
         pair_radial: the radial network knows the elements of both ends.
         avg_num_neighbors: n, mean number of edges per receiver.
+        message_size: m, root mean square of the messages / n in the untrained layer.
     """
 
     convolution: Convolution
@@ -62,10 +72,11 @@ class MACELayer(nn.Module):
         radial_hidden: list[int],
         pair_radial: bool,
         avg_num_neighbors: float,
+        message_size: float,
     ) -> None:
         super().__init__()
         degree, middle, degree_out = convolution.degree_in, convolution.degree_out, power.degree_out
-        self.message_scale = 1 / avg_num_neighbors
+        self.message_scale = 1 / (avg_num_neighbors * message_size)
         self.convolution = create(convolution, backend)  # type: ignore[assignment]
         self.power = create(power, backend)  # type: ignore[assignment]
         self.up = Linear(degree, degree, channels, channels)
@@ -115,6 +126,7 @@ class MACE(Backbone):
         pair_radial: radial networks know the elements of both ends of an edge, not its length alone.
         envelope_exponent: exponent of the radial envelope.
         degree_out: highest degree of the last layer's features; 1 for direct forces.
+        message_size: per layer, what messages are divided by besides ``avg_num_neighbors``; None: 1.
         checkpointing: recompute the activations of each layer in the backward pass: less memory, more time.
 
     Raises:
@@ -141,6 +153,7 @@ class MACE(Backbone):
         envelope_exponent: int = 6,
         degree_out: int = 0,
         checkpointing: bool = False,
+        message_size: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         check_integer("degree", degree, 0, MAX_DEGREE)
@@ -162,6 +175,10 @@ class MACE(Backbone):
         self.num_outputs = layers
         neighbors = check_number("avg_num_neighbors", avg_num_neighbors, 0.0, 1e6)
 
+        message_size = [1.0] * layers if message_size is None else check_list("message_size", message_size, layers)
+        if len(message_size) != layers:
+            raise InputError(f"message_size has {len(message_size)} numbers for {layers} layers; give one per layer")
+
         self.embedding = ElementEmbedding(len(self.elements), channels)
         self.basis = BesselBasis(self.cutoff, num_bessel, envelope_exponent)
         # the first layer's features are scalars, and the readout of energies needs no more of the last
@@ -178,8 +195,9 @@ class MACE(Backbone):
                 hidden,
                 pair_radial,
                 max(neighbors, 1.0),
+                check_number("each of message_size", rms, 1e-9, 1e9),
             )
-            for degree_in, degree_out in pairwise(degrees)
+            for (degree_in, degree_out), rms in zip(pairwise(degrees), message_size, strict=True)
         )
 
     def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:

@@ -15,7 +15,7 @@ from eqmol.models.arguments import check_flag, check_integer, check_list, check_
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
 from eqmol.models.predictor import Predictor, edge_vectors, owners
-from eqmol.models.reference import ReferenceEnergy
+from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
 
@@ -28,8 +28,8 @@ FORCES = ("conservative", "direct")
 class Potential(Predictor):
     """Potential energy and forces.
 
-    The energy of atom i is E0(Z_i) + scale · [f(Z_i, environment) - f(Z_i, no neighbours)] (+ repulsion): an atom
-    without neighbours has exactly E0, and the energy is twice continuously differentiable when atoms cross the cutoff.
+    The energy of atom i is E0(Z_i) + scale · gain · [f(Z_i, environment) - f(Z_i, no neighbours)] (+ binding) (+ repulsion):
+    an atom without neighbours has exactly E0, and the energy is twice continuously differentiable when atoms cross the cutoff.
 
     Args:
         backbone: returns node features after each layer.
@@ -40,6 +40,9 @@ class Potential(Predictor):
         readout_hidden: width of the last readout's hidden layer.
         forces: ``conservative``, minus the derivative of the energy, or ``direct``, an equivariant reading of the features
             that is cheaper but is the derivative of nothing: no energy is conserved and there is no stress.
+        gain, force_gain: of what the network returns for energies and for direct forces, so that an untrained model has
+            the size of its labels, see :mod:`eqmol.train.start`.
+        binding: what atoms of each element have besides E0 with neighbours, eV; see :class:`BindingEnergy`. None: nothing.
 
     Raises:
         InputError: an argument of the wrong type, size or range.
@@ -57,11 +60,12 @@ class Potential(Predictor):
         zbl: bool = False,
         readout_hidden: int = 16,
         forces: str = "conservative",
+        gain: float = 1.0,
+        force_gain: float = 1.0,
+        binding: list[float] | None = None,
     ) -> None:
         super().__init__(backbone, elements)
-        energies = [check_number("each of e0", e, -1e9, 1e9) for e in check_list("e0", e0, len(self.elements))]
-        if len(energies) != len(self.elements):
-            raise InputError(f"e0 has {len(energies)} energies for {len(self.elements)} elements; give one per element")
+        energies = self._per_element("e0", e0)
         check_integer("readout_hidden", readout_hidden, 1, 2048)
         channels = backbone.channels
         readouts = [LinearReadout(channels) for _ in range(backbone.num_outputs - 1)]
@@ -69,6 +73,9 @@ class Potential(Predictor):
         self.conservative = _check_forces(forces, backbone, zbl)
         self.force_head = None if self.conservative else ForceHead(channels)
         self.reference = ReferenceEnergy(energies, check_number("scale", scale, 1e-9, 1e9))
+        self.gain = check_number("gain", gain, 1e-12, 1e12)
+        self.force_gain = check_number("force_gain", force_gain, 1e-12, 1e12)
+        self.binding = None if binding is None else BindingEnergy(self._per_element("binding", binding), self.cutoff)
         self.repulsion = ZBLRepulsion(self.elements, self.cutoff) if check_flag("zbl", zbl) else None
 
     def forward(self, graph: Data, forces: bool = True, stress: bool = False) -> dict[str, Tensor]:
@@ -133,13 +140,24 @@ class Potential(Predictor):
         interaction = value[:num_atoms] - value[num_atoms:].index_select(0, species)
         # rounding aside both terms are equal for atoms without neighbours: make their difference exactly zero
         bound = torch.zeros(num_atoms, dtype=torch.bool, device=species.device).index_fill(0, receivers, True)
-        energies = self.reference(interaction * bound, species)
+        energies = self.reference(self.gain * interaction * bound, species)
+        if self.binding is not None:
+            energies = energies + self.binding(torch.linalg.vector_norm(vectors, dim=-1), species, receivers)
         if self.repulsion is not None:
             energies = energies + self.repulsion(torch.linalg.vector_norm(vectors, dim=-1), species, senders, receivers)
         if self.force_head is None or not forces:
             return energies, None
         direct = self.force_head(features[-1][:num_atoms]) * bound.unsqueeze(-1)
-        return energies, self.reference.scale * direct.double()
+        return energies, self.reference.scale * self.force_gain * direct.double()
+
+    def _per_element(self, name: str, value: object) -> list[float]:
+        """A number per element, eV."""
+        energies = [check_number(f"each of {name}", e, -1e9, 1e9) for e in check_list(name, value, len(self.elements))]
+        if len(energies) != len(self.elements):
+            raise InputError(
+                f"{name} has {len(energies)} energies for {len(self.elements)} elements; give one per element"
+            )
+        return energies
 
 
 def _check_forces(forces: object, backbone: Backbone, zbl: bool) -> bool:

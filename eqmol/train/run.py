@@ -16,14 +16,14 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console, RenderableType
 
 from eqmol import checkpoint, choice
 from eqmol.data.loader import share_of
 from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
-from eqmol.train import folder, processes
+from eqmol.train import folder, processes, start
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
 from eqmol.train.folder import RunFolder, check_unchanged, open_folder
@@ -46,6 +46,7 @@ PRECISIONS = {
 LOG_WIDTH = 110  #: columns of tables in a pipe or a file
 ACCELERATORS = ("auto", "cpu", "gpu")
 VERIFY = {"on": True, "true": True, "off": False, "false": False}
+START = "start"  #: name among the statistics of what :func:`eqmol.train.start.measure` returns
 STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
 
 
@@ -86,6 +87,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             datamodule = make_data(cfg, task)
             warm = None if cfg.init_from is None or out.checkpoint is not None else WarmStart(cfg.init_from)
             fill_statistics(cfg, datamodule.statistics(), out, warm)
+            fill_start(cfg, datamodule, out, warm)
             config = plain(cfg)
             if out.config is not None:
                 check_unchanged(config, out.config)
@@ -196,13 +198,31 @@ def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder,
     if out.config is None:
         cfg.statistics = statistics
         return
-    earlier = out.config["statistics"]
+    earlier = {name: value for name, value in out.config["statistics"].items() if name != START}
     if cfg.init_from is None and not _close(statistics, earlier):
         raise InputError(
             f"cannot resume: the statistics of the training data are {statistics}, those of {out.checkpoint} are "
             f"{earlier}; give the same data"
         )
     cfg.statistics = earlier
+
+
+def fill_start(cfg: DictConfig, datamodule: Any, out: RunFolder, warm: WarmStart | None) -> None:
+    """Freeze what gives the untrained model the size of its labels into the statistics, unless the user gave it.
+
+    A resumed run and one that starts from a model keep what they have, be it nothing.
+    """
+    if START in cfg.statistics:
+        return
+    if out.config is not None:
+        constants = out.config["statistics"].get(START, {})
+    elif warm is not None:
+        constants = warm.statistics[START]
+    else:
+        constants = start.measure(make_predictor(cfg), datamodule.sample())
+    if constants:
+        with open_dict(cfg):
+            cfg.statistics[START] = constants
 
 
 def _close(a: Any, b: Any) -> bool:

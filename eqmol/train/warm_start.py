@@ -19,6 +19,8 @@ from eqmol.recipe import PARTS, PREDICTORS
 
 #: What may differ from the file.
 FREE = ("backend", "checkpointing", "alpha_drop", "drop_path", "forces", "denoise", "gap")
+#: Constants of the untrained model, see :mod:`eqmol.train.start`.
+START = ("message_size", "gain", "force_gain", "binding")
 TARGETS = PREDICTORS | PARTS["backbone"]
 
 
@@ -78,7 +80,9 @@ class WarmStart:
 
 def _statistics(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the statistics of the training set with which a recipe was made."""
-    statistics = {"elements": recipe["elements"], "avg_num_neighbors": recipe["backbone"]["avg_num_neighbors"]}
+    backbone = recipe["backbone"]
+    start = {name: part[name] for part in (recipe, backbone) for name in START if name in part}
+    statistics = {"elements": recipe["elements"], "avg_num_neighbors": backbone["avg_num_neighbors"], "start": start}
     if "statistics" in recipe:
         return statistics | {"properties": recipe["statistics"]}
     return statistics | {"e0": recipe["e0"], "scale": recipe["scale"]}
