@@ -10,7 +10,7 @@ points from the receiver to the sender's image,
 
 from typing import Final
 
-POSITIONS: Final = "pos"  #: [N, 3] float64, Å
+POSITIONS: Final = "pos"  #: [N, 3] float64, Å; atoms many periodic cells away are moved back by whole cells
 ATOMIC_NUMBERS: Final = "atomic_numbers"  #: [N] int64
 CELL: Final = "cell"  #: [G, 3, 3] float64, Å; rows are the lattice vectors, zeros where there is none
 PBC: Final = "pbc"  #: [G, 3] bool, periodic directions

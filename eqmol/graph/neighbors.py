@@ -1,5 +1,9 @@
 """The only neighbour list of the project."""
 
+import math
+import os
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -8,6 +12,14 @@ from vesin import NeighborList as VesinNeighborList
 
 #: vesin divides space into cells of one cutoff; beyond some 10^5 of them in a row its index arithmetic fails.
 MAX_EXTENT_IN_CUTOFFS = 1e4
+#: Atoms are moved back by multiples of so many cells: those of a simulation, which drift by a few, stay where they are, and the
+#: kept pairs stay valid.
+FAR = 64
+_NEGLIGIBLE = 1e6  # edges; fewer need no better estimate
+#: What the list of one edge needs while it is made, bytes, and the part of the machine's memory that lists may need.
+EDGE_BYTES = 250
+MEMORY_SHARE = 1 / 4
+SPHERE = 4 / 3 * math.pi
 
 
 class NeighborList:
@@ -33,7 +45,7 @@ class NeighborList:
         """Return the pairs of one structure.
 
         Args:
-            positions: [N, 3] Å, finite; atoms may lie outside the cell.
+            positions: [N, 3] Å, finite; atoms may lie any number of cells outside the cell.
             cell: [3, 3] Å, rows are vectors; rows of directions that are not periodic are ignored.
             pbc: [3] bool.
 
@@ -44,12 +56,15 @@ class NeighborList:
         points = np.ascontiguousarray(positions, dtype=np.float64)
         periodic = np.asarray(pbc, dtype=bool)
         box = complete_cell(np.asarray(cell, dtype=np.float64), periodic)
+        points, cells = move_back(points, box, periodic)
         assert extent(points, box, periodic) <= MAX_EXTENT_IN_CUTOFFS * self.cutoff
         receivers, senders, shifts = self._vesin.compute(points, box, periodic, quantities="ijS")
         receivers, senders, shifts = receivers.astype(np.int64), senders.astype(np.int64), shifts.astype(np.int64)
         order = _sorting_order(receivers, senders, shifts, len(points))
-        edge_index = torch.from_numpy(np.stack([senders[order], receivers[order]]))
-        return edge_index, torch.from_numpy(shifts[order].astype(np.float64))
+        senders, receivers, translations = senders[order], receivers[order], shifts[order].astype(np.float64)
+        if cells.any():
+            translations += cells[receivers] - cells[senders]
+        return torch.from_numpy(np.stack([senders, receivers])), torch.from_numpy(translations)
 
     def __reduce__(self) -> tuple[type["NeighborList"], tuple[float, float]]:
         """Copy and pickle the settings: the cached pairs live in C memory."""
@@ -79,6 +94,63 @@ def complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[
     return complete
 
 
+def move_back(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same structure with the atoms that are many cells away nearer to the cell, and by how many they were moved.
+
+    Args:
+        positions: [N, 3] Å.
+        cell: [3, 3] Å, see :func:`complete_cell`.
+        pbc: [3] bool.
+
+    Returns:
+        positions [N, 3] and whole numbers of cells [N, 3], multiples of 64 along periodic directions: the old positions are
+        ``positions + cells @ cell``.
+    """
+    cells = np.where(pbc, FAR * np.rint(positions @ np.linalg.inv(cell) / FAR), 0.0)
+    return (positions - cells @ cell if cells.any() else positions), cells
+
+
+def estimate_edges(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], reach: float
+) -> float:
+    """Return about how many pairs are closer than ``reach`` Å, images included; at most a few times too many.
+
+    Atoms are counted in cubes of that size; where heights of the cell are smaller, they are counted once for each image.
+
+    Args:
+        positions: [N, 3] Å.
+        cell: [3, 3] Å, see :func:`complete_cell`.
+        pbc: [3] bool.
+        reach: Å.
+    """
+    inverse = np.linalg.inv(cell)
+    heights = 1.0 / np.linalg.norm(inverse, axis=0)
+    images = float(np.prod(np.maximum(1.0, reach / heights[pbc])))
+    most = SPHERE * len(positions) ** 2 * images
+    if most < _NEGLIGIBLE:
+        return most
+    fractional = positions @ inverse
+    fractional[:, pbc] %= 1.0
+    cubes = np.floor(fractional @ cell / reach).astype(np.int64)
+    cubes -= cubes.min(axis=0)
+    widths = cubes.max(axis=0) + 1
+    _, counts = np.unique((cubes[:, 0] * widths[1] + cubes[:, 1]) * widths[2] + cubes[:, 2], return_counts=True)
+    pairs = SPHERE * float(np.square(counts, dtype=np.float64).sum())
+    return min(pairs, len(positions) ** 2) if images == 1.0 else pairs * images
+
+
+@cache
+def max_edges() -> int:
+    """Return how many edges of one structure fit into the share of this machine's memory that lists may need."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows does not say
+        memory = 8 * 2**30
+    return int(MEMORY_SHARE * memory / EDGE_BYTES)
+
+
 def extent(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> float:
     """Return the largest length (Å) to be divided: of a periodic vector, or of the structure in an open direction.
 
@@ -102,7 +174,8 @@ def _sorting_order(
         return np.zeros(0, dtype=np.int64)
     lowest = shifts.min(axis=0)
     widths = shifts.max(axis=0) - lowest + 1
-    assert num_atoms**2 * float(np.prod(widths, dtype=np.float64)) < 2**63
+    if num_atoms**2 * float(np.prod(widths, dtype=np.float64)) >= 2**63:  # no room for one key
+        return np.lexsort((*shifts.T[::-1], senders, receivers))
     key = receivers * num_atoms + senders
     for axis in range(3):
         key = key * widths[axis] + (shifts[:, axis] - lowest[axis])

@@ -12,10 +12,20 @@ from torch_geometric.data import Batch, Data
 
 from eqmol.errors import InputError
 from eqmol.graph.contacts import CloseContacts
-from eqmol.graph.neighbors import MAX_EXTENT_IN_CUTOFFS, NeighborList, extent
+from eqmol.graph.neighbors import (
+    MAX_EXTENT_IN_CUTOFFS,
+    NeighborList,
+    complete_cell,
+    estimate_edges,
+    extent,
+    max_edges,
+    move_back,
+)
 
 #: Two atoms closer than this (Å), images included, are one atom written twice.
 COINCIDENT = 1e-3
+#: Å; coordinates must be small enough for float64 to resolve it.
+RESOLUTION = 1e-6
 #: Å; periodic vectors whose parallelepiped is flatter than this have no usable lattice.
 FLAT_CELL = 0.1
 
@@ -59,18 +69,22 @@ def from_atoms(
         neighbors: a list with the same cutoff that is kept between calls.
         contacts: a guard that says or refuses what is too close.
 
+    Atoms many cells outside of a periodic cell are moved back by whole cells, so that distances are as exact as within it.
+
     Raises:
         InputError: no atoms, an atomic number of no element, positions or cell not finite, a singular cell with a periodic
-            direction, atoms at the same place or absurdly far apart.
+            direction, atoms at the same place or absurdly far apart, more edges than fit into memory.
     """
     positions = np.asarray(atoms.positions, dtype=np.float64)
     cell = np.asarray(atoms.cell.array, dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
     numbers = check_numbers(atoms.numbers, source)
-    _check_geometry(atoms, positions, cell, pbc, cutoff, source)
+    _check_values(atoms, positions, cell, pbc, source)
+    positions, _ = move_back(positions, complete_cell(cell, pbc), pbc)
     if neighbors is None:
         neighbors = NeighborList(cutoff)
     assert neighbors.cutoff == cutoff
+    _check_size(atoms, positions, cell, pbc, neighbors, source)
     edge_index, shifts = neighbors(positions, cell, pbc)
     graph = AtomGraph(
         pos=torch.tensor(positions),
@@ -131,15 +145,10 @@ def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
     )
 
 
-def _check_geometry(
-    atoms: ase.Atoms,
-    positions: NDArray[np.float64],
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    cutoff: float,
-    source: str,
+def _check_values(
+    atoms: ase.Atoms, positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], source: str
 ) -> None:
-    """Refuse what has no neighbour list."""
+    """Refuse positions and cells that mean nothing."""
     if len(atoms) == 0:
         raise InputError(f"{_where(source)}the structure has no atoms")
     broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
@@ -151,13 +160,40 @@ def _check_geometry(
     if pbc.any() and (height := lowest_height(cell[pbc])) < FLAT_CELL:
         raise InputError(
             f"{_where(source)}the cell {cell.tolist()} is singular along its periodic directions {pbc.tolist()} "
-            f"(lowest height {height:.3g} Å); give independent lattice vectors or switch the periodic directions off"
+            f"(lowest height {height:.3g} Å); give independent lattice vectors, reduced if they are very oblique, or switch the "
+            "periodic directions off"
         )
+    coarse = np.spacing(np.abs(positions).max(axis=1)) > RESOLUTION
+    if coarse.any():
+        i = int(coarse.argmax())
+        raise InputError(
+            f"{_where(source)}{_name(atoms, i)} is at [{', '.join(f'{x:.6g}' for x in positions[i])}] Å, too far from the origin "
+            f"for distances to be exact to {RESOLUTION:g} Å; move the structure to the origin"
+        )
+
+
+def _check_size(
+    atoms: ase.Atoms,
+    positions: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    neighbors: NeighborList,
+    source: str,
+) -> None:
+    """Refuse what has no neighbour list, or one that does not fit into memory."""
+    cutoff = neighbors.cutoff
     if (length := extent(positions, cell, pbc)) > MAX_EXTENT_IN_CUTOFFS * cutoff:
         far = np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmax()
         raise InputError(
             f"{_where(source)}the structure extends over {length:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times "
             f"the cutoff of {cutoff} Å; look at the cell and {_name(atoms, far)} at {positions[far].tolist()}"
+        )
+    reach = cutoff + neighbors.skin
+    if (number := estimate_edges(positions, complete_cell(cell, pbc), pbc, reach)) > max_edges():
+        raise InputError(
+            f"{_where(source)}the {len(atoms)} atoms have about {number:.1e} pairs within {reach:g} Å, more than the "
+            f"{max_edges():.1e} that a quarter of this machine's memory holds; see whether the coordinates are in Å and "
+            "the cell is right, or give a smaller structure"
         )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eqmol.graph import NeighborList, neighbor_list
-from eqmol.graph.neighbors import complete_cell
+from eqmol.graph.neighbors import _sorting_order, complete_cell, estimate_edges, move_back
 
 Pair = tuple[int, int, int, int, int]
 
@@ -85,6 +85,70 @@ def test_vectors_follow_the_convention_of_keys():
     vectors = positions[senders] + shifts.numpy() @ cell - positions[receivers]
     assert receivers.tolist() == [0, 1]
     assert vectors.tolist() == [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+
+
+def dyadic() -> tuple[np.ndarray, np.ndarray]:
+    """Positions and a skewed cell that stay exact in float64 when they are translated by up to 2^28 cells."""
+    positions = np.round(np.random.default_rng(5).uniform(0, 4, (6, 3)) * 2**16) / 2**16
+    return positions, np.array([[4.0, 0, 0], [1.0, 4.0, 0], [0.5, -0.5, 5.0]])
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True)])
+@pytest.mark.parametrize("cells", [1, 31, 33, 1000, 10**6, 2**28])
+def test_atoms_far_outside_of_the_cell(pbc, cells):
+    positions, cell = dyadic()
+    rng = np.random.default_rng(cells)
+    moves = np.where(pbc, rng.integers(-cells, cells, (6, 3), endpoint=True), 0).astype(float)
+    moved = positions + moves @ cell
+    (senders, receivers), shifts = neighbor_list(positions, cell, pbc, 3.5)
+    for kept in (NeighborList(3.5), NeighborList(3.5, skin=0.5)):
+        found = kept(moved, cell, pbc)
+        assert found[0].tolist() == [senders.tolist(), receivers.tolist()]
+        expected = shifts.numpy() - moves[senders] + moves[receivers]
+        assert np.array_equal(found[1].numpy(), expected)
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, False, False)])
+def test_back_by_whole_cells(pbc):
+    positions, cell = dyadic()
+    moves = np.where(pbc, np.random.default_rng(0).integers(-(10**6), 10**6, (6, 3)), 0).astype(float)
+    box = complete_cell(cell, np.array(pbc))
+    moved = positions + moves @ box
+    near, cells = move_back(moved, box, np.array(pbc))
+    assert np.abs(near + cells @ box - moved).max() < 1e-8
+    assert np.abs((near @ np.linalg.inv(box))[:, np.array(pbc)]).max(initial=0.0) < 33
+    assert not (cells % 64).any()
+    again, none = move_back(near, box, np.array(pbc))
+    assert again is near
+    assert not none.any()
+
+
+def test_order_without_room_for_one_key():
+    rng = np.random.default_rng(0)
+    receivers, senders = rng.integers(0, 5, (2, 200))
+    shifts = rng.integers(-2, 3, (200, 3))
+    order, plain = _sorting_order(receivers, senders, shifts, 2**31), _sorting_order(receivers, senders, shifts, 5)
+    columns = np.column_stack([receivers, senders, shifts])
+    assert np.array_equal(columns[order], columns[plain])
+
+
+@pytest.mark.parametrize(
+    ("positions", "cell", "pbc"),
+    [
+        (np.random.default_rng(0).uniform(0, 30, (2000, 3)), 30 * np.eye(3), [True] * 3),
+        (np.random.default_rng(0).uniform(0, 30, (2000, 3)), np.zeros((3, 3)), [False] * 3),
+        (np.random.default_rng(0).uniform(0, 1, (600, 3)), np.zeros((3, 3)), [False] * 3),
+        (np.random.default_rng(0).uniform(0, 60, (2000, 3)) * [1, 1, 0.02], 60 * np.eye(3), [True, True, False]),
+        (np.zeros((1, 3)), [[0.4, 0, 0], [0.2, 0.4, 0], [0, 0, 0.5]], [True] * 3),
+        (np.random.default_rng(0).uniform(0, 100, (500, 3)) * [1, 1, 0.005], np.diag([100, 100, 0.5]), [True] * 3),
+    ],
+    ids=["crystal", "droplet", "cluster", "layer", "tiny cell", "flat cell"],
+)
+def test_estimated_number_of_edges(positions, cell, pbc, monkeypatch):
+    monkeypatch.setattr("eqmol.graph.neighbors._NEGLIGIBLE", 0)
+    pbc = np.array(pbc)
+    number = neighbor_list(positions, cell, pbc, 5.0)[0].shape[1]
+    assert 0.5 < estimate_edges(positions, complete_cell(np.array(cell), pbc), pbc, 5.0) / number < 5
 
 
 def test_no_atoms_and_no_neighbors():

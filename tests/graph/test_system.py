@@ -120,6 +120,18 @@ ROW = np.array([1.0, 2.0, 3.0])
         ),
         (broken(WATER, positions={1: [0, 0, 1e12]}), ["atom 1 (H)", "1e+12"]),
         (broken(WATER, cell=np.diag([1e9, 5, 5]), pbc=True), ["1e+09"]),
+        (broken(WATER, positions={1: [0, 0, 1e6]}), ["atom 1 (H)", "1e+06"]),
+        (broken(WATER, positions={2: [-1e10, 0, 0]}), ["atom 2 (H)", "-1e+10", "too far from the origin"]),
+        (broken(WATER, cell=np.eye(3) * 6, pbc=True, positions={2: [0, 1e10, 0]}), ["atom 2 (H)", "1e+10", "too far"]),
+        (
+            broken(WATER, cell=[[1, 0, 0], [1e5, 1, 0], [0, 0, 9]], pbc=True),
+            ["singular", "reduced if they are very oblique"],
+        ),
+        (
+            ase.Atoms("H200000", np.zeros((200_000, 3))),
+            ["200000 atoms have about 4.0e+10 pairs within 5 Å", "memory"],
+        ),
+        (ase.Atoms("H200000", np.zeros((200_000, 3)), cell=np.eye(3) * 0.2, pbc=True), ["pairs within 5 Å", "memory"]),
     ],
 )
 def test_what_is_refused(atoms, words):
@@ -160,6 +172,19 @@ def test_whole_floats_are_atomic_numbers():
     atoms.positions[2] = atoms.positions[0]
     with pytest.raises(InputError, match=r"atom 0 \(O\)"):
         from_atoms(atoms, 5.0)
+
+
+@pytest.mark.parametrize("cells", [1, 1000, 10**6, 2**28])
+def test_atoms_far_outside_of_the_cell_have_the_same_edge_vectors(cells):
+    atoms = bulk("Cu", a=4.0, cubic=True)
+    atoms.positions += np.round(np.random.default_rng(0).normal(size=(4, 3)) * 2**12) / 2**16
+    graph = from_atoms(atoms, 5.0)
+    moves = np.random.default_rng(1).integers(-cells, cells, (4, 3), endpoint=True)
+    atoms.positions += moves @ atoms.cell.array
+    moved = from_atoms(atoms, 5.0)
+    assert moved.edge_index.equal(graph.edge_index)
+    assert (edge_vectors(moved) - edge_vectors(graph)).abs().max() < 1e-13
+    assert moved.pos.abs().max() < 33 * 4.0
 
 
 def test_open_directions_need_no_cell():
