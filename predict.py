@@ -1,3 +1,3 @@
-from eqmol.inference import main
+from eqmol.inference.structures import main
 
 raise SystemExit(main())

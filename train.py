@@ -1,3 +1,3 @@
-from eqmol.train.cli import main
+from eqmol.cli.train import main
 
 main()

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from eqmol.checkpoint import build
-from eqmol.choice import settle
-from eqmol.choice.cache import hardware
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph
 from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.tuning import settle
+from eqmol.tuning.cache import hardware
 
 #: family, degree, channels, atoms, edges
 SHAPES = (

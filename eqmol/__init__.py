@@ -10,8 +10,8 @@ __all__ = ["Calculator", "__version__", "load", "predict", "save"]
 _PUBLIC = {
     "load": "eqmol.checkpoint",
     "save": "eqmol.checkpoint",
-    "Calculator": "eqmol.calculator",
-    "predict": "eqmol.inference",
+    "Calculator": "eqmol.inference.calculator",
+    "predict": "eqmol.inference.structures",
 }
 
 
@@ -27,4 +27,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-import_module("eqmol.ase_plugin")  # registers the calculator's name with ASE
+import_module("eqmol.inference.ase_plugin")  # registers the calculator's name with ASE

@@ -22,7 +22,7 @@ from eqmol.data.oc20.s2ef import read_s2ef
 from eqmol.data.qm9.raw import read_xyz
 from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
-from eqmol.graph.molecule import Failure, Molecule, from_smiles, read_molecules
+from eqmol.molecules.molecule import Failure, Molecule, from_smiles, read_molecules
 
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 WATER = "3\nü name=é\nO 0 0 0.1\nH 0 0.75 -0.47\nH 0 -0.75 -0.47\n"

@@ -18,7 +18,7 @@ import torch
 from benchmarks.steps.report import markdown, write
 from benchmarks.steps.step import FORCES, MODELS, Case, slab
 from benchmarks.steps.worker import Limits, measure
-from eqmol.choice.cache import hardware
+from eqmol.tuning.cache import hardware
 
 
 def arguments() -> argparse.Namespace:

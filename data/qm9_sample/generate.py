@@ -26,7 +26,7 @@ from tblite import library
 from tblite.ase import TBLite
 from tblite.interface import Calculator
 
-from eqmol.graph.molecule import Molecule, from_smiles
+from eqmol.molecules.molecule import Molecule, from_smiles
 
 HERE = Path(__file__).parent
 COLUMNS = "A B C mu alpha homo lumo gap r2 zpve u0 u298 h298 g298 cv u0_atom u298_atom h298_atom g298_atom"

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from eqmol.units import HARTREE, KCAL_PER_MOL, MEV
 
-#: Name of the field [N, features] of graphs with further inputs, see :mod:`eqmol.graph.features`.
+#: Name of the field [N, features] of graphs with further inputs, see :mod:`eqmol.molecules.features`.
 FEATURES: Final = "features"
 
 #: How a property follows from atoms: a sum over atoms, their mean, the norm of the dipole moment, or the second moment of

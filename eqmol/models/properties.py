@@ -69,7 +69,7 @@ class Properties(Predictor):
         gap: ``direct``, or ``difference`` for lumo - homo, which must then be properties too.
         readout_hidden: width of the readouts' hidden layer.
         denoise: also predict the displacement of atoms, for training with noisy nodes.
-        features: per further input, see :mod:`eqmol.graph.features`, "mean" and "scale" over the atoms of the training set.
+        features: per further input, see :mod:`eqmol.molecules.features`, "mean" and "scale" over the atoms of the training set.
         pooling: of atoms in intensive properties, ``mean`` or ``softmax``, the mean with learnt weights.
 
     Attributes:

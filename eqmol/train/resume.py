@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from eqmol import choice
+from eqmol import tuning
 from eqmol.data.loader import ResumableLoader
 from eqmol.errors import InputError
 from eqmol.train import processes
@@ -169,7 +169,7 @@ def _loader(trainer: pl.Trainer) -> ResumableLoader:
 
 def algorithms(model: nn.Module) -> dict[str, str]:
     """Return the algorithm of every operation of a model."""
-    return {name: choice.backend_of(operation) for name, operation in choice.operations(model).items()}
+    return {name: tuning.backend_of(operation) for name, operation in tuning.operations(model).items()}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console, RenderableType
 
-from eqmol import checkpoint, choice
+from eqmol import checkpoint, tuning
+from eqmol.checkpoint.warm_start import WarmStart
 from eqmol.data.loader import share_of
 from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
@@ -34,7 +35,6 @@ from eqmol.train.resume import LastCheckpoint, algorithms
 from eqmol.train.schedule import Budget, parse_duration
 from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
-from eqmol.train.warm_start import WarmStart
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -284,20 +284,20 @@ def settle_algorithms(
         VerificationError: the model would compute something else than the reference.
     """
     model = task.predictor.to(device)
-    auto = model.recipe["backbone"]["backend"] == choice.AUTO
+    auto = model.recipe["backbone"]["backend"] == tuning.AUTO
     if auto and out.state is not None:  # other algorithms round differently, and the run would not be the same
-        choice.apply(model, out.state["eqmol"]["algorithms"])
+        tuning.apply(model, out.state["eqmol"]["algorithms"])
     measure = auto and out.state is None
     is_first = processes.rank() == 0
     if measure and not is_first:
-        choice.apply(model, processes.of_first({}))
+        tuning.apply(model, processes.of_first({}))
     loader = datamodule.train_dataloader()
     batch = loader.collate_fn([loader.dataset[index] for index in next(iter(loader.batch_sampler))])
-    tuning = choice.settle(model, batch.to(device), "training" if measure and is_first else None, verify)
+    tuned = tuning.settle(model, batch.to(device), "training" if measure and is_first else None, verify)
     if measure and is_first:
         processes.of_first(algorithms(model))
-    if tuning is not None:
-        return tuning.table()
+    if tuned is not None:
+        return tuned.table()
     return f"backend=auto: the algorithms are those of {out.checkpoint}" if auto else None
 
 

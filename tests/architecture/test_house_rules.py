@@ -126,7 +126,7 @@ def in_fresh_process(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("first", ["eqmol", "ase.io, eqmol.ase_plugin", "eqmol.ase_plugin, ase.io"])
+@pytest.mark.parametrize("first", ["eqmol", "ase.io, eqmol.inference.ase_plugin", "eqmol.inference.ase_plugin, ase.io"])
 def test_import_is_light(first: str) -> None:
     code = f"import sys, {first}\nprint(sorted({{'torch', 'rdkit', 'e3nn'}} & set(sys.modules)))"
     assert in_fresh_process(code).strip() == "[]"

@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from eqmol.checkpoint import build
-from eqmol.choice import AUTO
+from eqmol.cli.train import CONF
 from eqmol.ops.registry import BACKENDS, can_run
-from eqmol.train.cli import CONF
+from eqmol.tuning import AUTO
 
 E0 = [-13.6, -1029.5]
 STATISTICS = {

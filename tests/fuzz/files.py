@@ -37,7 +37,7 @@ from eqmol.data.oc20.sources import reader
 from eqmol.data.qm9.raw import COLUMNS, read_sdf, read_xyz
 from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
-from eqmol.graph.molecule import Molecule, from_smiles, read_molecules
+from eqmol.molecules.molecule import Molecule, from_smiles, read_molecules
 from tests.data.oc20_files import record, relaxation, write_ase_lmdb, write_database, write_pickled, write_s2ef
 from tests.recipes import recipe
 

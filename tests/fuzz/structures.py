@@ -24,8 +24,8 @@ from ase.build import make_supercell
 from numpy.typing import NDArray
 
 from eqmol.errors import InputError
-from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.graph import AtomGraph, edge_vectors
+from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.models import Potential
 from tests.recipes import model as small_model
 

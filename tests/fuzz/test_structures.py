@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from eqmol.evaluation import evaluate_graphs, graph_of
 from eqmol.graph import NeighborList
+from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from tests.fuzz.structures import KINDS, RIGHT, WRONG, WrongError, check_derivatives, examine, fuzz_model
 
 

@@ -13,16 +13,16 @@ from ase.data import covalent_radii
 from ase.io import read, write
 
 import eqmol
-from eqmol.calculator import Calculator
 from eqmol.checkpoint import build, save
 from eqmol.errors import InputError
-from eqmol.evaluation import close_contacts, graph_of
 from eqmol.graph import edge_vectors, from_atoms
 from eqmol.graph.contacts import CloseContacts, shortest_distances
-from eqmol.graph.molecule import from_smiles
-from eqmol.inference import main
+from eqmol.inference.calculator import Calculator
+from eqmol.inference.evaluate import close_contacts, graph_of
+from eqmol.inference.molecules import screen
+from eqmol.inference.structures import main
 from eqmol.models import MACE, Properties
-from eqmol.screening import screen
+from eqmol.molecules.molecule import from_smiles
 from tests.recipes import recipe
 
 ELEMENTS = [1, 6, 8, 29]

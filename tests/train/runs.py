@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from safetensors.torch import load_file
 
-from eqmol.train.cli import CONF
+from eqmol.cli.train import CONF
 from eqmol.train.run import run
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"

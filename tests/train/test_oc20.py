@@ -10,10 +10,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from eqmol.cli.train import CONF
 from eqmol.data.oc20.module import OC20
 from eqmol.graph import collate
 from eqmol.train.baseline import NAME, MeanEnergy
-from eqmol.train.cli import CONF
 from eqmol.train.run import run
 from tests.data.oc20_files import relaxation, write_s2ef
 

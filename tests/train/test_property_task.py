@@ -14,14 +14,14 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 import eqmol
+from eqmol.cli.train import CONF
 from eqmol.data.qm9 import datamodule
 from eqmol.data.qm9.datamodule import QM9
 from eqmol.data.qm9.published import PUBLISHED
 from eqmol.errors import InputError
-from eqmol.graph.features import BONDS
 from eqmol.graph.properties import PROPERTIES, TARGETS
 from eqmol.models import MACE, Properties
-from eqmol.train.cli import CONF
+from eqmol.molecules.features import BONDS
 from eqmol.train.property_task import PropertyErrors, PropertyTask
 from eqmol.train.run import run
 from eqmol.train.stop import Interrupted

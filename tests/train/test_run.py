@@ -14,9 +14,9 @@ from ase.io import read
 from rich.console import Console
 
 import eqmol
+from eqmol.cli.train import main
 from eqmol.errors import InputError
 from eqmol.graph import collate
-from eqmol.train.cli import main
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.potential_task import PotentialTask
 from eqmol.train.resume import LastCheckpoint

@@ -22,8 +22,8 @@ from eqmol.data.qm9.raw import Molecules, read_sdf, read_xyz
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph, from_atoms
-from eqmol.graph.features import expand
 from eqmol.graph.properties import FEATURES, PROPERTIES
+from eqmol.molecules.features import expand
 
 SPLITS = ("train", "val", "test")
 #: Molecules of the whole set without the uncharacterized ones, and the split that published errors refer to.
@@ -95,7 +95,7 @@ class QM9(GraphSets):
         num_train, num_val: sizes of the splits, the rest tests; None for 110,000 and 10,000 of the whole set, and for
             76 % and 4 % of a part of it.
         split_file: JSON with the numbers of the molecules of "train", "val" and "test"; written where it is absent.
-        features: further inputs of the model, see :func:`eqmol.graph.features.expand`.
+        features: further inputs of the model, see :func:`eqmol.molecules.features.expand`.
         options: see :class:`eqmol.data.datamodule.GraphSets`.
 
     Raises:

@@ -10,7 +10,7 @@ from rdkit import Chem, rdBase
 
 from eqmol.data.qm9.raw import Molecules
 from eqmol.errors import InputError
-from eqmol.graph.features import atom_features
+from eqmol.molecules.features import atom_features
 
 #: How many molecules a warning names.
 _NAMED = 10
@@ -22,7 +22,7 @@ def with_features(molecules: Molecules, sdf: Path, names: Sequence[str]) -> tupl
     Args:
         molecules: read from ``sdf``.
         sdf: has their bonds.
-        names: see :func:`eqmol.graph.features.expand`.
+        names: see :func:`eqmol.molecules.features.expand`.
 
     Raises:
         InputError: ``sdf`` is not an SDF, or there is no molecule with features.

@@ -1,0 +1,15 @@
+"""Model files: tensors and a recipe, readable without running anything that the file says."""
+
+from eqmol.checkpoint.file import (
+    as_device,
+    as_dtype,
+    build,
+    default_dtype,
+    load,
+    plain,
+    prepare,
+    save,
+)
+from eqmol.checkpoint.header import read_header
+
+__all__ = ["as_device", "as_dtype", "build", "default_dtype", "load", "plain", "prepare", "read_header", "save"]

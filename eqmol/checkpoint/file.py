@@ -1,0 +1,263 @@
+"""Model files: tensors and a recipe, readable without running anything that the file says.
+
+The recipe is the resolved ``predictor`` configuration (:mod:`eqmol.checkpoint.recipe`); :mod:`eqmol.checkpoint.header`
+describes the file. The tensors' names, shapes and types are compared with a model built on the meta device before any
+is read.
+"""
+
+import copy
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from eqmol import __version__
+from eqmol.checkpoint import recipe as recipes
+from eqmol.checkpoint.header import AUX, FORMAT, SECTIONS, UNITS, Header, ModelFile, digest, read_header
+from eqmol.errors import InputError
+from eqmol.files import replacing
+from eqmol.graph.contacts import SHORTEST, check_shortest
+from eqmol.graph.electronic import ElectronicState
+from eqmol.models.arguments import check_integer
+from eqmol.models.predictor import Predictor
+from eqmol.so3.layout import CONVENTION
+from eqmol.tuning import AUTO, at_first_use, default_backend
+
+__all__ = ["build", "load", "prepare", "read_header", "save"]
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build(recipe: Mapping[str, Any]) -> Predictor:
+    """The untrained model of a recipe, see :func:`eqmol.checkpoint.recipe.build`.
+
+    With backend ``auto`` it has the algorithms of its family's default backend until it is tuned.
+    """
+    model = recipes.build(_portable(recipe))
+    if _is_auto(recipe):
+        model.recipe["backbone"]["backend"] = AUTO
+    return model
+
+
+def save(
+    model: Predictor,
+    path: str | os.PathLike[str],
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model file; an existing file is replaced only when the new one is complete.
+
+    Args:
+        model: its weights are written as they are, so average them first if averages are wanted; its ``sections`` go with them.
+        path: ``.safetensors`` by custom.
+        recipe: taken from ``model.recipe`` if not given; backend ``auto`` is written as the family's default.
+        metrics: errors to remember with the model; non-finite numbers become null.
+
+    Raises:
+        InputError: non-finite weights, a model without a recipe, or a path that cannot be written.
+    """
+    recipe = model.recipe if recipe is None else recipe
+    if not recipe:
+        raise InputError("the model has no recipe; build it with eqmol.checkpoint.build or pass recipe=")
+    _check_sections(model.sections, model.aux, len(model.elements))
+    everything = model.state_dict() | model.aux
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
+    _check_finite(tensors, "the model")
+    document = {
+        "format": FORMAT,
+        "eqmol": __version__,
+        "recipe": _portable(recipe),
+        "elements": list(model.elements),
+        "units": UNITS,
+        "convention": CONVENTION,
+        "metrics": plain(metrics or {}),
+        **model.sections,
+    }
+    document = json.loads(json.dumps(document, allow_nan=False))  # as it will be read
+    text = json.dumps(document | {"digest": digest(document, tensors)})
+    with replacing(path, "wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata={"eqmol": text}))
+
+
+def load(
+    path: str | os.PathLike[str],
+    backend: str | Mapping[str, str] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    verify: bool = True,
+) -> Predictor:
+    """Read a model file, ready to predict (evaluation mode). Runs nothing that the file contains.
+
+    Args:
+        path: what :func:`save` or a training run wrote.
+        backend: algorithm of the tensor products; ``"auto"`` measures on the first batch which is fastest and keeps it for
+            later ones of any size; None keeps the one it was trained with.
+        device: ``"cpu"``, ``"cuda"``, ...
+        dtype: ``"float32"`` or ``"float64"``; None keeps the stored one.
+        verify: compare the algorithms with the reference on a small part of the first batch; a difference is a
+            :class:`eqmol.errors.VerificationError`.
+
+    Raises:
+        InputError: not a model file, damaged, made by a newer eqmol, a recipe that cannot be built or does not fit the
+            tensors, non-finite weights, or a backend that cannot compute the model's family.
+    """
+    file = ModelFile(path)
+    header = file.header
+    target, dtype = as_device(device), header.dtype if dtype is None else as_dtype(dtype)
+    recipe = header.document["recipe"]
+    if backend is not None:
+        recipe = _with_backend(recipe, backend)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"), default_dtype(header.dtype):
+                skeleton = build(recipe)
+            _compare(skeleton, header)
+            tensors = file.tensors()
+            _check_finite(tensors, "the file")
+            weights = {name: tensors[name] for name in header.shapes}
+            model = _filled(recipe, weights, target, dtype, verify)
+            model.aux = {name: tensors[name].clone() for name in header.aux}
+            model.sections = {name: header.document[name] for name in SECTIONS if name in header.document}
+            _check_sections(model.sections, model.aux, len(model.elements))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return model
+
+
+def prepare(
+    path_or_model: str | os.PathLike[str] | Predictor,
+    backend: str | Mapping[str, str] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    verify: bool = True,
+) -> Predictor:
+    """A private, frozen copy of a model for prediction, from its file or from itself; arguments as in :func:`load`."""
+    if isinstance(path_or_model, Predictor):
+        model = path_or_model
+        recipe = model.recipe if backend is None else _with_backend(model.recipe, backend)
+        tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        with torch.random.fork_rng(devices=[]):
+            target = model.dtype if dtype is None else as_dtype(dtype)
+            model = _filled(recipe, tensors, as_device(device), target, verify)
+        model.sections, model.aux = copy.deepcopy(path_or_model.sections), dict(path_or_model.aux)
+    else:
+        model = load(path_or_model, backend, device, dtype, verify)
+    return model.requires_grad_(False)
+
+
+def plain(value: Any) -> Any:
+    """``value`` fit for JSON: numbers of NumPy and torch as Python's, tuples as lists, non-finite numbers as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """``"float32"`` or ``"float64"``, or the torch dtype itself.
+
+    Raises:
+        InputError: any other.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r} is unknown; choose float32 or float64")
+    return DTYPES[name]
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """The torch device of a name.
+
+    Raises:
+        InputError: an unknown name, or a device that this machine does not have.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"device {str(device)!r} is not available here; choose cpu, or cuda with a GPU") from None
+    return found
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Build modules in ``dtype``; their tables are then exact to its precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _filled(
+    recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, verify: bool
+) -> Predictor:
+    with default_dtype(dtype):
+        model = build(recipe)
+    model.load_state_dict(dict(tensors))  # casts to the model's types
+    at_first_use(model, _is_auto(recipe), verify)
+    return model.to(device).eval()
+
+
+def _is_auto(recipe: Mapping[str, Any]) -> bool:
+    backbone = recipe.get("backbone")
+    return isinstance(backbone, Mapping) and backbone.get("backend") == AUTO
+
+
+def _portable(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with a backend that runs anywhere in place of ``auto``."""
+    return _with_backend(recipe, default_backend(recipe["backbone"].get("family"))) if _is_auto(recipe) else recipe
+
+
+def _with_backend(recipe: Mapping[str, Any], backend: str | Mapping[str, str]) -> dict[str, Any]:
+    backbone = recipe.get("backbone")
+    if not isinstance(backbone, Mapping):
+        raise InputError("recipe.backbone is missing")
+    return {**recipe, "backbone": {**backbone, "backend": backend if isinstance(backend, str) else dict(backend)}}
+
+
+def _compare(skeleton: Predictor, header: Header) -> None:
+    expected = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in skeleton.state_dict().items()}
+    for name in sorted(expected.keys() | header.shapes.keys()):
+        if name not in header.shapes:
+            raise InputError(f"tensor {name!r}, which the recipe asks for, is not in the file")
+        if name not in expected:
+            raise InputError(f"tensor {name!r} has no place in the model of the recipe")
+        if expected[name] != header.shapes[name]:
+            (dtype, shape), (found_dtype, found_shape) = expected[name], header.shapes[name]
+            raise InputError(
+                f"tensor {name!r} is {found_dtype} {list(found_shape)}, but the recipe makes it {dtype} {list(shape)}"
+            )
+
+
+def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_elements: int) -> None:
+    """Refuse sections that are no small, plain JSON, tensors that belong to none, and distances that make no sense."""
+    for name, section in sections.items():
+        if name not in SECTIONS:
+            raise InputError(f"a model file has no section {name[:80]!r}; it may have {', '.join(SECTIONS)}")
+        recipes.check_plain(section, name)
+    ElectronicState.read(sections.get("domain", {}))
+    for name in aux:
+        if not name.startswith(tuple(f"{AUX}{section}." for section in sections)):
+            raise InputError(f"tensor {name[:80]!r} belongs to no section of the model")
+    if SHORTEST in aux:
+        check_shortest(aux[SHORTEST], num_elements)
+        check_integer("domain.structures", sections["domain"].get("structures"), 0, 2**53)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"tensor {name!r} of {where} holds NaN or infinity; such a model predicts nothing")

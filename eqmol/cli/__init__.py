@@ -1,0 +1,1 @@
+"""The command ``eqmol``: one file per subcommand."""

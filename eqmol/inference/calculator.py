@@ -1,0 +1,123 @@
+"""ASE calculator: ``atoms.calc = eqmol.Calculator("model.safetensors")``."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ase
+import torch
+from ase.calculators.calculator import Calculator as ASECalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from eqmol.checkpoint import prepare
+from eqmol.errors import InputError
+from eqmol.graph import NeighborList
+from eqmol.graph.electronic import StateGuard
+from eqmol.inference.evaluate import close_contacts as guard_of
+from eqmol.inference.evaluate import evaluate_graphs, graph_of
+from eqmol.models import Potential
+
+
+class Calculator(ASECalculator):
+    """Energy, forces and stress of a trained potential for ASE's dynamics, optimisers and filters.
+
+    Results are float64 NumPy arrays in eV, eV/Å and eV/Å³: ``energy`` (= ``free_energy``), ``energies`` [N], ``forces``
+    [N, 3] and, for structures that are periodic in three directions and no others, ``stress`` [6] in ASE's order
+    (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V).
+
+    Args:
+        path_or_model: a model file, or a model, of which a copy is made.
+        backend: algorithm of the tensor products, ``"auto"`` for the fastest on the first structure; None keeps the model's.
+        device: ``"cpu"``, ``"cuda"``, ...
+        dtype: ``"float32"`` or ``"float64"``; None keeps the model's.
+        skin: Å; neighbours are searched anew only when an atom has moved half of it. 0 searches at every step.
+        verify: compare the algorithms with the reference on a part of the first structure, see :func:`eqmol.load`.
+        close_contacts: ``"stop"`` refuses atoms that are much closer than any of the training set, ``"warn"`` only says so, see
+            :class:`eqmol.graph.contacts.CloseContacts`.
+        electronic_state: ``"stop"`` refuses structures that state another charge or spin than the training set has, which the
+            model does not know; ``"warn"`` only says so, see :mod:`eqmol.graph.electronic`.
+
+    Raises:
+        InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, an element that the model
+            has not seen, positions that are not finite, atoms that are much too close, or a result that is not finite.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's interface)
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+    nolabel = True  # `ase run` then passes no label
+    name = "eqmol"  # in trajectories
+
+    def __init__(
+        self,
+        path_or_model: str | os.PathLike[str] | Potential,
+        backend: str | Mapping[str, str] | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+        skin: float = 0.5,
+        verify: bool = True,
+        close_contacts: str = "stop",
+        electronic_state: str = "stop",
+    ) -> None:
+        super().__init__()
+        if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
+            raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
+        model = prepare(path_or_model, backend, device, dtype, verify)
+        if not isinstance(model, Potential):
+            raise InputError(
+                "the model predicts properties of molecules and no forces; use it with eqmol.predict or predict.py, and a "
+                "potential with the calculator"
+            )
+        self.model = model
+        self._neighbors = NeighborList(self.model.cutoff, skin)
+        self._contacts = guard_of(self.model, close_contacts)
+        self._states = StateGuard(self.model.electronic_state, electronic_state)
+        # plain values: trajectories write them
+        self.parameters.update(
+            model="in memory" if isinstance(path_or_model, Potential) else os.fspath(path_or_model),
+            backend=self.model.recipe["backbone"]["backend"],
+            device=str(device),
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            skin=float(skin),
+            close_contacts=close_contacts,
+            electronic_state=electronic_state,
+        )
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Refuse changes: the model is built when the calculator is made."""
+        if kwargs:
+            raise InputError(f"a calculator's {next(iter(kwargs))} cannot be changed; make a new eqmol.Calculator")
+        return {}
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Return a result, of the last calculation where nothing has changed; ASE does not count ``info`` as a change."""
+        if atoms is not None:
+            self._states.check(atoms)
+        return super().get_property(name, atoms, allow_calculation)
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill ``self.results`` for ``atoms``; ASE calls this when something has changed."""
+        atoms = self.atoms if atoms is None else atoms
+        if "stress" in properties and not atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                f"stress is defined for three periodic directions only, and this structure has pbc={atoms.pbc.tolist()}"
+            )
+        if "stress" in properties and not self.model.conservative:
+            raise PropertyNotImplementedError(
+                "this model's forces are no derivatives (forces=direct); it has no stress"
+            )
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        if self._neighbors.skin and "numbers" in system_changes:
+            self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
+        graph = graph_of(self.model, atoms, neighbors=self._neighbors, contacts=self._contacts)
+        self._states.check(atoms)
+        self.results = evaluate_graphs(self.model, [graph])[0]
+        self.results["free_energy"] = self.results["energy"]
+        if "stress" in self.results:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])

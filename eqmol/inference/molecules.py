@@ -1,0 +1,201 @@
+"""Predictions for molecules from SMILES and chemists' files, as a table and as an SDF."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rdkit import Chem
+from rich import box
+from rich.table import Table
+
+from eqmol.errors import InputError
+from eqmol.files import replacing
+from eqmol.graph import AtomGraph
+from eqmol.graph.contacts import CloseContacts
+from eqmol.graph.properties import FEATURES, PROPERTIES
+from eqmol.inference.calculator import Calculator
+from eqmol.inference.evaluate import close_contacts as guard_of
+from eqmol.inference.evaluate import evaluate_graphs, graph_of
+from eqmol.models import Potential, Properties
+from eqmol.models.predictor import Predictor
+from eqmol.molecules.features import atom_features
+from eqmol.molecules.molecule import UFF, Failure, Molecule
+
+#: eV/Å; relaxations stop below it, and fail after so many steps.
+FMAX = 0.02
+MAX_STEPS = 500
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one molecule.
+
+    Attributes:
+        name, source: as of :class:`eqmol.molecules.molecule.Molecule`.
+        molecule: None where it failed.
+        values: by name and unit, e.g. "mu (D)".
+        problem: why there are no values; "" where there are.
+    """
+
+    name: str
+    source: str
+    molecule: Molecule | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    problem: str = ""
+
+
+def screen(
+    model: Predictor,
+    entries: Iterable[Molecule | Failure],
+    batch_size: int = 16,
+    relax: Calculator | None = None,
+    close_contacts: str = "stop",
+) -> Iterator[Prediction]:
+    """Predict molecule by molecule; one that fails does not stop the others.
+
+    Args:
+        model: a potential, for its energy, or a model of properties; in evaluation mode.
+        entries: as :func:`eqmol.molecules.molecule.read_molecules` gives them.
+        batch_size: molecules evaluated together.
+        relax: relax every molecule with this calculator first.
+        close_contacts: see :class:`eqmol.Calculator`.
+
+    Yields:
+        One prediction for each entry, in their order.
+    """
+    contacts = guard_of(model, close_contacts)
+    waiting: list[Prediction] = []
+    graphs: list[AtomGraph | None] = []
+    for entry in entries:
+        prediction, graph = _prepare(model, entry, relax, contacts)
+        waiting.append(prediction)
+        graphs.append(graph)
+        if sum(graph is not None for graph in graphs) == batch_size:
+            yield from _evaluate(model, waiting, graphs)
+            waiting, graphs = [], []
+    yield from _evaluate(model, waiting, graphs)
+
+
+def _prepare(
+    model: Predictor, entry: Molecule | Failure, relax: Calculator | None, contacts: CloseContacts
+) -> tuple[Prediction, AtomGraph | None]:
+    if isinstance(entry, Failure):
+        return Prediction(entry.name, entry.source, problem=entry.reason), None
+    try:
+        molecule = entry if relax is None else _relaxed(entry, relax)
+        graph = graph_of(model, molecule.atoms(), contacts=contacts)
+        if isinstance(model, Properties) and model.features:
+            graph[FEATURES] = torch.from_numpy(atom_features(molecule.mol, model.features))
+    except InputError as error:
+        return Prediction(entry.name, entry.source, problem=str(error)), None
+    return Prediction(entry.name, entry.source, molecule), graph
+
+
+def _relaxed(molecule: Molecule, calculator: Calculator) -> Molecule:
+    """The molecule in its nearest minimum.
+
+    Raises:
+        InputError: it is not reached.
+    """
+    from ase.optimize import LBFGS
+
+    atoms = molecule.atoms()
+    atoms.calc = calculator
+    if not LBFGS(atoms, logfile=os.devnull).run(fmax=FMAX, steps=MAX_STEPS):
+        raise InputError(f"its relaxation does not reach {FMAX} eV/Å within {MAX_STEPS} steps")
+    return molecule.moved(atoms)
+
+
+def _evaluate(
+    model: Predictor, waiting: Sequence[Prediction], graphs: Sequence[AtomGraph | None]
+) -> Iterator[Prediction]:
+    there = [graph for graph in graphs if graph is not None]
+    values = iter(_values(model, there) if there else [])
+    for prediction, graph in zip(waiting, graphs, strict=True):
+        if graph is None:
+            yield prediction
+            continue
+        yield Prediction(prediction.name, prediction.source, prediction.molecule, next(values))
+
+
+def _values(model: Predictor, graphs: list[AtomGraph]) -> list[dict[str, float]]:
+    """What the model says of every graph, by name and unit."""
+    results = evaluate_graphs(model, graphs)
+    if isinstance(model, Potential):
+        return [{"energy (eV)": result["energy"]} for result in results]
+    assert isinstance(model, Properties)
+    rows = []
+    for result in results:
+        row = {f"{name} ({PROPERTIES[name].unit})": result[name] for name in model.targets}
+        if "dipole" in result:
+            row |= {f"dipole_{axis} (D)": float(result["dipole"][i]) for i, axis in enumerate("xyz")}
+        rows.append(row)
+    return rows
+
+
+def structure_note(predictions: Sequence[Prediction]) -> str:
+    """What a person should know about the conformers; "" where all were given or are the usual ones."""
+    names = [p.name for p in predictions if p.molecule is not None and p.molecule.structure == UFF]
+    if not names:
+        return ""
+    who = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"{len(names)} of {len(predictions)} conformers are minimised by UFF, as MMFF94s lacks parameters ({who}): relax them "
+        "with --relax POTENTIAL, or give an .sdf with better coordinates, where geometry matters"
+    )
+
+
+def write(predictions: Sequence[Prediction], path: Path) -> None:
+    """Write the table, one row per molecule, and next to it an SDF of those that did not fail.
+
+    Args:
+        predictions: in the order of the rows.
+        path: a .csv file; the SDF has the same name with .sdf.
+    """
+    names = list(dict.fromkeys(name for prediction in predictions for name in prediction.values))
+    with replacing(path) as table, replacing(path.with_suffix(".sdf")) as sdf:
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(["name", "smiles", *names, "structure", "problem", "source"])
+        for prediction in predictions:
+            molecule = prediction.molecule
+            cells = [f"{prediction.values[name]:.10g}" if name in prediction.values else "" for name in names]
+            smiles = "" if molecule is None else molecule.smiles
+            structure = "" if molecule is None else molecule.structure
+            rows.writerow([prediction.name, smiles, *cells, structure, prediction.problem, prediction.source])
+            if molecule is not None and prediction.values:
+                sdf.write(_record(prediction, molecule))
+
+
+def _record(prediction: Prediction, molecule: Molecule) -> str:
+    """One entry of the SDF, with the values as its data."""
+    mol = Chem.Mol(molecule.mol)
+    mol.SetProp("_Name", prediction.name)
+    for name, value in prediction.values.items():
+        mol.SetProp(name, f"{value:.10g}")
+    buffer = io.StringIO()
+    with Chem.SDWriter(buffer) as writer:
+        writer.write(mol)
+    return buffer.getvalue()
+
+
+def table(predictions: Sequence[Prediction], limit: int = 20) -> Table:
+    """The first molecules and their values for a person: one row each, or for a single molecule one row per value."""
+    shown = [prediction for prediction in predictions if prediction.values][:limit]
+    names = list(dict.fromkeys(name for prediction in shown for name in prediction.values))
+    if len(shown) == 1:
+        table = Table("value", shown[0].name, box=box.SIMPLE_HEAD)
+        table.columns[1].justify = "right"
+        for name in names:
+            table.add_row(name, f"{shown[0].values[name]:.4f}")
+        return table
+    names = [name for name in names if not name.startswith("dipole_")]
+    table = Table("molecule", *(name.replace(" (", "\n(") for name in names), box=box.SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for prediction in shown:
+        table.add_row(prediction.name, *(f"{prediction.values[name]:.4f}" for name in names))
+    return table

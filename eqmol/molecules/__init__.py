@@ -1,0 +1,1 @@
+"""Molecules as chemists write them, by RDKit: SMILES, SDF, conformers, atomic descriptors."""

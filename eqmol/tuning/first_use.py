@@ -1,0 +1,72 @@
+"""What happens to a model when it meets its first batch: algorithms are chosen, and compared with the reference."""
+
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from eqmol.models.predictor import Predictor
+from eqmol.tuning.measure import Mode
+from eqmol.tuning.operations import is_reference, operations
+from eqmol.tuning.tune import Tuning, tune
+from eqmol.tuning.verify import verify
+
+WIDTH = 100  #: columns of the table where the terminal has fewer
+
+
+def settle(model: Predictor, graph: Any, mode: Mode | None, check: bool) -> Tuning | None:
+    """Choose algorithms by measurement, then verify; weights, gradients and random numbers are left alone.
+
+    Args:
+        model: on its device.
+        graph: a batch on that device.
+        mode: what the model is used for; None keeps its algorithms.
+        check: whether to verify.
+
+    Raises:
+        VerificationError: the model computes something else than the reference.
+    """
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        tuning = None if mode is None else tune(model, graph, mode)
+        if check:
+            verify(model, graph)
+    return tuning
+
+
+class FirstUse:
+    """A forward pre-hook that settles a model's algorithms on the first batch that has edges, and then rests.
+
+    Args:
+        measured: choose by measurement. The choice stays for later batches of other sizes.
+        check: verify.
+    """
+
+    def __init__(self, measured: bool, check: bool) -> None:
+        self.measured = measured
+        self.check = check
+        self.pending = True
+
+    def __call__(self, model: Predictor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called before ``model(graph, forces=..., stress=...)``."""
+        given = dict(zip(("graph", "forces", "stress"), args, strict=False)) | kwargs
+        graph = given["graph"]
+        if not self.pending or graph.num_edges == 0:
+            return
+        self.pending = False  # copies of the model, which are evaluated meanwhile, come here too
+        try:
+            evaluated: Mode = "forces" if given.get("forces", True) or given.get("stress") else "energy"
+            mode: Mode = "training" if model.training else evaluated
+            tuning = settle(model, graph, mode if self.measured else None, self.check)
+        except BaseException:
+            self.pending = True
+            raise
+        if tuning is not None and tuning.measured:
+            console = Console(stderr=True)
+            console.print(tuning.table(), width=max(console.width, WIDTH))
+
+
+def at_first_use(model: Predictor, measured: bool, check: bool) -> None:
+    """Let a model be tuned and verified when it is first evaluated; arguments as of :class:`FirstUse`."""
+    if measured or (check and not all(map(is_reference, operations(model).values()))):
+        model.register_forward_pre_hook(FirstUse(measured, check), with_kwargs=True)

@@ -1,0 +1,161 @@
+"""Verification at first use: a model's algorithms against the reference, on a few structures of the first batch.
+
+The check costs one small evaluation by each, once per process and model.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqmol.errors import VerificationError
+from eqmol.models import Potential
+from eqmol.models.predictor import Predictor
+from eqmol.ops.contract import Convolution, TensorProduct
+from eqmol.tuning.excerpt import excerpt
+from eqmol.tuning.measure import tensors
+from eqmol.tuning.operations import (
+    Record,
+    backend_of,
+    evaluate,
+    frozen,
+    is_reference,
+    operations,
+    record,
+    reference,
+    replace,
+)
+
+#: Largest difference relative to the largest value. Rounding stays below a hundredth of it in float32, and far below in float64.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-4}
+UNITS = {"energies": " eV", "forces": " eV/Å", "virial": " eV"}
+_verified: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a result is from the reference.
+
+    Attributes:
+        quantity: "energies" (per atom, eV), "forces" (eV/Å), "virial" (stress times volume, eV), or a property.
+        largest: the largest absolute difference.
+        tolerance: how large it may be.
+    """
+
+    quantity: str
+    largest: float
+    tolerance: float
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether it is rounding; NaN is not."""
+        return self.largest <= self.tolerance
+
+    def __str__(self) -> str:
+        unit = UNITS.get(self.quantity, "")
+        return f"{self.quantity} by up to {self.largest:.2g}{unit} (tolerance {self.tolerance:.2g}{unit})"
+
+
+def verify(model: Predictor, graph: Any) -> list[Difference]:
+    """Compare a model with itself computed by the reference algorithms; neither its mode nor its gradients are touched.
+
+    Args:
+        model: in any mode.
+        graph: a batch on the model's device, of which a few structures are taken.
+
+    Returns:
+        The differences; none if there is nothing to compare: every algorithm is the reference, the batch has no edges, or
+        this model was verified before.
+
+    Raises:
+        VerificationError: a difference is above its tolerance.
+    """
+    suspects = {name: op for name, op in operations(model).items() if not is_reference(op)}
+    identity = _identity(model, suspects)
+    if not suspects or graph.num_edges == 0 or identity in _verified:
+        return []
+    few, copy, judge = excerpt(graph), frozen(model), frozen(model)
+    replace(judge, {name: reference(operation, model) for name, operation in suspects.items()})
+    differences = _compare(copy, judge, few)
+    if not all(difference.acceptable for difference in differences):
+        raise VerificationError(
+            f"backend {_names(suspects)} disagrees with the reference on {few.num_nodes} atoms and {few.num_edges} edges: "
+            f"{', '.join(map(str, differences))}; {_blame(copy, judge, few, list(suspects))}. Its results would be wrong; "
+            f"use backend=cg, or switch this check off by verify=off (train.py), --verify off (predict.py) or verify=False"
+        )
+    _verified.add(identity)
+    return differences
+
+
+def _compare(model: Predictor, judge: Predictor, graph: Any) -> list[Difference]:
+    """Differences of all results; of a potential those of energies, forces and, for periodic structures, virials.
+
+    The scale of a quantity is its largest value; for a potential at least what the unit of the network's output makes of it: in a
+    perfect crystal all forces vanish.
+    """
+    tolerance = TOLERANCES[model.dtype]
+    with torch.inference_mode(False):
+        if not isinstance(judge, Potential):
+            results, expected = model(graph), judge(graph)
+            scales = {name: float(value.abs().max()) for name, value in expected.items()}
+        else:
+            stress = judge.conservative and bool(graph.pbc.all(-1).any())
+            results, expected = (m(graph, forces=True, stress=stress) for m in (model, judge))
+            e0 = judge.reference.e0.index_select(0, judge.species(graph))
+            unit = float(judge.reference.scale)
+            floors = {"energies": unit, "forces": unit, "virial": unit * graph.num_nodes / len(graph.cell)}
+            sizes = {
+                name: (expected[name] - (e0 if name == "energies" else 0.0)) for name in floors.keys() & expected.keys()
+            }
+            scales = {name: max(float(sizes[name].abs().max()), floors[name]) for name in floors if name in sizes}
+    errors = {name: float((results[name] - expected[name]).abs().max()) for name in scales}
+    return [Difference(name, errors[name], tolerance * scale) for name, scale in scales.items()]
+
+
+def _blame(model: Predictor, judge: Predictor, graph: Any, suspects: list[str]) -> str:
+    """Say which operations differ on the inputs that they get in the reference."""
+    records = record(judge, graph)
+    guilty = []
+    for name in suspects:
+        operation = operations(model)[name]
+        expected = _values(reference(operation, model), records[name])
+        found = _values(operation, records[name])
+        errors = [_relative(a, b) for a, b in zip(found, expected, strict=True)]
+        if errors and not max(errors) <= TOLERANCES[model.dtype]:
+            guilty.append(f"{name} ({type(operation).__name__}, relative error {max(errors):.2g})")
+    return f"the difference comes from {', '.join(guilty)}" if guilty else "no single operation differs that much"
+
+
+def _values(operation: TensorProduct, entry: Record) -> list[Tensor]:
+    """Results of the recorded calls and the derivatives of a fixed mixture of them."""
+    with torch.inference_mode(False), torch.enable_grad():
+        vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()
+        geometry = operation.geometry(vectors) if isinstance(operation, Convolution) and vectors is not None else None
+        outputs = tensors(evaluate(operation, entry, geometry))
+        mixture = torch.stack([(o * torch.linspace(0.5, 1.5, o.numel()).to(o).view_as(o)).sum() for o in outputs]).sum()
+        leaves = [leaf for leaf in tensors((entry.calls, vectors)) if leaf.requires_grad]
+        if not leaves or not mixture.requires_grad:
+            return [output.detach() for output in outputs]
+        slopes = torch.autograd.grad(mixture, leaves, materialize_grads=True)
+    return [value.detach() for value in (*outputs, *slopes)]
+
+
+def _relative(value: Tensor, expected: Tensor) -> float:
+    if value.numel() == 0:
+        return 0.0
+    difference, size = float((value - expected).abs().max()), float(expected.abs().max())
+    return difference if math.isnan(difference) else difference / max(size, torch.finfo(value.dtype).tiny)
+
+
+def _names(suspects: Mapping[str, TensorProduct]) -> str:
+    return ", ".join(dict.fromkeys(backend_of(operation) for operation in suspects.values()))
+
+
+def _identity(model: Predictor, suspects: Mapping[str, TensorProduct]) -> str:
+    """What the model computes and how."""
+    how = {name: type(operation).__name__ for name, operation in suspects.items()}
+    total = sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
+    return f"{model.recipe} {how} {model.dtype} {next(model.parameters()).device} {total!r}"

@@ -1,0 +1,157 @@
+"""Predictions for molecules, from the command line to the files."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+
+import eqmol
+from eqmol import checkpoint
+from eqmol.errors import InputError
+from eqmol.graph import collate
+from eqmol.graph.properties import FEATURES
+from eqmol.inference.evaluate import evaluate_graphs, graph_of
+from eqmol.inference.molecules import FMAX
+from eqmol.inference.structures import main
+from eqmol.molecules.features import atom_features, expand
+from eqmol.molecules.molecule import Molecule, from_smiles
+from eqmol.tuning.first_use import settle
+from tests.recipes import recipe
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+def properties_recipe():
+    backbone = {**recipe()["backbone"], "elements": [1, 6, 8], "degree_out": 1}
+    entry = {"e0": [-13.0, -1036.0, -2044.0], "mean": 1.0, "scale": 0.5}
+    statistics = {"U0": entry, "mu": entry, "homo": entry}
+    return {
+        "_target_": "eqmol.models.Properties",
+        "backbone": backbone,
+        "elements": [1, 6, 8],
+        "statistics": statistics,
+    }
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(checkpoint.build(properties_recipe()), path)
+    return path
+
+
+def test_a_model_of_properties_survives_its_file(model_file):
+    torch.manual_seed(0)
+    built = checkpoint.build(properties_recipe()).eval()
+    from ase.build import molecule
+
+    atoms = molecule("CH3OH")
+    (expected,) = eqmol.predict([atoms], built)
+    (found,) = eqmol.predict([atoms], eqmol.load(model_file))
+    assert found.keys() == {"U0", "mu", "homo", "dipole", "charges"}
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+    with pytest.raises(InputError, match="properties of molecules and no forces"):
+        eqmol.Calculator(model_file)
+
+
+def test_smiles(model_file, capsys):
+    assert main([str(model_file), "--smiles", ASPIRIN, "--conformers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "U0 (eV)" in out
+    assert "mu (D)" in out
+
+
+def test_table_and_sdf_list_failures_with_reasons(model_file, tmp_path, capsys):
+    source = tmp_path / "in.smi"
+    source.write_text("CO methanol\nC[N+](C)(C)C cation\nCF fluoride\nO water\nO[O] hydroperoxyl\n[C-]#[O+] monoxide\n")
+    out = tmp_path / "out.csv"
+    assert main([str(model_file), str(source), "-o", str(out), "--conformers", "1"]) == 0
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert [row["name"] for row in rows] == ["methanol", "cation", "fluoride", "water", "hydroperoxyl", "monoxide"]
+    assert [bool(row["problem"]) for row in rows] == [False, True, True, False, True, False]
+    assert [row["structure"] for row in rows] == ["MMFF94s", "", "", "MMFF94s", "", "UFF"]
+    assert "1 unpaired electron" in rows[4]["problem"]
+    assert "charge +1" in rows[1]["problem"]
+    assert "is F, an element" in rows[2]["problem"]
+    assert rows[1]["U0 (eV)"] == ""
+    norm = np.linalg.norm([float(rows[0][f"dipole_{axis} (D)"]) for axis in "xyz"])
+    assert float(rows[0]["mu (D)"]) == pytest.approx(norm, rel=1e-6)
+    records = list(Chem.SDMolSupplier(str(out.with_suffix(".sdf")), removeHs=False))
+    assert [mol.GetProp("_Name") for mol in records] == ["methanol", "water", "monoxide"]
+    assert float(records[1].GetProp("U0 (eV)")) == pytest.approx(float(rows[3]["U0 (eV)"]))
+    printed = capsys.readouterr().out
+    assert "cation: it has the charge +1" in printed
+    assert "3 of 6 molecules" in printed
+    assert "1 of 6 conformers are minimised by UFF, as MMFF94s lacks parameters (monoxide)" in printed
+
+
+def test_relaxation_by_a_potential(tmp_path):
+    potential, out = tmp_path / "potential.safetensors", tmp_path / "a.csv"
+    torch.manual_seed(0)
+    checkpoint.save(checkpoint.build(recipe()), potential)
+    forces = []
+    for option in ([], ["--relax", str(potential)]):
+        assert main([str(potential), "--smiles", "O", *option, "-o", str(out)]) == 0
+        (mol,) = Chem.SDMolSupplier(str(out.with_suffix(".sdf")), removeHs=False)
+        atoms = Molecule("", "", mol).atoms()
+        atoms.calc = eqmol.Calculator(potential)
+        forces.append(abs(atoms.get_forces()).max())
+    assert forces[1] < 2 * FMAX < forces[0]  # an SDF has four decimals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--smiles", "C("], "no molecule could be predicted"),
+        (["in.smi"], "-o OUT.csv"),
+        (["in.smi", "-o", "out.xyz"], "ends in .csv"),
+        (["in.sdf", "-o", "in.csv"], "which is the input"),
+        (["in.smi", "--smiles", "C"], "not both"),
+        ([], "--smiles SMILES"),
+        (["in.xyz", "-o", "out.xyz", "--relax", "p.safetensors"], "--relax is for molecules"),
+        (["--smiles", "C", "--metrics", "m.json"], "leave it out"),
+    ],
+)
+def test_refused(model_file, arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(model_file), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors"}
+
+
+def test_features_come_from_the_bonds(tmp_path):
+    torch.manual_seed(0)
+    path, out = tmp_path / "model.safetensors", tmp_path / "out.csv"
+    entry = {"mean": 1.0, "scale": 2.0}
+    features = dict.fromkeys(("TPSA", *expand(["bonds"])), entry)
+    checkpoint.save(checkpoint.build(properties_recipe() | {"features": features}), path)
+    assert main([str(path), "--smiles", "CC=O", "-o", str(out)]) == 0
+    (with_bonds,) = csv.DictReader(io.StringIO(out.read_text()))
+    molecule = from_smiles("CC=O")
+    model = eqmol.load(path)
+    graph = graph_of(model, molecule.atoms())
+    graph[FEATURES] = torch.from_numpy(atom_features(molecule.mol, model.features))
+    (expected,) = evaluate_graphs(model, [graph])
+    assert float(with_bonds["U0 (eV)"]) == pytest.approx(expected["U0"], rel=1e-9)
+    molecule.atoms().write(tmp_path / "in.xyz")
+    assert main([str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]) == 2
+
+
+@pytest.mark.parametrize("mode", ["energy", "forces", "training"])
+def test_algorithms_are_chosen_for_properties_too(mode, tmp_path, monkeypatch):
+    monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    model = checkpoint.build(properties_recipe()).train(mode == "training")
+    graph = collate([graph_of(model, from_smiles(smiles, conformers=1).atoms()) for smiles in ("CO", "C=O")])
+    before = model(graph)
+    tuning = settle(model, graph, mode, check=True)
+    assert tuning is not None
+    assert tuning.choices
+    after = model(graph)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,166 @@
+"""Verification at first use: a broken algorithm never gets to give a result, through whatever door."""
+
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.io import write
+
+import eqmol
+from eqmol.checkpoint import save
+from eqmol.errors import InputError, VerificationError
+from eqmol.graph import collate, from_atoms
+from eqmol.inference.structures import main
+from eqmol.ops.registry import BACKENDS, algorithm, can_run
+from eqmol.ops.spec import Spec
+from eqmol.tuning import verify as verification
+from eqmol.tuning.verify import verify
+from tests.recipes import model
+from tests.train.runs import train
+
+GRID = {"family": "gaunt", "backend": "grid"}
+Convolution = algorithm(Spec("convolution", "gaunt", "o3", 1, 2, 2), "grid")
+Power = algorithm(Spec("power", "gaunt", "o3", 2, 0, 1, 2), "grid")
+
+
+@pytest.fixture(autouse=True)
+def _unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_verified", set())
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolution on the grid is one percent off."""
+    forward = Convolution.forward
+    monkeypatch.setattr(Convolution, "forward", lambda self, *args, **kwargs: 1.01 * forward(self, *args, **kwargs))
+
+
+class WrongBackward(torch.autograd.Function):
+    """The identity with a derivative of 1.01."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 1.01 * gradient
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save(model(torch.float32, **GRID), tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def batch(*structures: ase.Atoms):
+    return collate([from_atoms(atoms, 3.5) for atoms in structures or (molecule("CH3CH2OH"), copper())])
+
+
+def copper() -> ase.Atoms:
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=0)
+    return atoms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("family", "backend"), [(f, b) for f in ("coupled", "gaunt") for b in BACKENDS if b != "cg" and can_run(b, f)]
+)
+def test_sound_algorithms_pass_with_room_to_spare(family, backend, dtype) -> None:
+    potential = model(dtype, family=family, backend=backend, parity="so3").train()
+    draws = torch.get_rng_state()
+    differences = verify(potential, batch())
+    assert {difference.quantity for difference in differences} == {"energies", "forces", "virial"}
+    assert all(difference.largest < 0.1 * difference.tolerance for difference in differences)
+    assert any(difference.largest > 0 for difference in differences)
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert potential.training
+    assert all(parameter.grad is None for parameter in potential.parameters())
+    assert verify(potential, batch()) == []  # once per process and model
+
+
+def test_a_perfect_crystal_without_forces_passes() -> None:
+    assert verify(model(**GRID), batch(bulk("Cu", cubic=True)))
+
+
+def test_the_reference_needs_no_verification() -> None:
+    assert verify(model(family="gaunt", backend="cg"), batch()) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_message_has_the_numbers_and_the_culprit(broken, dtype) -> None:
+    with pytest.raises(VerificationError, match="verify=off") as caught:
+        verify(model(dtype, **GRID), batch())
+    message = str(caught.value)
+    assert "backend grid disagrees with the reference" in message
+    assert "forces by up to" in message
+    assert "eV/Å (tolerance" in message
+    assert f"backbone.layers.1.convolution ({Convolution.__name__}, relative error 0.01)" in message
+    assert "power" not in message
+
+
+def test_wrong_derivatives_are_found(monkeypatch) -> None:
+    forward = Power.forward
+    monkeypatch.setattr(Power, "forward", lambda self, *args: WrongBackward.apply(forward(self, *args)))
+    with pytest.raises(VerificationError, match=r"backbone\.layers\.0\.power"):
+        verify(model(**GRID), batch())
+
+
+def test_nan_is_a_mismatch(monkeypatch) -> None:
+    forward = Power.forward
+    monkeypatch.setattr(Power, "forward", lambda self, *args: torch.nan * forward(self, *args))
+    with pytest.raises(VerificationError, match="by up to nan"):
+        verify(model(**GRID), batch())
+
+
+# --- through every door
+
+
+def test_load(path: Path, broken) -> None:
+    potential = eqmol.load(path)
+    potential(from_atoms(ase.Atoms("H"), potential.cutoff))  # nothing to compare yet
+    for _ in range(2):  # a caught error does not make it right
+        with pytest.raises(VerificationError):
+            potential(batch())
+    eqmol.load(path, verify=False)(batch())
+    eqmol.load(path, backend="cg")(batch())
+
+
+def test_calculator(path: Path, broken) -> None:
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = eqmol.Calculator(path)
+    with pytest.raises(VerificationError):
+        atoms.get_forces()
+    atoms.calc = eqmol.Calculator(path, verify=False)
+    assert np.isfinite(atoms.get_forces()).all()
+
+
+def test_predict(path: Path, tmp_path: Path, broken, capsys) -> None:
+    with pytest.raises(VerificationError):
+        eqmol.predict(copper(), path)
+    assert eqmol.predict(copper(), path, verify=False)
+    write(tmp_path / "in.xyz", [copper(), copper()])
+    command = [str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: backend grid disagrees with the reference")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out.xyz").exists()
+    assert main([*command, "--verify", "off"]) == 0
+
+
+def test_training(tmp_path: Path, broken) -> None:
+    options = ["backend=grid", "model.filter_degree=2", "trainer.max_epochs=1"]
+    with pytest.raises(VerificationError):
+        train(tmp_path, "run", *options)
+    assert not (tmp_path / "run").exists()
+    train(tmp_path, "run", *options, "verify=off")
+
+
+def test_verify_is_on_or_off(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="verify=perhaps is unknown"):
+        train(tmp_path, "run", "verify=perhaps")
