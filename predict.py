@@ -1,3 +1,3 @@
-from eqmol.inference.structures import main
+from eqmol.cli.predict import main
 
 raise SystemExit(main())

@@ -1,3 +1,3 @@
 from eqmol.cli.train import main
 
-main()
+raise SystemExit(main())

@@ -8,6 +8,16 @@ from typing import IO, Any
 
 from eqmol.errors import InputError
 
+PACKAGE = Path(__file__).parent
+#: What is shipped: its place in the checkout, and inside an installed package.
+_SHIPPED = {"conf": "conf", "data": "_data"}
+
+
+def shipped(name: str) -> Path:
+    """The folder "conf" of the configuration or "data" of the embedded data, of a checkout or of an installed package."""
+    installed = PACKAGE / _SHIPPED[name]
+    return installed if installed.is_dir() else PACKAGE.parent / name
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:

@@ -1,48 +1,107 @@
-"""``python train.py``: compose the configuration, run, and tell a user what went wrong in one sentence."""
+"""``eqmol train KEY=VALUE ...``: compose the configuration, run, and tell a user what went wrong in one sentence."""
 
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from eqmol.cli.options import limit_threads
 from eqmol.errors import InputError
+from eqmol.files import shipped
 
-CONF = Path(__file__).parents[2] / "conf"  #: the configuration lies beside the package, in the checkout
+if TYPE_CHECKING:
+    from hydra.errors import MissingConfigException
+    from omegaconf import DictConfig
+
+CONF = shipped("conf")
 
 
-def main() -> None:
-    """Run the command line; errors of the user exit with 2, a failed run with 1, Ctrl-C with 130."""
+def main(argv: Sequence[str] | None = None, program: str = "python train.py") -> int:
+    """Run the command; errors of the user exit with 2, a failed run with 1, Ctrl-C with 130."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        from eqmol.cli.help import page
+
+        print(page(CONF, arguments, program))
+        return 0
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
-    folder = [option for option in sys.argv if option.startswith("output_dir=")]
-    if folder and {"-m", "--multirun"} & set(sys.argv):
-        sys.argv.append(f"hydra.sweep.dir={folder[-1].removeprefix('output_dir=')}")  # Hydra's own file goes there too
     limit_threads()
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    command = sys.argv
+    flags = [argument for argument in arguments if _is_flag(argument)]
     try:
-        _launch()
+        sys.argv = [command[0], *_for_hydra(arguments)]  # which knows no subcommands
+        _launch(command, shlex.join([program, *flags]).replace(shlex.quote(program), program, 1))
+    except InputError as error:
+        _fail(str(error), 2)
     except OverrideParseException as error:
         _fail(f"cannot read the option {error.override}: {_one_line(error.message).split(' See https')[0]}", 2)
     except MissingConfigException as error:
         _fail(_describe_missing(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(_describe_configuration(error), 2)
+        _fail(_describe_configuration(error, program), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
+    finally:
+        sys.argv = command
+    return 0
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def _launch(cfg: DictConfig) -> None:
+def _is_flag(argument: str) -> bool:
+    """Whether an argument, unlike KEY=VALUE, is for all jobs of a command."""
+    return argument not in ("-m", "--multirun") and (
+        argument.startswith("-") or ("=" not in argument and argument[0] != "~")
+    )
+
+
+def _for_hydra(arguments: list[str]) -> list[str]:
+    """The arguments with a run's config.yaml, if one comes first, as the configuration instead of conf/train.yaml."""
+    from omegaconf import DictConfig, OmegaConf
+
+    added = []
+    folder = [option for option in arguments if option.startswith("output_dir=")]
+    if folder and {"-m", "--multirun"} & set(arguments):
+        added.append(f"hydra.sweep.dir={folder[-1].removeprefix('output_dir=')}")  # Hydra's own file goes there too
+    if not arguments or "=" in arguments[0] or not arguments[0].endswith((".yaml", ".yml")):
+        return [*arguments, *added]
+    path = Path(arguments[0]).expanduser().resolve()
+    if not path.is_file():
+        raise InputError(f"{arguments[0]} is no file; give the config.yaml of a run, or options KEY=VALUE")
+    own = OmegaConf.load(path)
+    if not isinstance(own, DictConfig) or {"hydra", "defaults"} & {str(key) for key in own}:
+        raise InputError(
+            f"{arguments[0]} is not the config.yaml of a run, which holds plain keys and nothing for Hydra"
+        )
+    if not folder:
+        raise InputError(f"{arguments[0]} is repeated in a folder of its own: give output_dir=NEW")
+    added += ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=none"]
+    return ["--config-dir", str(path.parent), "--config-name", path.name, *arguments[1:], *added]
+
+
+def _launch(command: list[str], program: str) -> None:
+    """Let Hydra compose the configuration and run what it asks for."""
+    import hydra
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+    def job(cfg: "DictConfig") -> None:
+        sys.argv = command  # the processes of other devices run the whole command
+        _run(cfg, program)
+
+    job()
+
+
+def _run(cfg: "DictConfig", program: str) -> None:
     """Run one job."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import InstantiationException
+    from hydra.types import RunMode
+
     from eqmol.train import processes
     from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch
@@ -72,7 +131,7 @@ def _launch(cfg: DictConfig) -> None:
             sys.exit(128 + stop.signum)
         last = Path(cfg.output_dir) / "last.ckpt"
         print(f"{stop}; {last} is written. To continue:" if last.exists() else f"{stop}. To begin again:", flush=True)
-        print(f"  {_resume_command(options, cfg.output_dir)}", flush=True)
+        print(f"  {_resume_command(program, options, cfg.output_dir)}", flush=True)
         sys.exit(128 + stop.signum)
     except NonFiniteLossError as error:
         if processes.rank() > 0:  # the first one says it
@@ -82,10 +141,10 @@ def _launch(cfg: DictConfig) -> None:
         _fail(f"{error}; {state}; try a lower task.optimizer.lr, or look at these structures", 1)
 
 
-def _resume_command(options: list[str], output_dir: str) -> str:
+def _resume_command(program: str, options: list[str], output_dir: str) -> str:
     """Return the command that continues a run."""
     kept = [option for option in options if option.split("=")[0] not in ("output_dir", "resume")]
-    return shlex.join(["python", sys.argv[0], *kept, f"output_dir={output_dir}", "resume=auto"])
+    return f"{program} " + shlex.join([*kept, f"output_dir={output_dir}", "resume=auto"])
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -94,7 +153,7 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _describe_missing(error: MissingConfigException) -> str:
+def _describe_missing(error: "MissingConfigException") -> str:
     """Return a sentence about an option of a group, e.g. ``backend=xyz``, that does not exist."""
     missing = error.missing_cfg_file
     if not isinstance(missing, str) or not error.options:
@@ -103,14 +162,14 @@ def _describe_missing(error: MissingConfigException) -> str:
     return f"{group}={name} is unknown; choose one of {', '.join(sorted(error.options))}"
 
 
-def _describe_configuration(error: Exception) -> str:
+def _describe_configuration(error: Exception, program: str) -> str:
     """Return a sentence about a key that does not exist or a value that cannot be read."""
     key = _unknown_key(error)
     if key is None:
         return _one_line(str(error))
     known = _known_keys()
     close = get_close_matches(key, known, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}?" if close else "see python train.py --cfg job for all keys"
+    hint = f"did you mean {close[0]}?" if close else f"{program} --help lists all keys"
     return f"there is no option {key}; {hint}"
 
 
@@ -124,6 +183,7 @@ def _unknown_key(error: Exception) -> str | None:
 def _known_keys() -> list[str]:
     """Return all keys of the default configuration."""
     from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return list(_keys(OmegaConf.to_container(compose("train"), resolve=False)))

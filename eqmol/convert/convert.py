@@ -1,4 +1,4 @@
-"""Continue training in a larger space of functions: ``python -m eqmol.convert IN.safetensors OUT.safetensors family=coupled``.
+"""Larger models that compute the same, to be trained further.
 
 The new model computes what the old one does, and proves it before anything is written: energies, forces and stress of both are
 compared in float64, first exactly, then with the new weights rounded to the precision of the file.
@@ -6,24 +6,18 @@ compared in float64, first exactly, then with the new weights rounded to the pre
 
 import inspect
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ase
 import numpy as np
 import torch
 from ase.data import covalent_radii
-from rich.console import Console
-from rich.table import Table
 
-from eqmol.checkpoint import build, default_dtype, load, prepare, read_header, save
-from eqmol.cli.options import Option, choice, describe_options, exit_code, flag, integer, path, read_options
+from eqmol.checkpoint import build, default_dtype
 from eqmol.convert.enlarge import GROWTHS, Growth, enlarge
 from eqmol.convert.weights import missing_weights
-from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.models import Potential
@@ -32,26 +26,6 @@ from eqmol.ops.registry import can_run
 #: Largest difference allowed, where the largest force component is 1 eV/Å or less; it grows with that force.
 EXACT = 1e-9  #: eV per atom, eV/Å, eV/Å³ in float64
 ROUNDED = {torch.float64: EXACT, torch.float32: 1e-4}  #: the same once the weights are rounded to the file's precision
-
-OPTIONS = {
-    "family": Option(choice("coupled", "gaunt"), None, "coupled: a weight for every path"),
-    "parity": Option(choice("o3", "so3"), None, "so3: all paths, also those that tell mirror images apart"),
-    "channels": Option(integer(1, 2048), None, "number of channels"),
-    "degree": Option(integer(0, 12), None, "highest degree of the features between layers"),
-    "filter_degree": Option(integer(0, 12), None, "highest degree of the edges' harmonics"),
-    "correlation": Option(integer(1, 6), None, "highest order of the powers"),
-    "fields": Option(integer(1, 16), None, "differently mixed fields that are raised to powers"),
-    "structures": Option(path, None, "file of structures for the proof (default: generated ones)"),
-    "overwrite": Option(flag, False, "true: replace OUT if it exists"),
-    "seed": Option(integer(0, 2**31), 0, "of the new random weights (default: 0)"),
-}
-_SETTINGS = ("structures", "overwrite", "seed")
-USAGE = f"""usage: python -m eqmol.convert IN.safetensors OUT.safetensors name=value ...
-
-Write a larger model that computes the same as IN, to be trained further. Options (default: as in IN):
-{describe_options(OPTIONS)}
-Nothing is written unless energies, forces and stress of both models agree. Another algorithm needs no conversion: give
-backend= when the model is used."""
 
 
 @dataclass(frozen=True)
@@ -181,80 +155,3 @@ def example_structures(elements: Sequence[int], cutoff: float, seed: int = 0) ->
         positions = sites @ lattice + rng.uniform(-0.12, 0.12, (len(sites), 3)) * spacing
         yield ase.Atoms(numbers, positions)
     yield ase.Atoms(numbers, positions, cell=np.array(shape)[:, None] * lattice, pbc=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code: 0, 1 if the models differ, 2 after bad input, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
-    return exit_code(lambda: _run(arguments))
-
-
-def _run(arguments: Sequence[str]) -> int:
-    files = [argument for argument in arguments if "=" not in argument]
-    if len(files) != 2:
-        raise InputError(f"give the model and the file to write, not {len(files)} files; --help shows how")
-    source, target = map(Path, files)
-    options = read_options([argument for argument in arguments if "=" in argument], OPTIONS)
-    changes = {name: v for name, v in options.items() if v is not None and name not in _SETTINGS}
-    header = read_header(source)
-    if target.exists() and (target.samefile(source) or not options["overwrite"]):
-        hint = "give another name" if target.samefile(source) else "give another name, or overwrite=true"
-        raise InputError(f"{target} exists; {hint}")
-    old = load(source, dtype=torch.float64)
-    if not isinstance(old, Potential):
-        raise InputError(f"{source} holds a {type(old).__name__}; only potentials can be converted yet")
-    new = convert(old, changes, options["seed"])
-    stored = prepare(new, dtype=header.dtype)
-    widened = prepare(stored, dtype=torch.float64)
-    assert isinstance(widened, Potential)
-    structures = _structures(options["structures"], old)
-    checks = {
-        "exact": differences(old, new, structures, EXACT),
-        "as written": differences(old, widened, structures, ROUNDED[header.dtype]),
-    }
-    console = Console()
-    console.print(_table(checks, len(structures), str(header.dtype).removeprefix("torch.")))
-    wrong = [d for found in checks.values() for d in found if not d.largest <= d.tolerance]
-    if wrong:
-        worst = wrong[0]
-        print(
-            f"error: the models differ by {worst.largest:.2e} {worst.unit} in the {worst.quantity}, more than the allowed "
-            f"{worst.tolerance:.2e}; nothing was written",
-            file=sys.stderr,
-        )
-        return 1
-    save(stored, target, recipe=new.recipe, metrics=header.document["metrics"])
-    console.print(
-        f"{num_parameters(old)} -> {num_parameters(new)} parameters: {source} -> {target}",
-        soft_wrap=True,
-        highlight=False,
-    )
-    return 0
-
-
-def _structures(file: str | None, model: Potential) -> list[ase.Atoms]:
-    if file is None:
-        found = list(example_structures(model.elements, model.cutoff))
-        return found if model.conservative else [atoms for atoms in found if not atoms.pbc.any()]
-    found = [atoms for atoms, _, _ in read_frames(file)]
-    if not found:
-        raise InputError(f"{file} has no structures to compare the models on")
-    return found
-
-
-def _table(checks: Mapping[str, list[Difference]], number: int, dtype: str) -> Table:
-    table = Table(title=f"old and new model on {number} structures")
-    for name in ("quantity", "unit", "weights", "largest difference", "allowed"):
-        table.add_column(name, justify="right" if name in ("largest difference", "allowed") else "left")
-    for kind, found in checks.items():
-        for d in found:
-            weights = "float64" if kind == "exact" else f"{dtype}, as written"
-            table.add_row(d.quantity, d.unit, weights, f"{d.largest:.1e}", f"{d.tolerance:.1e}")
-    return table
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

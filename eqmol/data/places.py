@@ -1,18 +1,17 @@
-"""Where data sets lie: below ``$EQMOL_DATA``, ``data`` of the current folder, or ``data`` of the checkout."""
+"""Where data sets lie: below ``$EQMOL_DATA``, ``data`` of the current folder, or ``data`` of the checkout or package."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from eqmol.errors import InputError
-
-CHECKOUT = Path(__file__).parents[2]
+from eqmol.files import shipped
 
 
 def folders(name: str) -> list[Path]:
     """Return where a data set may lie, the most specific first."""
     roots = [Path(root).expanduser() for root in [os.environ.get("EQMOL_DATA", "")] if root]
-    return [root / name for root in dict.fromkeys([*roots, Path("data"), CHECKOUT / "data"])]
+    return [root / name for root in dict.fromkeys([*roots, Path("data"), shipped("data")])]
 
 
 def find(name: str, files: Iterable[str]) -> Path | None:

@@ -4,7 +4,8 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from eqmol.files import replacing
 from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import CloseContacts
 from eqmol.graph.properties import FEATURES, PROPERTIES
+from eqmol.inference.batches import batches
 from eqmol.inference.calculator import Calculator
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
@@ -68,16 +70,15 @@ def screen(
         One prediction for each entry, in their order.
     """
     contacts = guard_of(model, close_contacts)
-    waiting: list[Prediction] = []
-    graphs: list[AtomGraph | None] = []
-    for entry in entries:
-        prediction, graph = _prepare(model, entry, relax, contacts)
-        waiting.append(prediction)
-        graphs.append(graph)
-        if sum(graph is not None for graph in graphs) == batch_size:
-            yield from _evaluate(model, waiting, graphs)
-            waiting, graphs = [], []
-    yield from _evaluate(model, waiting, graphs)
+    prepared = (_prepare(model, entry, relax, contacts) for entry in entries)
+    for failed, group in groupby(prepared, key=lambda pair: pair[1] is None):
+        if failed:
+            yield from (prediction for prediction, _ in group)
+            continue
+        for batch in batches(group, batch_size):  # type: ignore[arg-type]
+            values = _values(model, [graph for _, graph in batch])
+            for (prediction, _), row in zip(batch, values, strict=True):
+                yield replace(prediction, values=row)
 
 
 def _prepare(
@@ -108,18 +109,6 @@ def _relaxed(molecule: Molecule, calculator: Calculator) -> Molecule:
     if not LBFGS(atoms, logfile=os.devnull).run(fmax=FMAX, steps=MAX_STEPS):
         raise InputError(f"its relaxation does not reach {FMAX} eV/Å within {MAX_STEPS} steps")
     return molecule.moved(atoms)
-
-
-def _evaluate(
-    model: Predictor, waiting: Sequence[Prediction], graphs: Sequence[AtomGraph | None]
-) -> Iterator[Prediction]:
-    there = [graph for graph in graphs if graph is not None]
-    values = iter(_values(model, there) if there else [])
-    for prediction, graph in zip(waiting, graphs, strict=True):
-        if graph is None:
-            yield prediction
-            continue
-        yield Prediction(prediction.name, prediction.source, prediction.molecule, next(values))
 
 
 def _values(model: Predictor, graphs: list[AtomGraph]) -> list[dict[str, float]]:

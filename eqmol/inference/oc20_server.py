@@ -1,4 +1,4 @@
-"""Predictions for the evaluation server of OC20: ``python -m eqmol.inference.oc20_server MODEL id=DATA ood_ads=DATA ... -o OUT.npz``.
+"""Predictions for the evaluation server of OC20, in the file that it takes.
 
 For every split the file holds, each named "<split>_<array>" (S frames, A free atoms of all of them):
 
@@ -8,9 +8,8 @@ For every split the file holds, each named "<split>_<array>" (S frames, A free a
 - ``chunk_idx`` [S - 1]: where ``numpy.split`` cuts the forces into those of the frames.
 """
 
-import argparse
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import ase
@@ -18,21 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqmol.checkpoint import prepare
-from eqmol.cli.options import exit_code
 from eqmol.data.oc20.frames import Frame
 from eqmol.data.oc20.reading import Reading
 from eqmol.data.oc20.shards import INDEX, S2EF, Index, Shard
 from eqmol.data.oc20.sources import FORMATS, find, reader
 from eqmol.errors import InputError
 from eqmol.files import replacing
-from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import CloseContacts
+from eqmol.inference.batches import batches
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
-
-MAX_EDGES = 200_000  #: in a batch; bounds the memory
 
 
 def write_predictions(
@@ -86,9 +82,10 @@ def predict_split(
     ids: dict[str, str] = {}
     energies: list[float] = []
     forces: list[NDArray[np.float16]] = []
-    for batch in _batches(model, frames, batch_size, contacts):
-        results = evaluate_graphs(model, [graph for _, _, graph in batch])
-        for (frame, source, _), result in zip(batch, results, strict=True):
+    graphs = (((frame, source), graph_of(model, _atoms(frame), source, contacts=contacts)) for frame, source in frames)
+    for batch in batches(graphs, batch_size):
+        results = evaluate_graphs(model, [graph for _, graph in batch])
+        for ((frame, source), _), result in zip(batch, results, strict=True):
             name = f"{frame.system.removeprefix('random')}_{frame.number}"
             if name in ids:
                 raise InputError(f"{source} and {ids[name]} are both frame {frame.number} of {frame.system}; give one")
@@ -103,22 +100,8 @@ def predict_split(
     }
 
 
-def _batches(
-    model: Potential, frames: Iterable[tuple[Frame, str]], batch_size: int, contacts: CloseContacts
-) -> Iterator[list[tuple[Frame, str, AtomGraph]]]:
-    """Frames with their graphs, as many at a time as fit."""
-    batch: list[tuple[Frame, str, AtomGraph]] = []
-    edges = 0
-    for frame, source in frames:
-        atoms = ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-        graph = graph_of(model, atoms, source, contacts=contacts)
-        if batch and (len(batch) == batch_size or edges + graph.num_edges > MAX_EDGES):
-            yield batch
-            batch, edges = [], 0
-        batch.append((frame, source, graph))
-        edges += graph.num_edges
-    if batch:
-        yield batch
+def _atoms(frame: Frame) -> ase.Atoms:
+    return ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
 
 
 def frames_of(path: Path) -> Iterator[tuple[Frame, str]]:
@@ -143,45 +126,3 @@ def frames_of(path: Path) -> Iterator[tuple[Frame, str]]:
     for file in files:
         # no model reads tags
         yield from reader(file.name)(file, 0, None, Reading(infer_tags=True, labels=False))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eqmol.inference.oc20_server",
-        description="Write the predictions that the evaluation server of OC20 takes.",
-    )
-    add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="model.safetensors of a training run")
-    add("data", nargs="+", metavar="[SPLIT=]DATA", help="file or folder of a split: id, ood_ads, ood_cat, ood_both")
-    add("-o", "--output", type=Path, required=True, metavar="OUT.npz", help="file to write")
-    add("--backend", metavar="NAME", help="tensor-product algorithm (default: the model's)")
-    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    add("--batch-size", type=int, default=32, metavar="N", help="frames at a time (default: 32)")
-    arguments = parser.parse_args(argv)
-    return exit_code(lambda: _run(arguments))
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    splits = _splits(arguments.data)
-    options = {"backend": arguments.backend, "device": arguments.device, "batch_size": arguments.batch_size}
-    numbers = write_predictions(arguments.model, splits, arguments.output, **options)
-    for name, number in numbers.items():
-        print(f"{f'{name}: ' if name else ''}{number} frames -> {arguments.output}")
-
-
-def _splits(data: Sequence[str]) -> dict[str, str]:
-    """Paths by the name of their split."""
-    if len(data) == 1 and "=" not in data[0]:
-        return {"": data[0]}
-    splits: dict[str, str] = {}
-    for item in data:
-        name, separator, path = item.partition("=")
-        if not separator or not name or name in splits:
-            raise InputError(f"{item!r} must name a split of its own, like id=DATA ood_ads=DATA")
-        splits[name] = path
-    return splits
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -35,7 +35,8 @@ class Predictor(nn.Module, ABC):
     Attributes:
         cutoff: Å.
         recipe: what the model was built from, set by whoever builds from a recipe.
-        sections: what its file says beside recipe and weights, by the names of :data:`eqmol.checkpoint.header.SECTIONS`, plain JSON.
+        sections: what its file says beside recipe and weights, plain JSON by the names of
+            :data:`eqmol.checkpoint.header.SECTIONS`.
         aux: tensors that belong to sections, by name, on the CPU.
 
     Raises:

@@ -25,6 +25,7 @@ from eqmol.data.loader import share_of
 from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
 from eqmol.train import folder, processes, start
+from eqmol.train.code import check_targets
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
 from eqmol.train.folder import RunFolder, check_unchanged, open_folder
@@ -69,6 +70,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         Interrupted: Ctrl-C or SIGTERM; last.ckpt is written.
     """
     console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else LOG_WIDTH)
+    check_targets(cfg)
     check_trainer(cfg.trainer)
     check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
     verify = parse_verify(cfg.verify)

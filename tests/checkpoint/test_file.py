@@ -551,7 +551,7 @@ def test_formats_are_upgraded_step_by_step(path: Path, monkeypatch: pytest.Monke
     load(path)
 
 
-STORED = Path(__file__).parent / "stored"
+STORED = Path(__file__).parents[1] / "stored"
 EXPECTED = json.loads((STORED / "expected.json").read_text())
 
 

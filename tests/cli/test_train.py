@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eqmol.inference import structures
-from eqmol.train import cli
+from eqmol.cli import predict
+from eqmol.cli import train as cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,16 +40,17 @@ def test_one_sentence(tmp_path, option, message):
 @pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
 def test_one_thread_unless_the_environment_says_otherwise(monkeypatch, command, given, expected):
     monkeypatch.setattr(os, "environ", given.copy())
-    monkeypatch.setattr(cli, "_launch", lambda: None)
-    monkeypatch.setattr(structures, "_run", lambda arguments: 0)
+    monkeypatch.setattr(cli, "_launch", lambda command, program: None)
+    monkeypatch.setattr(predict, "_run", lambda arguments: 0)
     if command == "train":
-        cli.main()
+        cli.main([])
     else:
-        structures.main(["model.safetensors", "in.xyz"])
+        predict.main(["model.safetensors", "in.xyz"])
     assert os.environ["OMP_NUM_THREADS"] == expected
 
 
 def test_commands_begin_without_torch():
     """It reads the number of threads when it is imported."""
-    code = "import sys, eqmol.inference.structures, eqmol.cli.train; sys.exit('torch' in sys.modules)"
+    names = "train, eqmol.cli.predict, eqmol.cli.convert, eqmol.cli.report, eqmol.cli.prepare, eqmol.cli.main"
+    code = f"import sys, eqmol.cli.{names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

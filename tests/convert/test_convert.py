@@ -13,9 +13,10 @@ from ase.io import write
 import eqmol
 from eqmol.checkpoint import default_dtype, read_header, save
 from eqmol.checkpoint.recipe import build
-from eqmol.convert import EXACT, convert, differences, example_structures, main, num_parameters
+from eqmol.cli.convert import main
 from eqmol.convert import convert as conversion
-from eqmol.convert.enlarge import mace as growth_of_mace
+from eqmol.convert import mace as growth_of_mace
+from eqmol.convert.convert import EXACT, convert, differences, example_structures, num_parameters
 from eqmol.convert.weights import missing_weights, weight_map
 from eqmol.errors import InputError
 from eqmol.graph import collate
@@ -224,7 +225,16 @@ def source(tmp_path: Path) -> Path:
 def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "some.xyz", [molecule("CH3OH"), bulk("Cu", cubic=True)])
     target = tmp_path / "coupled.safetensors"
-    arguments = [str(source), str(target), "family=coupled", "channels=4", f"structures={tmp_path / 'some.xyz'}"]
+    arguments = [
+        str(source),
+        str(target),
+        "--family",
+        "coupled",
+        "--channels",
+        "4",
+        "--structures",
+        str(tmp_path / "some.xyz"),
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "2 structures" in printed
@@ -238,8 +248,8 @@ def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         energy = eqmol.predict(molecule("CH3OH"), target, backend=backend)["energy"]
         assert energy == pytest.approx(eqmol.predict(molecule("CH3OH"), source)["energy"], abs=1e-4)
     assert main(arguments) == 2
-    assert "coupled.safetensors exists; give another name, or overwrite=true" in capsys.readouterr().err
-    assert main([*arguments, "overwrite=true"]) == 0
+    assert "coupled.safetensors exists; give another name, or --overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize("part", ["put_weights", "put_linear", "put_radial", "put_matrix"])
@@ -248,29 +258,27 @@ def test_broken_mapping_is_caught(
 ) -> None:
     monkeypatch.setattr(growth_of_mace, part, lambda new, old, *args, **kwargs: None)
     target = tmp_path / "broken.safetensors"
-    assert main([str(source), str(target), "family=coupled"]) == 1
+    assert main([str(source), str(target), "--family", "coupled"]) == 1
     assert "the models differ by" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [source]
 
 
 def test_rounding_is_checked_too(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(conversion.ROUNDED, torch.float32, 1e-16)
-    assert main([str(source), str(tmp_path / "out.safetensors"), "family=coupled"]) == 1
+    assert main([str(source), str(tmp_path / "out.safetensors"), "--family", "coupled"]) == 1
     assert not (tmp_path / "out.safetensors").exists()
 
 
 WRONG = [
-    (["IN"], "give the model and the file to write, not 1 files"),
-    (["IN", "OUT", "chanels=4"], "option 'chanels=4' is unknown; did you mean channels=?"),
-    (["IN", "OUT", "channels=many"], "channels must be an integer from 1 to 2048"),
-    (["IN", "OUT", "channels=4", "channels=5"], "channels is given twice"),
-    (["IN", "OUT", "family=best"], "family must be one of coupled, gaunt"),
-    (["IN", "OUT", "overwrite=yes", "channels=4"], "overwrite must be true or false"),
+    (["IN"], "the following arguments are required: OUT; eqmol convert --help shows how"),
+    (["IN", "OUT", "--chanels", "4"], "unrecognized arguments: --chanels 4"),
+    (["IN", "OUT", "--channels", "many"], "argument --channels: 'many' is not an integer from 1 to 2048"),
+    (["IN", "OUT", "--family", "best"], "argument --family: invalid choice: 'best'"),
     (["IN", "OUT"], "nothing changes; give a new value for at least one of family="),
-    (["IN", "IN", "channels=4", "overwrite=true"], "exists; give another name"),
-    (["nowhere.safetensors", "OUT", "channels=4"], "nowhere.safetensors"),
-    (["IN", "OUT", "channels=4", "structures=nowhere.xyz"], "nowhere.xyz"),
-    (["IN", "missing/OUT", "channels=4"], "cannot write"),
+    (["IN", "IN", "--channels", "4", "--overwrite"], "exists; give another name"),
+    (["nowhere.safetensors", "OUT", "--channels", "4"], "nowhere.safetensors"),
+    (["IN", "OUT", "--channels", "4", "--structures", "nowhere.xyz"], "nowhere.xyz"),
+    (["IN", "missing/OUT", "--channels", "4"], "cannot write"),
 ]
 
 
@@ -287,8 +295,3 @@ def test_wrong_commands(
     assert error.count("\n") == 1
     assert message in error
     assert sorted(tmp_path.iterdir()) == [source]
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert "overwrite=" in capsys.readouterr().out

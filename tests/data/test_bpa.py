@@ -24,7 +24,7 @@ def nowhere(tmp_path, monkeypatch) -> Path:
     """An empty current folder, without EQMOL_DATA and without the checkout's data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EQMOL_DATA", raising=False)
-    monkeypatch.setattr(places, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(places, "shipped", lambda name: tmp_path / "checkout" / name)
     return tmp_path
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from ase.constraints import FixAtoms
 
+from eqmol.cli.prepare import main
 from eqmol.data.oc20 import prepare as prepare_module
 from eqmol.data.oc20.frames import Frame, adsorbate, infer_tags, why_dropped
-from eqmol.data.oc20.prepare import main, prepare
+from eqmol.data.oc20.prepare import prepare
 from eqmol.data.oc20.shards import Index, Shard
+from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
 from tests.data.oc20_files import (
@@ -107,7 +109,7 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
 
 def test_a_killed_process_is_an_error_and_no_hang():
     with pytest.raises(InputError, match="one of 2 processes was killed"):
-        prepare_module.run_parallel(os._exit, [(1,), (1,)], "", workers=2)
+        run_parallel(os._exit, [(1,), (1,)], "", workers=2)
 
 
 def test_unchanged_files_are_not_read_again_and_changed_ones_are(tmp_path, monkeypatch):
@@ -130,7 +132,7 @@ def test_bad_frames_are_dropped_and_counted(tmp_path, capsys):
     changed(frames[3], energy=np.inf)
     changed(frames[4], forces=np.where(np.arange(10)[:, None] == 0, 300.0, frames[4].calc.results["forces"]))  # fixed
     write_trajectories(tmp_path / "raw", {"random1": frames})
-    main([str(tmp_path / "raw"), "-o", str(tmp_path / "out"), "--workers", "1"])
+    assert main([str(tmp_path / "raw"), str(tmp_path / "out"), "--workers", "1"]) == 0
     printed = capsys.readouterr().out
     for words in ("|F| > 50 eV/Å: 1", "│ 3 "):
         assert words in printed
@@ -334,9 +336,7 @@ def test_a_damaged_index(tmp_path, content):
 @pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
 def test_the_command_fails_in_one_sentence(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
+    assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not list(tmp_path.iterdir())
 

@@ -300,7 +300,7 @@ def test_a_limit_below_the_largest_structure_names_it(shards):
 def test_absent_data_name_the_sample(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EQMOL_DATA", str(tmp_path / "mine"))
-    monkeypatch.setattr(places, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(places, "shipped", lambda name: tmp_path / "checkout" / name)
     with pytest.raises(InputError) as error:
         OC20(cutoff=3.0).prepare_data()
     for words in (

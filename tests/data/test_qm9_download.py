@@ -7,12 +7,12 @@ import pooch
 import pytest
 
 from eqmol.data import places
-from eqmol.data.places import CHECKOUT
 from eqmol.data.qm9 import download
 from eqmol.data.qm9.datamodule import QM9
 from eqmol.errors import InputError
+from eqmol.files import shipped
 
-SAMPLE = CHECKOUT / "data" / "qm9_sample"
+SAMPLE = shipped("data") / "qm9_sample"
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def nowhere(tmp_path, monkeypatch):
     """No data set is anywhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EQMOL_DATA", raising=False)
-    monkeypatch.setattr(places, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(places, "shipped", lambda name: tmp_path / "checkout" / name)
     return tmp_path
 
 

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from eqmol.data.places import CHECKOUT
 from eqmol.data.qm9.datamodule import QM9
 from eqmol.data.qm9.features import with_features
 from eqmol.data.qm9.raw import read_sdf
 from eqmol.errors import InputError
+from eqmol.files import shipped
 
-SAMPLE = CHECKOUT / "data" / "qm9_sample"
+SAMPLE = shipped("data") / "qm9_sample"
 NAMES = ("bond_order", "MolWt")
 
 

@@ -14,13 +14,13 @@ from ase.io import read, write
 
 import eqmol
 from eqmol.checkpoint import build, save
+from eqmol.cli.predict import main
 from eqmol.errors import InputError
 from eqmol.graph import edge_vectors, from_atoms
 from eqmol.graph.contacts import CloseContacts, shortest_distances
 from eqmol.inference.calculator import Calculator
 from eqmol.inference.evaluate import close_contacts, graph_of
 from eqmol.inference.molecules import screen
-from eqmol.inference.structures import main
 from eqmol.models import MACE, Properties
 from eqmol.molecules.molecule import from_smiles
 from tests.recipes import recipe

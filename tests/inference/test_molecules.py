@@ -10,12 +10,12 @@ from rdkit import Chem
 
 import eqmol
 from eqmol import checkpoint
+from eqmol.cli.predict import main
 from eqmol.errors import InputError
 from eqmol.graph import collate
 from eqmol.graph.properties import FEATURES
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.inference.molecules import FMAX
-from eqmol.inference.structures import main
 from eqmol.molecules.features import atom_features, expand
 from eqmol.molecules.molecule import Molecule, from_smiles
 from eqmol.tuning.first_use import settle

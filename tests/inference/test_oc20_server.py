@@ -9,9 +9,8 @@ import pytest
 
 import eqmol
 from eqmol.checkpoint import save
+from eqmol.cli.predict import main
 from eqmol.data.oc20.prepare import prepare
-from eqmol.inference.oc20_server import main
-from eqmol.inference.structures import main as predict
 from tests.data.oc20_files import record, relaxation, write_lmdb, write_s2ef
 from tests.recipes import model
 
@@ -106,13 +105,3 @@ def test_a_frame_twice(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[
     write_s2ef(raw, {"random7": SYSTEMS["random7"]}, name="1")
     assert main([str(tmp_path / "model.safetensors"), str(raw), "-o", str(tmp_path / "out.npz")]) == 2
     assert "are both frame 0 of random7" in capsys.readouterr().err
-
-
-def test_predict_writes_the_same_file(tmp_path: Path, raw: Path) -> None:
-    expected = predictions(tmp_path, str(raw))
-    out = tmp_path / "same.npz"
-    assert predict(["--batch-size", "2", str(tmp_path / "model.safetensors"), str(raw), "-o", str(out)]) == 0
-    with np.load(out) as file:
-        assert set(file) == set(expected)
-        for name, values in expected.items():
-            np.testing.assert_array_equal(file[name], values)

@@ -11,9 +11,9 @@ from ase.io import write
 
 import eqmol
 from eqmol.checkpoint import save
+from eqmol.cli.predict import main
 from eqmol.errors import InputError, VerificationError
 from eqmol.graph import collate, from_atoms
-from eqmol.inference.structures import main
 from eqmol.ops.registry import BACKENDS, algorithm, can_run
 from eqmol.ops.spec import Spec
 from eqmol.tuning import verify as verification

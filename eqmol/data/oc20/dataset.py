@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from eqmol.data.oc20.frames import adsorbate
-from eqmol.data.oc20.prepare import run_parallel
 from eqmol.data.oc20.shards import Index, Shard
+from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph, NeighborList, edge_vectors, from_atoms

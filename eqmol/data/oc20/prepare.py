@@ -1,30 +1,24 @@
-"""``python -m eqmol.data.oc20.prepare FOLDER -o SHARDS``: raw files into shards.
+"""Raw files into shards.
 
 Several processes work, each on files of its own. A shard appears when it is complete; what exists already and was made
 from the same bytes is kept, so that an interrupted run continues and ends with the same files.
 """
 
-import argparse
 import hashlib
 import os
-import signal
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from eqmol.data.oc20.frames import Frame, why_dropped
 from eqmol.data.oc20.reading import Reading, read_tags
 from eqmol.data.oc20.shards import FORMAT, INDEX, Entry, Index, Shard, file_hash, pack
 from eqmol.data.oc20.sources import FORMATS, Unit, find, parts, reader, units
+from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
 from eqmol.files import replacing
 
@@ -86,49 +80,6 @@ def report(index: Index) -> Table:
         frames, files = sum(entry.frames for entry in entries), len({entry.source for entry in entries})
         table.add_row(kind, str(files), str(frames), str(reasons.total()), why)
     return table
-
-
-def run_parallel(
-    function: Callable[..., Any],
-    tasks: Sequence[tuple[Any, ...]],
-    what: str,
-    workers: int | None = None,
-    console: Console | None = None,
-) -> list[Any]:
-    """Return ``function(*task)`` of each task in their order, by several processes and with a progress bar."""
-    count = min(workers or num_cores(), len(tasks))
-    if count <= 1:
-        return _collect((_apply((function, task)) for task in tasks), len(tasks), what, console)
-    # forked: a fresh process would spend seconds on its imports
-    with ProcessPoolExecutor(count, get_context("fork"), _ignore_interrupts) as pool:
-        try:
-            return _collect(pool.map(_apply, [(function, task) for task in tasks]), len(tasks), what, console)
-        except BrokenProcessPool:
-            raise InputError(
-                f"one of {count} processes was killed, perhaps for lack of memory; try again with fewer (--workers)"
-            ) from None
-
-
-def num_cores() -> int:
-    """Return how many processes can run at once."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _collect(results: Iterable[Any], total: int, what: str, console: Console | None) -> list[Any]:
-    if console is None:
-        return list(results)
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as progress:
-        return list(progress.track(results, total, description=what))
-
-
-def _apply(call: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
-    function, arguments = call
-    return function(*arguments)
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the parent, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _make(folder: Path, out: Path, unit: Unit, reading: Reading) -> Entry:
@@ -224,38 +175,3 @@ def _remove_leftovers(out: Path) -> None:
             leftover.unlink(missing_ok=True)
         except (PermissionError, ValueError):
             continue
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of the user exit with 2."""
-    parser = argparse.ArgumentParser(prog="python -m eqmol.data.oc20.prepare", description="OC20's files into shards")
-    parser.add_argument("folder", type=Path, help="raw files: S2EF .extxyz.xz + .txt, .lmdb, .pt, .aselmdb, .traj, .db")
-    parser.add_argument("-o", "--output", type=Path, help="folder of shards (FOLDER/prepared)")
-    parser.add_argument("--files", default="**/*", help="pattern of the raw files below FOLDER")
-    parser.add_argument("--workers", type=int, help="processes (one per core)")
-    parser.add_argument("--infer-tags", action="store_true", help="guess tags that are missing (data/README.md)")
-    parser.add_argument("--total", action="store_true", help="energies in .lmdb and .pt are total energies")
-    given = parser.parse_args(arguments)
-    try:
-        if not given.folder.is_dir():
-            raise InputError(f"{given.folder} is not a folder")
-        index = prepare(
-            given.folder,
-            given.output or given.folder / "prepared",
-            files=given.files,
-            infer_tags=given.infer_tags,
-            total=given.total,
-            workers=given.workers,
-            console=Console(),
-        )
-        index.verify(given.output or given.folder / "prepared")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-
-
-if __name__ == "__main__":
-    main()

@@ -101,7 +101,7 @@ class Index:
                 raise InputError(f"the shard {path} is damaged: its sha256 is {found}, not {entry.sha256}; {_REMEDY}")
 
 
-_REMEDY = "remove it and run python -m eqmol.data.oc20.prepare again"
+_REMEDY = "remove it and run eqmol prepare again"
 
 
 def file_hash(path: Path) -> str:

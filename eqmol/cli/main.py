@@ -1,0 +1,43 @@
+"""``eqmol COMMAND ...``. A command's module, and torch with it, is imported when it runs."""
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from eqmol import __version__
+
+#: Command -> what it does; each is a module of this package with a function ``main(arguments, program)``.
+COMMANDS = {
+    "train": "train a model: eqmol train model=mace backend=grid data=xyz data.train_file=train.xyz",
+    "predict": "energies and forces of structures, properties of molecules: eqmol predict MODEL in.xyz -o out.xyz",
+    "convert": "a larger model that computes the same: eqmol convert IN OUT --family coupled",
+    "report": "what tensor products can express and what they cost here: eqmol report --degree 4 --parity so3",
+    "prepare": "files of OC20 into shards: eqmol prepare SOURCE TARGET",
+}
+USAGE = "\n".join(
+    [
+        "usage: eqmol COMMAND ...        (eqmol COMMAND --help; eqmol --version)",
+        "",
+        "Fast equivariant machine learning for molecules and materials.",
+        "",
+        *(f"  {name:8} {text}" for name, text in COMMANDS.items()),
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if command == "--version":
+        print(f"eqmol {__version__}")
+        return 0
+    if command not in COMMANDS:
+        close = get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        print(f"error: there is no command {command!r}; {hint}", file=sys.stderr)
+        return 2
+    return import_module(f"eqmol.cli.{command}").main(arguments, f"eqmol {command}")

@@ -1,0 +1,309 @@
+"""``eqmol predict MODEL IN -o OUT``: structures, molecules, and frames for OC20's evaluation server."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eqmol.cli.options import Parser, exit_code, limit_threads, positive
+from eqmol.errors import InputError
+from eqmol.files import replacing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from eqmol.graph.electronic import StateGuard
+    from eqmol.inference.structures import Errors, Frame
+    from eqmol.models.predictor import Predictor
+
+MOLECULES = (".sdf", ".mol2", ".smi")
+KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
+
+
+def main(argv: Sequence[str] | None = None, program: str = "predict.py") -> int:
+    """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    limit_threads()
+    return exit_code(lambda: _run(_parser(program).parse_args(argv)))
+
+
+def _parser(program: str) -> Parser:
+    parser = Parser(
+        prog=program,
+        description="Predict energies (eV), forces (eV/Å) and, for structures that are periodic in three directions, "
+        "stress (eV/Å³, Voigt order xx yy zz yz xz xy, positive where the lattice is stretched); or, with a model of "
+        "properties, those, also for molecules without a structure.",
+        epilog="The output is the input with eqmol_energy and eqmol_stress in info and eqmol_forces in arrays. "
+        "Where the input has labels, a table of errors follows. Molecules give a table with one row each; those that fail are "
+        "listed with the reason.",
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="model.safetensors of a training run")
+    add(
+        "input",
+        nargs="*",
+        metavar="IN",
+        help="structures in any format that ASE reads, or molecules as .sdf, .mol2 or .smi (one SMILES and name a line), also .gz; "
+        "several files are read one after the other; with -o OUT.npz SPLIT=DATA names the splits: id=DATA ood_ads=DATA",
+    )
+    add("--smiles", metavar="SMILES", help="one molecule, instead of a file")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="extended XYZ file to write; of molecules a .csv, beside which an .sdf is written; of files or shards of OC20 an "
+        ".npz for its evaluation server",
+    )
+    add("--conformers", type=positive, default=10, metavar="N", help="structures tried for a SMILES (default: 10)")
+    add("--relax", type=Path, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
+    add(
+        "--backend",
+        metavar="NAME",
+        help="tensor-product algorithm: cg, escn, gaunt, grid, or auto for the fastest on the first batch (default: the model's)",
+    )
+    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")
+    add(
+        "--verify",
+        choices=("on", "off"),
+        default="on",
+        help="compare the algorithm with the reference on a part of the first batch (default: on)",
+    )
+    add(
+        "--close-contacts",
+        choices=("stop", "warn"),
+        default="stop",
+        help="what happens to structures with atoms much closer than any that the model was trained on (default: stop)",
+    )
+    add(
+        "--electronic-state",
+        choices=("stop", "warn"),
+        default="stop",
+        help="what happens to structures that state another charge or spin than the model was trained on (default: stop)",
+    )
+    add("--batch-size", type=positive, default=16, metavar="N", help="structures at a time (default: 16)")
+    add("--metrics", type=Path, metavar="OUT.json", help="also write the errors to this file")
+    for label, key in KEYS.items():
+        add(f"--{label}-key", metavar="KEY", help=f"where the input has the {label} to compare with (default: {key})")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    inputs = [Path(name) for name in arguments.input]
+    if arguments.smiles is not None or any(map(_holds_molecules, inputs)):
+        _run_molecules(arguments, inputs, Console())
+        return
+    if not inputs or arguments.output is None:
+        raise InputError("give a file of structures and -o OUT.xyz, or --smiles SMILES; --help shows how")
+    if arguments.output.suffix == ".npz":
+        _run_oc20_server(arguments, Console())
+        return
+    if arguments.relax is not None:
+        raise InputError(f"--relax is for molecules ({', '.join(MOLECULES)} or --smiles), not for {inputs[0]}")
+    given = {label: getattr(arguments, f"{label}_key") for label in KEYS}
+    keys = {label: given[label] or default for label, default in KEYS.items()}
+    _check_paths(arguments, inputs)
+    with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
+        output = files.enter_context(replacing(arguments.output))
+        metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
+        from eqmol.checkpoint import prepare
+        from eqmol.graph.electronic import StateGuard
+
+        verify = arguments.verify == "on"
+        model = prepare(arguments.model, arguments.backend, arguments.device, arguments.dtype, verify)
+        _check_labels(inputs, keys, given, metrics is not None)
+        states = StateGuard(model.electronic_state, arguments.electronic_state)
+        errors, num_frames = _predict_files(
+            model, _frames(inputs, keys), output, arguments.batch_size, arguments.close_contacts, states
+        )
+        if metrics is not None:
+            document = {"model": str(arguments.model), "input": _names(inputs), "structures": num_frames}
+            metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
+    console = Console()
+    if errors.summary():
+        console.print(_table(errors, ", ".join(path.name for path in inputs)))
+    if states.different:
+        console.print(
+            f"{states.different} of {num_frames} structures state another charge or spin than the training set "
+            f"({states.trained.words()}), which the model does not know",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
+
+
+def _holds_molecules(path: Path) -> bool:
+    from eqmol.bounded import COMPRESSED
+
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower() in MOLECULES
+
+
+def _names(inputs: Sequence[Path]) -> str | list[str]:
+    return str(inputs[0]) if len(inputs) == 1 else [str(path) for path in inputs]
+
+
+def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], console: "Console") -> None:
+    """Predict molecules; the files are written when all are done."""
+    from eqmol.checkpoint import prepare
+    from eqmol.inference.calculator import Calculator
+    from eqmol.inference.molecules import screen, structure_note, table, write
+    from eqmol.molecules.molecule import from_smiles, read_molecules
+
+    if arguments.smiles is not None and inputs:
+        raise InputError(f"give either {inputs[0]} or --smiles, not both")
+    others = [path for path in inputs if not _holds_molecules(path)]
+    if others:
+        raise InputError(f"{others[0]} holds structures and {inputs[0]} molecules; predict them one after the other")
+    if arguments.output is None and inputs:
+        raise InputError(f"give the table to write for {inputs[0]}: -o OUT.csv")
+    if arguments.output is not None and arguments.output.suffix != ".csv":
+        raise InputError(f"{arguments.output}: molecules give a table; give a name that ends in .csv")
+    for path in inputs:
+        if arguments.output.with_suffix(".sdf").resolve() == path.resolve():
+            raise InputError(f"{arguments.output} is written together with {path}, which is the input; rename one")
+    if arguments.metrics is not None:
+        raise InputError(
+            "--metrics compares with labels, which molecules from SMILES and SDF do not have; leave it out"
+        )
+    settings = (arguments.backend, arguments.device, arguments.dtype, arguments.verify == "on")
+    model = prepare(arguments.model, *settings)
+    mode = arguments.close_contacts
+    relax = (
+        None if arguments.relax is None else Calculator(arguments.relax, device=arguments.device, close_contacts=mode)
+    )
+    if arguments.smiles is not None:
+        entries: Any = [from_smiles(arguments.smiles, conformers=arguments.conformers)]
+    else:
+        entries = chain.from_iterable(read_molecules(path, arguments.conformers) for path in inputs)
+    predictions = list(screen(model, entries, arguments.batch_size, relax, mode))
+    failed = [prediction for prediction in predictions if prediction.problem]
+    if arguments.output is not None:
+        write(predictions, arguments.output)
+    if len(failed) < len(predictions):
+        console.print(table(predictions))
+    if note := structure_note(predictions):
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    for prediction in failed:
+        console.print(f"{prediction.name}: {prediction.problem}", soft_wrap=True, highlight=False, markup=False)
+    if arguments.output is not None:
+        sdf = arguments.output.with_suffix(".sdf")
+        counts = f"{len(predictions) - len(failed)} of {len(predictions)} molecules"
+        console.print(f"{counts} -> {arguments.output}, {sdf}", soft_wrap=True, highlight=False)
+    if len(failed) == len(predictions):
+        raise InputError("no molecule could be predicted; the reasons are above")
+
+
+def _run_oc20_server(arguments: argparse.Namespace, console: "Console") -> None:
+    """Predict frames of OC20 for its evaluation server."""
+    from eqmol.inference.oc20_server import write_predictions
+
+    numbers = write_predictions(
+        arguments.model,
+        _splits(arguments.input),
+        arguments.output,
+        backend=arguments.backend,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        close_contacts=arguments.close_contacts,
+    )
+    for name, number in numbers.items():
+        words = f"{f'{name}: ' if name else ''}{number} frames -> {arguments.output}"
+        console.print(words, soft_wrap=True, highlight=False)
+
+
+def _splits(data: Sequence[str]) -> dict[str, str]:
+    """Paths by the name of their split."""
+    if len(data) == 1 and (Path(data[0]).exists() or "=" not in data[0]):
+        return {"": data[0]}
+    splits: dict[str, str] = {}
+    for item in data:
+        name, separator, path = item.partition("=")
+        if not separator or not name or name in splits:
+            raise InputError(f"{item!r} must name a split of its own, like id=DATA ood_ads=DATA")
+        splits[name] = path
+    return splits
+
+
+def _check_paths(arguments: argparse.Namespace, inputs: Sequence[Path]) -> None:
+    """Refuse to overwrite what is read, and an output whose format could not hold the results."""
+    if arguments.output.suffix not in (".xyz", ".extxyz"):
+        raise InputError(f"{arguments.output}: the output is extended XYZ; give a name that ends in .xyz or .extxyz")
+    targets = [path for path in (arguments.output, arguments.metrics) if path is not None]
+    for target in targets:
+        for source in (arguments.model, *inputs):
+            if target.exists() and source.exists() and target.samefile(source):
+                raise InputError(f"{target} would overwrite the input {source}; give another name")
+    if len(targets) == 2 and targets[0].resolve() == targets[1].resolve():
+        raise InputError(f"{targets[0]} cannot hold both the structures and the metrics; give two names")
+
+
+def _check_labels(inputs: Sequence[Path], keys: dict[str, str], given: dict[str, str | None], wanted: bool) -> None:
+    """Find out before the work whether labels that were asked for are there at all."""
+    missing = {label for label, key in given.items() if key is not None}
+    if not missing and not wanted:
+        return
+    for _, labels, _ in _frames(inputs, keys):
+        missing -= labels.keys()
+        wanted = wanted and not labels
+        if not missing and not wanted:
+            return
+    path = ", ".join(map(str, inputs))
+    if missing:
+        label = min(missing)
+        raise InputError(f"{path}: no frame has the {label} under the key {given[label]!r}; correct --{label}-key")
+    raise InputError(
+        f"{path}: no frame has a label under the keys {', '.join(keys.values())}, so there is nothing to compare for "
+        f"--metrics; name the labels by --energy-key and --forces-key"
+    )
+
+
+def _frames(inputs: Sequence[Path], keys: dict[str, str]) -> "Iterator[Frame]":
+    from eqmol.data.reader import read_frames
+
+    return chain.from_iterable(read_frames(path, keys["energy"], keys["forces"], keys["stress"]) for path in inputs)
+
+
+def _predict_files(
+    model: "Predictor",
+    frames: "Iterator[Frame]",
+    file: Any,
+    batch_size: int,
+    close_contacts: str,
+    states: "StateGuard",
+) -> "tuple[Errors, int]":
+    """Write every frame with its predictions; return the errors and the number of frames."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from eqmol.inference.extxyz import write_frame
+    from eqmol.inference.structures import Errors, attach, evaluated
+
+    errors, number = Errors(), 0
+    columns = (SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("predict", total=None)
+        for (atoms, labels, _), result in evaluated(model, frames, batch_size, close_contacts, states):
+            attach(atoms, result)
+            write_frame(file, atoms)
+            errors.add(result, labels, len(atoms))
+            number += 1
+            progress.update(bar, completed=number)
+    return errors, number
+
+
+def _table(errors: "Errors", title: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"errors against the labels of {title}")
+    for name in ("quantity", "unit", "values", "MAE", "RMSE"):
+        table.add_column(name, justify="left" if name in ("quantity", "unit") else "right")
+    for quantity, unit, count, mae, rmse in errors.rows():
+        table.add_row(quantity.replace("_", " "), unit, str(count), f"{mae:.3f}", f"{rmse:.3f}")
+    return table

@@ -1,0 +1,66 @@
+"""What a configuration may build."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from eqmol.cli.train import _for_hydra
+from eqmol.errors import InputError
+from eqmol.train.code import check_targets
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "eqmol.data.places.os.system",  # reachable through a module of eqmol
+        "eqmol.files.Path",
+        "eqmol.checkpoint.save",  # a function
+        "eqmol.nowhere.Model",
+        "torch.load",
+        "mypackage.Model",
+        3,
+        ["eqmol.models.MACE"],
+    ],
+)
+@pytest.mark.parametrize("place", ["model", "trainer.inner", "data.list"])
+def test_foreign_code_is_refused(target: object, place: str) -> None:
+    part = {"_target_": target, "command": "true"}
+    tree = {"allow_code": False, "model": {"_target_": "eqmol.models.MACE"}}
+    tree |= {"model": part} if place == "model" else {"trainer": {"inner": part}} if place == "trainer.inner" else {}
+    tree |= {"data": {"list": [part]}} if place == "data.list" else {}
+    with pytest.raises(InputError, match=r"_target_=.* is no class of eqmol: .* allow_code=true"):
+        check_targets(OmegaConf.create(tree))
+    tree["allow_code"] = True
+    check_targets(OmegaConf.create(tree))
+
+
+@pytest.mark.parametrize("target", ["eqmol.models.MACE", "eqmol.train.muon.Muon", "torch.optim.AdamW"])
+def test_own_classes_are_allowed(target: str) -> None:
+    check_targets(OmegaConf.create({"allow_code": False, "a": [{"_target_": target}]}))
+
+
+def test_a_run_can_be_repeated_from_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = _for_hydra(["config.yaml", "seed=3", "output_dir=new"])
+    assert arguments[:6] == [
+        "--config-dir",
+        os.fspath(tmp_path),
+        "--config-name",
+        "config.yaml",
+        "seed=3",
+        "output_dir=new",
+    ]
+    for text in ("hydra:\n  callbacks: {a: {_target_: os.system}}\n", "defaults: [model: mace]\n", "- 3\n"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(InputError, match="nothing for Hydra"):
+            _for_hydra(["config.yaml", "output_dir=new"])
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(InputError, match="give output_dir=NEW"):
+        _for_hydra(["config.yaml"])
+    with pytest.raises(InputError, match="is no file"):
+        _for_hydra(["other.yaml", "output_dir=new"])
