@@ -19,6 +19,14 @@ def shipped(name: str) -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / name
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made again: ``$EQMOL_CACHE``, or ``eqmol`` in the user's cache."""
+    base = os.environ.get("EQMOL_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eqmol"
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; move it there when the block succeeds, remove it when the block fails.

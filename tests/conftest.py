@@ -2,11 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from eqmol.ops.kernels import compiler as compilers
 from eqmol.ops.registry import BACKENDS
+
+# compiling takes seconds a spec: only tests of kernels use them, and all tests where this is set to something else
+os.environ.setdefault("EQMOL_KERNELS", "off")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,3 +39,22 @@ def float64() -> Iterator[None]:
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled kernels lie during the tests, the same for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def kernels(kernel_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensor products are compiled; skips where there is no compiler."""
+    monkeypatch.setenv("EQMOL_CACHE", str(kernel_cache))
+    monkeypatch.setenv("EQMOL_KERNELS", "auto")
+    if compilers.find() is None:
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setenv("EQMOL_KERNELS", "require")

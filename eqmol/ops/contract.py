@@ -41,9 +41,15 @@ class RadialWeight(NamedTuple):
 
 
 class TensorProduct(nn.Module, ABC):
-    """An algorithm for one spec. ``state_dict()`` is empty: tables are non-persistent buffers."""
+    """An algorithm for one spec. ``state_dict()`` is empty: tables are non-persistent buffers.
+
+    Attributes:
+        may_compile: whether compiled kernels may be used where there are some, see :mod:`eqmol.ops.kernels`. Algorithms
+            that have none ignore it.
+    """
 
     operation: Operation
+    may_compile = True
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqmol.ops import kernels
 from eqmol.ops.contract import Product, TensorProduct
 from eqmol.ops.multilinear import Form, partials
 from eqmol.ops.spec import Spec
@@ -106,6 +107,9 @@ class SampledProduct(Sampled, Product):
         self.is_whole = np.array_equal(tables.component, np.arange(len(degrees(spec.degree_filter))))
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        compiled = kernels.product(self, x, y, weight)
+        if compiled is not None:
+            return compiled
         y = y if self.is_whole else y.index_select(-2, self.component)
         own = weight.index_select(-2, self.own)
         (z,) = partials(self._form(), [3], [x, y, own if own.dim() == 3 else own.unsqueeze(0), None])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqmol.ops import kernels
 from eqmol.ops.contract import HarmonicConvolution, RadialWeight
 from eqmol.ops.multilinear import partials
 from eqmol.ops.sampled import Sampled, chunks, pair_tables
@@ -47,6 +48,9 @@ class SampledConvolution(Sampled, HarmonicConvolution):
         receivers: Tensor,
         num_receivers: int,
     ) -> Tensor:
+        compiled = kernels.convolution(self, x, geometry, weight, senders, receivers, num_receivers)
+        if compiled is not None:
+            return compiled
         form = EdgeSum(self, senders, receivers, num_receivers)
         (z,) = partials(form, [4], [x, geometry, weight.hidden, weight.matrix, None])
         return z

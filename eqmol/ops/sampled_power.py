@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from eqmol.ops import kernels
 from eqmol.ops.contract import Power
 from eqmol.ops.multilinear import Polynomial, partials
 from eqmol.ops.sampled import Sampled, chunks
@@ -38,6 +39,9 @@ class SampledPower(Sampled, Power):
         self.add_table("spread", spread.reshape(-1, spec.num_weights))
 
     def forward(self, x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
+        compiled = kernels.power(self, x, weight, group)
+        if compiled is not None:
+            return compiled
         per_component = (self.spread @ weight).unflatten(1, (self.spec.order, -1))
         (z,) = partials(PowerSum(self, group), [2], [x, per_component, None])
         return z

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from eqmol.ops import kernels
 from eqmol.ops.contract import HarmonicConvolution, RadialWeight
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.spec import Spec
@@ -35,6 +36,9 @@ class _OnePathPerDegree(HarmonicConvolution):
     def forward(
         self, x: Tensor, geometry: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
     ) -> Tensor:
+        compiled = kernels.convolution(self, x, geometry, weight, senders, receivers, num_receivers)
+        if compiled is not None:
+            return compiled
         return self._sum(x, geometry, weight, Nodes(senders, receivers, num_receivers))
 
     def message(self, x: Tensor, geometry: Tensor, weight: RadialWeight) -> Tensor:

@@ -5,7 +5,6 @@ The file may be deleted at any time; it is replaced as a whole, so programs that
 
 import json
 import math
-import os
 import platform
 import warnings
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import torch
 
 from eqmol import __version__
 from eqmol.errors import InputError
-from eqmol.files import replacing
+from eqmol.files import cache_folder, replacing
 
 FORMAT = 1
 
@@ -37,10 +36,7 @@ class Cost(NamedTuple):
 
 def path() -> Path:
     """Where the cache lies."""
-    base = os.environ.get("EQMOL_CACHE")
-    if base:
-        return Path(base) / "tune.json"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eqmol" / "tune.json"
+    return cache_folder() / "tune.json"
 
 
 def hardware(device: torch.device) -> str:

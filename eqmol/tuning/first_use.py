@@ -68,5 +68,7 @@ class FirstUse:
 
 def at_first_use(model: Predictor, measured: bool, check: bool) -> None:
     """Let a model be tuned and verified when it is first evaluated; arguments as of :class:`FirstUse`."""
-    if measured or (check and not all(map(is_reference, operations(model).values()))):
+    # compiled code runs on the CPU, where the model may be moved later
+    cpu = torch.device("cpu")
+    if measured or (check and not all(is_reference(op, cpu, model.dtype) for op in operations(model).values())):
         model.register_forward_pre_hook(FirstUse(measured, check), with_kwargs=True)

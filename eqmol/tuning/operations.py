@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
+from eqmol.ops import kernels
 from eqmol.ops.contract import TensorProduct
 from eqmol.ops.registry import algorithm, candidates, create
 
@@ -39,9 +40,10 @@ def backend_of(operation: TensorProduct) -> str:
     return next(name for name in candidates(spec) if algorithm(spec, name) is type(operation))
 
 
-def is_reference(operation: TensorProduct) -> bool:
-    """Whether the algorithm is the one that gives the spec its meaning."""
-    return type(operation) is algorithm(operation.spec, candidates(operation.spec)[0])
+def is_reference(operation: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the algorithm is the one that gives the spec its meaning, and runs no compiled code on such tensors."""
+    is_first = type(operation) is algorithm(operation.spec, candidates(operation.spec)[0])
+    return is_first and not kernels.apply(operation, device, dtype)
 
 
 def alternative(operation: TensorProduct, backend: str, model: Predictor) -> TensorProduct:
@@ -50,12 +52,16 @@ def alternative(operation: TensorProduct, backend: str, model: Predictor) -> Ten
 
 
 def reference(operation: TensorProduct, model: Predictor) -> TensorProduct:
-    """The first algorithm for the spec that can be made: a power of high degree has too many couplings for ``cg``."""
+    """The first algorithm for the spec that can be made, without compiled code: a power of high degree has too many couplings for
+    ``cg``.
+    """
     for backend in candidates(operation.spec):
         try:
-            return alternative(operation, backend, model)
+            found = alternative(operation, backend, model)
         except InputError:
             continue
+        found.may_compile = False
+        return found
     return operation
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
+from eqmol.ops import kernels
 from eqmol.ops.contract import TensorProduct
 from eqmol.ops.registry import candidates
 from eqmol.tuning import cache
@@ -87,7 +88,9 @@ def tune(model: Predictor, graph: Any, mode: Mode) -> Tuning:
     """
     found = {name: op for name, op in operations(model).items() if len(candidates(op.spec)) > 1}
     records = record(model, graph)
-    prefix = f"{cache.hardware(next(model.parameters()).device)}; {model.dtype}; {mode}"
+    device = next(model.parameters()).device
+    compiled = any(kernels.apply(operation, device, model.dtype) for operation in found.values())
+    prefix = f"{cache.hardware(device)}; {model.dtype}; {mode}" + ("; compiled" if compiled else "")
     problems = {name: f"{prefix}; {found[name].spec}; {_shapes(records[name])}" for name in found}
     known = cache.read()
     missing: dict[str, str] = {}  # problem -> one operation that poses it

@@ -14,6 +14,7 @@ from torch import Tensor
 from eqmol.errors import VerificationError
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
+from eqmol.ops import kernels
 from eqmol.ops.contract import Convolution, TensorProduct
 from eqmol.tuning.excerpt import excerpt
 from eqmol.tuning.measure import tensors
@@ -67,13 +68,14 @@ def verify(model: Predictor, graph: Any) -> list[Difference]:
         graph: a batch on the model's device, of which a few structures are taken.
 
     Returns:
-        The differences; none if there is nothing to compare: every algorithm is the reference, the batch has no edges, or
-        this model was verified before.
+        The differences; none if there is nothing to compare: every algorithm is the reference and none is compiled, the batch
+        has no edges, or this model was verified before.
 
     Raises:
         VerificationError: a difference is above its tolerance.
     """
-    suspects = {name: op for name, op in operations(model).items() if not is_reference(op)}
+    device = next(model.parameters()).device
+    suspects = {name: op for name, op in operations(model).items() if not is_reference(op, device, model.dtype)}
     identity = _identity(model, suspects)
     if not suspects or graph.num_edges == 0 or identity in _verified:
         return []
@@ -84,7 +86,8 @@ def verify(model: Predictor, graph: Any) -> list[Difference]:
         raise VerificationError(
             f"backend {_names(suspects)} disagrees with the reference on {few.num_nodes} atoms and {few.num_edges} edges: "
             f"{', '.join(map(str, differences))}; {_blame(copy, judge, few, list(suspects))}. Its results would be wrong; "
-            f"use backend=cg, or switch this check off by verify=off (train.py), --verify off (predict.py) or verify=False"
+            f"use {_remedy(model, suspects)}, or switch this check off by verify=off (train.py), --verify off (predict.py) or "
+            f"verify=False"
         )
     _verified.add(identity)
     return differences
@@ -150,12 +153,22 @@ def _relative(value: Tensor, expected: Tensor) -> float:
     return difference if math.isnan(difference) else difference / max(size, torch.finfo(value.dtype).tiny)
 
 
+def _remedy(model: Predictor, suspects: Mapping[str, TensorProduct]) -> str:
+    ways = ["backend=cg"] if any(backend_of(operation) != "cg" for operation in suspects.values()) else []
+    ways += ["EQMOL_KERNELS=off"] if any(_is_compiled(model, operation) for operation in suspects.values()) else []
+    return " and ".join(ways)
+
+
+def _is_compiled(model: Predictor, operation: TensorProduct) -> bool:
+    return kernels.apply(operation, next(model.parameters()).device, model.dtype)
+
+
 def _names(suspects: Mapping[str, TensorProduct]) -> str:
     return ", ".join(dict.fromkeys(backend_of(operation) for operation in suspects.values()))
 
 
 def _identity(model: Predictor, suspects: Mapping[str, TensorProduct]) -> str:
     """What the model computes and how."""
-    how = {name: type(operation).__name__ for name, operation in suspects.items()}
+    how = {name: (type(op).__name__, _is_compiled(model, op)) for name, op in suspects.items()}
     total = sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
     return f"{model.recipe} {how} {model.dtype} {next(model.parameters()).device} {total!r}"

@@ -102,5 +102,7 @@ def make_case(
     else:
         weights = [normal(3, spec.num_weights, channels)]
     vectors = torch.cat([1.7 * AXES.to(dtype), normal(max(edges - 6, 0), 3)])[:edges]
-    receivers = torch.sort(torch.randint(nodes, (edges,))).values
-    return Case(spec, features, weights, vectors, torch.randint(nodes, (edges,)), receivers, torch.arange(nodes) % 3)
+    receivers = torch.sort(torch.randint(max(nodes, 1), (edges,))).values
+    return Case(
+        spec, features, weights, vectors, torch.randint(max(nodes, 1), (edges,)), receivers, torch.arange(nodes) % 3
+    )

@@ -1,5 +1,6 @@
 """Verification at first use: a broken algorithm never gets to give a result, through whatever door."""
 
+import re
 from pathlib import Path
 
 import ase
@@ -14,6 +15,7 @@ from eqmol.checkpoint import save
 from eqmol.cli.predict import main
 from eqmol.errors import InputError, VerificationError
 from eqmol.graph import collate, from_atoms
+from eqmol.ops.kernels import compiler, forms
 from eqmol.ops.registry import BACKENDS, algorithm, can_run
 from eqmol.ops.spec import Spec
 from eqmol.tuning import verify as verification
@@ -87,7 +89,8 @@ def test_a_perfect_crystal_without_forces_passes() -> None:
     assert verify(model(**GRID), batch(bulk("Cu", cubic=True)))
 
 
-def test_the_reference_needs_no_verification() -> None:
+def test_the_reference_needs_no_verification(monkeypatch) -> None:
+    monkeypatch.setenv("EQMOL_KERNELS", "off")
     assert verify(model(family="gaunt", backend="cg"), batch()) == []
 
 
@@ -115,6 +118,46 @@ def test_nan_is_a_mismatch(monkeypatch) -> None:
     monkeypatch.setattr(Power, "forward", lambda self, *args: torch.nan * forward(self, *args))
     with pytest.raises(VerificationError, match="by up to nan"):
         verify(model(**GRID), batch())
+
+
+# --- compiled code
+
+
+@pytest.mark.usefixtures("kernels")
+def test_compiled_code_is_verified_under_the_reference_too() -> None:
+    potential = model(torch.float32)
+    differences = verify(potential, batch())
+    assert {difference.quantity for difference in differences} == {"energies", "forces", "virial"}
+    assert all(difference.largest < 0.1 * difference.tolerance for difference in differences)
+    assert any(difference.largest > 0 for difference in differences)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_wrong_number_in_a_kept_kernel_is_found(monkeypatch, tmp_path) -> None:
+    """The library in the cache, with its digest, is that of a source with one constant changed."""
+    monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
+    monkeypatch.setenv("EQMOL_KERNELS", "require")
+    compile_source = compiler.compile_source
+
+    def wrong(chosen, source, output):
+        constants = re.findall(r"[\d.]+f \* t", source)
+        compile_source(chosen, source.replace(constants[0], "0.123f * t", 1) if constants else source, output)
+
+    forget()
+    monkeypatch.setattr(compiler, "compile_source", wrong)
+    model(torch.float32)(batch())
+    monkeypatch.setattr(compiler, "compile_source", compile_source)
+    forget()
+    save(model(torch.float32), tmp_path / "model.safetensors")
+    with pytest.raises(VerificationError, match=r"backend cg disagrees with the reference.*use EQMOL_KERNELS=off"):
+        eqmol.load(tmp_path / "model.safetensors")(batch())
+    forget()
+
+
+def forget() -> None:
+    """Kernels that were opened."""
+    for remembered in (forms.power_kernel, forms.product_kernel, forms.edge_kernel):
+        remembered.cache_clear()
 
 
 # --- through every door

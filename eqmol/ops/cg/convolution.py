@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqmol.ops import kernels
 from eqmol.ops.contract import HarmonicConvolution, RadialWeight
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.spec import Spec
@@ -50,6 +51,9 @@ class CGConvolution(HarmonicConvolution):
         receivers: Tensor,
         num_receivers: int,
     ) -> Tensor:
+        compiled = kernels.convolution(self, x, geometry, weight, senders, receivers, num_receivers)
+        if compiled is not None:
+            return compiled
         if self.spec.has_own_weights:
             weight = weight.rebased(self.basis)
         tables = [self.get_buffer(f"couple{l3}") for l3 in range(len(self.pairs))]

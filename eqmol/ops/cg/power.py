@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqmol.ops import kernels
 from eqmol.ops.contract import Power
 from eqmol.ops.multilinear import partials
 from eqmol.ops.spec import Spec
@@ -54,6 +55,9 @@ class CGPower(Power):
             self.add_table(f"polynomial{i}", _polynomials(spec, block, terms))
 
     def forward(self, x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
+        compiled = kernels.power(self, x, weight, group)
+        if compiled is not None:
+            return compiled
         if self.spec.has_own_weights:
             weight = torch.einsum("gwc,wp->gpc", weight, self.basis)
         present, local, counts = torch.unique(group, return_inverse=True, return_counts=True)

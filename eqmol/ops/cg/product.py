@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eqmol.ops import kernels
 from eqmol.ops.contract import Product
 from eqmol.ops.multilinear import partials
 from eqmol.ops.spec import Spec
@@ -49,6 +50,9 @@ class CGProduct(Product):
             self.add_table(f"couplings{factor}", np.concatenate([np.zeros(0), *couplings]))
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        compiled = kernels.product(self, x, y, weight)
+        if compiled is not None:
+            return compiled
         weight = self.scale @ weight if self.spec.has_own_weights else self.scale * weight
         form = _Trilinear(self.spec, self.pairs, [self.get_buffer(f"couplings{factor}") for factor in _FACTORS])
         return partials(form, [_OUT], [x, y, None, weight if weight.dim() == 3 else weight.unsqueeze(0)])[0]

@@ -1,0 +1,258 @@
+"""Programs printed as C++ with portable vector types: no intrinsics, no headers but ``stdint.h``.
+
+A program becomes a function of one node or edge and one block of channels; around it stands a loop over blocks, groups and nodes,
+or blocks and edges. Nothing of a user enters the source: it has names of tensors of this package, integers and constants.
+
+Vectors hold the channels of a block. The last block of channels may be shorter: its rows are copied into buffers that are filled up
+with zeros, and back.
+
+Every kernel has the signature ``void eqmol_kernel(int64_t first, int64_t last, const int64_t* sizes, const void* const* in, void*
+const* out)``: the channel blocks from ``first`` to ``last``. No two calls for different blocks write the same number.
+"""
+
+from collections.abc import Sequence
+
+from eqmol.ops.kernels.expressions import SLOPE, Product, Program, Scaled, Sum, Variable
+
+#: Changes whenever the calling convention does.
+ABI = 1
+#: Channels whose sums over channels are one number; see :func:`edge_source`.
+PART = 64
+
+NODE_TENSORS = ("x", "y", "v")
+GROUP_TENSORS = ("c", "w")
+SENDER_TENSORS, RECEIVER_TENSORS, EDGE_TENSORS = ("x", "x0"), ("v",), ("w", "w0")
+
+_SIGNATURE = """extern "C" __attribute__((visibility("default")))
+void eqmol_kernel(int64_t first, int64_t last, const int64_t* sizes, const void* const* in, void* const* out) {
+"""
+
+
+def _head(scalar: str, width: int) -> str:
+    size = {"float": 4, "double": 8}[scalar] * width
+    return f"""#include <stdint.h>
+typedef {scalar} S;
+typedef S V __attribute__((vector_size({size}), aligned(sizeof(S)), may_alias));
+enum {{ W = {width} }};
+static inline V load(const S* p) {{ return *(const V*)p; }}
+static inline void store(S* p, V v) {{ *(V*)p = v; }}
+// rows of n < W channels, a row every s numbers, into rows of W and back
+static void pack(const S* from, int64_t s, int64_t n, int64_t rows, S* to) {{
+  for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < W; c++) to[i * W + c] = c < n ? from[i * s + c] : S(0);
+}}
+static void unpack(const S* from, int64_t s, int64_t n, int64_t rows, S* to) {{
+  for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < n; c++) to[i * s + c] = from[i * W + c];
+}}
+"""
+
+
+def node_source(program: Program, scalar: str, width: int) -> str:
+    """A kernel over nodes sorted by group.
+
+    ``sizes``: C, number of groups. ``in``: starts of the groups among the sorted nodes [G + 1], the sorted nodes [N], then what the
+    program reads; ``out``: what it writes. Tensors of nodes are [N, rows, C], those of groups [G, rows, C].
+    """
+    grouped = [name for name in (*program.reads, *program.writes) if _is(name, GROUP_TENSORS)]
+    per_node = [name for name in (*program.reads, *program.writes) if name not in grouped]
+    rows = program.sizes
+    body = _body(program, {name: "+=" if name in grouped else "=" for name in program.writes}, grouped, scalar)
+    lines = [_head(scalar, width), body, _SIGNATURE]
+    lines.append("const int64_t C = sizes[0], G = sizes[1];\n")
+    lines += _pointers(["begin", "order"], program)
+    lines.append("for (int64_t block = first; block < last; block++) {\n")
+    lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
+    lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*program.reads, *program.writes)]
+    lines.append("for (int64_t g = 0; g < G; g++) {\n")
+    for name in grouped:
+        if name in program.writes:
+            lines.append(f"for (int i = 0; i < {rows[name]}; i++) buffer_{name}[i] = V{{}};\n")
+        else:
+            lines.append(
+                f"if (begin[g] < begin[g + 1]) pack({name} + g * {rows[name]} * C + at, C, n, {rows[name]}, (S*)buffer_{name});\n"
+            )
+    lines.append("for (int64_t i = begin[g]; i < begin[g + 1]; i++) {\nconst int64_t node = order[i];\n")
+    direct = {name: f"{name} + node * {rows[name]} * C + at" for name in per_node}
+    buffers = {name: f"(S*)buffer_{name}" for name in per_node}
+    shared = {name: f"buffer_{name}" for name in grouped}
+    lines.append(f"if (n == W) {_call(program, 'C', direct | shared)} else {{\n")
+    lines += [
+        f"pack({direct[name]}, C, n, {rows[name]}, {buffers[name]});\n" for name in per_node if name in program.reads
+    ]
+    lines.append(_call(program, "W", buffers | shared) + "\n")
+    lines += [
+        f"unpack({buffers[name]}, C, n, {rows[name]}, {direct[name]});\n" for name in per_node if name in program.writes
+    ]
+    lines.append("}\n}\n")
+    for name in grouped:
+        if name in program.writes:
+            lines.append(f"unpack((S*)buffer_{name}, C, n, {rows[name]}, {name} + g * {rows[name]} * C + at);\n")
+    lines.append("}\n}\n}\n")
+    return "".join(lines)
+
+
+def edge_source(
+    program: Program, harmonics: Sequence[Sequence[tuple[int, float]]], components: int, scalar: str, width: int
+) -> str:
+    """A kernel over edges.
+
+    ``sizes``: C, E. ``in``: senders [E], receivers [E], then what the program reads, with the harmonics ``y`` [E, components] in
+    place of ``m``; ``out``: what it writes, ``d_y`` in place of ``d_m``. ``x`` is [senders, rows, C], ``v`` [receivers, rows, C],
+    ``w`` [E, rows, C]. Derivatives by ``x`` and ``v`` are added to what is there. Sums over channels, ``d_y``, are written for
+    every PART channels, [parts, E, components]; if there are any, ``first`` and ``last`` are multiples of PART channels.
+
+    Args:
+        program: what to compute for one edge.
+        harmonics: of every row of ``m``, (component, value) of the sum that it is.
+        components: of the harmonics.
+        scalar, width: number type and numbers of a vector.
+    """
+    rows = program.sizes
+    matrices = [name for name in program.reads if name.startswith("m")]
+    sums = [name for name in program.writes if name.startswith(SLOPE + "m")]
+    others = [name for name in (*program.reads, *program.writes) if name not in matrices + sums]
+    added = [name for name in program.writes if _is(name, SENDER_TENSORS + RECEIVER_TENSORS)]
+    how = {name: "+=" if name in sums else "add" if name in added else "=" for name in program.writes}
+    lines = [_head(scalar, width), _body(program, how, sums, scalar, matrices)]
+    if matrices:
+        lines.append(_matrix(harmonics, components, scalar))
+    if sums:
+        lines.append(_unmatrix(harmonics, components, scalar, width))
+    lines += [_SIGNATURE, "const int64_t C = sizes[0], E = sizes[1];\n"]
+    lines += _pointers(["sender", "receiver"], program)
+    per_part = max(PART // width, 1)
+    step = per_part if sums else "last - first"
+    lines.append(f"for (int64_t part = first; part < last; part += {step}) {{\n")
+    lines.append(f"const int64_t stop = part + {step} < last ? part + {step} : last;\n")
+    lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*others, *matrices, *sums)]
+    lines.append("for (int64_t e0 = 0; e0 < E; e0 += W) {\nconst int64_t lanes = E - e0 < W ? E - e0 : W;\n")
+    for name in matrices:
+        lines.append(f"matrix({name} + e0 * {components}, lanes, buffer_{name});\n")
+    lines.append("for (int64_t lane = 0; lane < lanes; lane++) {\nconst int64_t e = e0 + lane;\n")
+    lines += [f"for (int i = 0; i < {rows[name]}; i++) buffer_{name}[i] = V{{}};\n" for name in sums]
+    lines.append("for (int64_t block = part; block < stop; block++) {\n")
+    lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
+    direct = {name: f"{name} + {_edge_index(name)} * {rows[name]} * C + at" for name in others}
+    buffers = {name: f"(S*)buffer_{name}" for name in others}
+    shared = {name: f"(const S*)buffer_{name} + lane" for name in matrices} | {name: f"buffer_{name}" for name in sums}
+    lines.append(f"if (n == W) {_call(program, 'C', direct | shared)} else {{\n")
+    lines += [
+        f"pack({direct[name]}, C, n, {rows[name]}, {buffers[name]});\n"
+        for name in others
+        if name in program.reads or name in added
+    ]
+    lines.append(_call(program, "W", buffers | shared) + "\n")
+    lines += [
+        f"unpack({buffers[name]}, C, n, {rows[name]}, {direct[name]});\n" for name in others if name in program.writes
+    ]
+    lines.append("}\n}\n")
+    for name in sums:
+        lines.append(f"unmatrix(buffer_{name}, {name} + (part / {per_part} * E + e) * {components});\n")
+    lines.append("}\n}\n}\n}\n")
+    return "".join(lines)
+
+
+def statements(program: Program) -> int:
+    """Length of the printed program, which bounds the time to compile it."""
+    return len(program.steps)
+
+
+def _is(name: str, tensors: Sequence[str]) -> bool:
+    return name.removeprefix(SLOPE) in tensors
+
+
+def _edge_index(name: str) -> str:
+    return "sender[e]" if _is(name, SENDER_TENSORS) else "receiver[e]" if _is(name, RECEIVER_TENSORS) else "e"
+
+
+def _pointers(indices: Sequence[str], program: Program) -> list[str]:
+    lines = [f"const int64_t* const {name} = (const int64_t*)in[{i}];\n" for i, name in enumerate(indices)]
+    lines += [f"const S* const {name} = (const S*)in[{i}];\n" for i, name in enumerate(program.reads, len(indices))]
+    return lines + [f"S* const {name} = (S*)out[{i}];\n" for i, name in enumerate(program.writes)]
+
+
+def _call(program: Program, stride: str, arguments: dict[str, str]) -> str:
+    return f"body({stride}, {', '.join(arguments[name] for name in (*program.reads, *program.writes))});"
+
+
+def _body(
+    program: Program, how: dict[str, str], vectors: Sequence[str], scalar: str, broadcast: Sequence[str] = ()
+) -> str:
+    """The program as a function of rows a stride apart.
+
+    Args:
+        program: what to print.
+        how: results are stored ("="), added to rows ("add") or added to vectors ("+=").
+        vectors: tensors that are arrays of vectors.
+        scalar: number type.
+        broadcast: tensors that have one number, every W numbers, for all channels.
+    """
+    results: dict[int, list[Variable]] = {}
+    for variable, n in program.results.items():
+        results.setdefault(n, []).append(variable)
+    arguments = [f"const {'V' if name in vectors else 'S'}* {name}" for name in program.reads]
+    arguments += [f"{'V' if name in vectors else 'S'}* {name}" for name in program.writes]
+    lines = [f"static __attribute__((noinline)) void body(int64_t s, {', '.join(arguments)}) {{\n"]
+    for n, node in program.steps:
+        if isinstance(node, Variable):
+            if node.tensor in broadcast:
+                lines.append(f"const S t{n} = {node.tensor}[{node.row} * W];\n")
+            elif node.tensor in vectors:
+                lines.append(f"const V t{n} = {node.tensor}[{node.row}];\n")
+            else:
+                lines.append(f"const V t{n} = load({node.tensor} + {node.row} * s);\n")
+        elif isinstance(node, Product):
+            lines.append(f"const V t{n} = t{node.left} * t{node.right};\n")
+        elif isinstance(node, Sum):
+            lines.append(f"const V t{n} = t{node.left} + t{node.right};\n")
+        elif isinstance(node, Scaled):
+            lines.append(f"const V t{n} = {_constant(node.factor, scalar)} * t{node.node};\n")
+        for name, row in results.get(n, ()):
+            if how[name] == "+=":
+                lines.append(f"{name}[{row}] += t{n};\n")
+            elif how[name] == "add":
+                lines.append(f"store({name} + {row} * s, load({name} + {row} * s) + t{n});\n")
+            else:
+                lines.append(f"store({name} + {row} * s, t{n});\n")
+    for name in program.writes:
+        if how[name] == "=":
+            for row in range(program.sizes[name]):
+                if Variable(name, row) not in program.results:
+                    lines.append(f"store({name} + {row} * s, V{{}});\n")
+    return "".join(lines) + "}\n"
+
+
+def _matrix(harmonics: Sequence[Sequence[tuple[int, float]]], components: int, scalar: str) -> str:
+    """Elements of the matrices of W edges, an edge per lane."""
+    used = sorted({component for element in harmonics for component, _ in element})
+    lines = ["static __attribute__((noinline)) void matrix(const S* y, int64_t lanes, V* m) {\n"]
+    lines.append(f"V t[{components}];\n")
+    lines.append(f"for (int k = 0; k < {components}; k++) for (int64_t i = 0; i < W; i++)\n")
+    lines.append(f"t[k][i] = i < lanes ? y[i * {components} + k] : S(0);\n")
+    lines += [f"const V t{component} = t[{component}];\n" for component in used]
+    for row, element in enumerate(harmonics):
+        total = " + ".join(f"{_constant(value, scalar)} * t{component}" for component, value in element)
+        lines.append(f"m[{row}] = {total};\n")
+    return "".join(lines) + "}\n"
+
+
+def _unmatrix(harmonics: Sequence[Sequence[tuple[int, float]]], components: int, scalar: str, width: int) -> str:
+    """Slopes of an edge's harmonics, given those of its matrix, summed over the channels of a vector."""
+    of: dict[int, list[str]] = {}
+    for row, element in enumerate(harmonics):
+        for component, value in element:
+            of.setdefault(component, []).append(f"{_constant(value, scalar)} * a[{row}]")
+    lines = ["static __attribute__((noinline)) void unmatrix(const V* a, S* d) {\n"]
+    for component in range(components):
+        if component not in of:
+            lines.append(f"d[{component}] = S(0);\n")
+            continue
+        lines.append(f"const V t{component} = {' + '.join(of[component])};\n")
+        terms = [f"t{component}[{i}]" for i in range(width)]
+        while len(terms) > 1:
+            terms = [f"({a} + {b})" for a, b in zip(terms[::2], terms[1::2], strict=True)]
+        lines.append(f"d[{component}] = {terms[0]};\n")
+    return "".join(lines) + "}\n"
+
+
+def _constant(value: float, scalar: str) -> str:
+    return f"S({value!r})" if scalar == "double" else f"{value!r}f"

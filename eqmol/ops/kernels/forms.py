@@ -1,0 +1,300 @@
+"""Tensor products by programs, compiled or evaluated by torch, as forms of :mod:`eqmol.ops.multilinear`.
+
+Only some sets of derivatives are compiled: the smallest that has all that is asked for is run. What no set covers, derivatives of
+third and higher order, is evaluated by torch.
+
+Shapes: N nodes, E edges, C channels, K coefficients of a polynomial, W own weights, H hidden radial features, lm components.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from eqmol.ops.kernels import cpp, library
+from eqmol.ops.kernels.evaluate import evaluate
+from eqmol.ops.kernels.expressions import SLOPE, Program
+from eqmol.ops.kernels.library import Kernel
+from eqmol.ops.kernels.programs import edge_program, power_program, product_program
+from eqmol.ops.kernels.sparse import edge_terms, power_terms
+from eqmol.ops.multilinear import Polynomial
+from eqmol.ops.spec import Spec
+from eqmol.so3.layout import dim
+
+#: Sets of derivatives that are compiled, by number of tangents: of energies, of forces, of their derivatives.
+POWER_SETS: Mapping[int, Sequence[str]] = {0: ("v", "x", "xc"), 1: ("xcv",)}
+PRODUCT_SETS = ("v", "xy", "xyw", "xywv")
+EDGE_SETS = ("v", "wm", "xwm", "xwmv")
+#: Statements of a program beyond which it is not compiled.
+MAX_STATEMENTS = 12_000
+#: Weights of edges that are made at a time: they stay in the cache.
+CHUNK = 1 << 17
+
+
+def smallest(sets: Sequence[str], wanted: Collection[str]) -> frozenset[str] | None:
+    """The first set that has all that is wanted."""
+    return next((frozenset(found) for found in sets if set(wanted) <= set(found)), None)
+
+
+@lru_cache(maxsize=512)
+def power_kernel(spec: Spec, wanted: frozenset[str], tangents: int, dtype: torch.dtype) -> Kernel | None:
+    """The compiled program, or None where it cannot be made."""
+    return _node_kernel(power_program(spec, wanted, tangents), dtype)
+
+
+@lru_cache(maxsize=512)
+def product_kernel(spec: Spec, wanted: frozenset[str], dtype: torch.dtype) -> Kernel | None:
+    """The compiled program, or None where it cannot be made."""
+    return _node_kernel(product_program(spec, wanted), dtype)
+
+
+def _node_kernel(program: Program, dtype: torch.dtype) -> Kernel | None:
+    if cpp.statements(program) > MAX_STATEMENTS:
+        return None
+    return library.load(program, cpp.node_source(program, library.SCALARS[dtype], library.width(dtype)))
+
+
+@lru_cache(maxsize=512)
+def edge_kernel(spec: Spec, wanted: frozenset[str], components: int, dtype: torch.dtype) -> Kernel | None:
+    """The compiled program, or None where it cannot be made."""
+    program = edge_program(spec, wanted)
+    if cpp.statements(program) > MAX_STATEMENTS:
+        return None
+    width = library.width(dtype)
+    source = cpp.edge_source(program, edge_terms(spec).harmonics, components, library.SCALARS[dtype], width)
+    return library.load(program, source, max(cpp.PART // width, 1) if "m" in wanted else 1)
+
+
+class Groups:
+    """Nodes and their groups.
+
+    Args:
+        group: [N] of every node; None if all are in one group.
+        nodes: N.
+        number: of groups.
+    """
+
+    def __init__(self, group: Tensor | None, nodes: int, number: int) -> None:
+        self.group, self.nodes, self.number = group, nodes, number
+
+    @cached_property
+    def sorted(self) -> tuple[Tensor, Tensor]:
+        """Starts of the groups among the sorted nodes [G + 1], and the sorted nodes [N].
+
+        Raises:
+            IndexError: a group that does not exist.
+        """
+        if self.group is None:
+            return torch.tensor([0, self.nodes]), torch.arange(self.nodes)
+        check_indices("group", self.group, self.number)
+        begin = torch.zeros(self.number + 1, dtype=torch.int64)
+        torch.cumsum(torch.bincount(self.group, minlength=self.number), 0, out=begin[1:])
+        return begin, torch.argsort(self.group, stable=True)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[G, ...] -> [N or 1, ...]."""
+        return values if self.group is None else values[self.group]
+
+    def collect(self, values: Tensor) -> Tensor:
+        """Sums over the nodes of every group, [N, ...] -> [G, ...]."""
+        if self.group is None:
+            return values.sum(0, keepdim=True)
+        return values.new_zeros(self.number, *values.shape[1:]).index_add(0, self.group, values)
+
+
+class PowerForm(Polynomial):
+    """Σ_n v · polynomial(x). Arguments: x [N, lm_in, C], c [G, K, C], v [N, lm_out, C] and tangents like x.
+
+    Args:
+        spec: of a power.
+        groups: of the nodes.
+        compiled: whether kernels may be used.
+    """
+
+    def __init__(self, spec: Spec, groups: Groups, compiled: bool) -> None:
+        self.spec, self.groups, self.compiled = spec, groups, compiled
+
+    def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
+        names = ["x", "c", "v", *(f"x{i}" for i in range(len(arguments) - 3))]
+        given = {name: a.contiguous() for name, a in zip(names, arguments, strict=True) if a is not None}
+        wanted = frozenset(names[slot] for slot in slots)
+        found = smallest(POWER_SETS.get(len(names) - 3, ()), wanted) if self.compiled else None
+        x = given["x"]
+        kernel = None if found is None else power_kernel(self.spec, found, len(names) - 3, x.dtype)
+        if kernel is not None and all(name in given for name in kernel.reads):
+            rows = {"v": dim(self.spec.degree_out), **dict.fromkeys(names[3:], x.shape[1]), "x": x.shape[1]}
+            result = {SLOPE + n: x.new_empty(len(x), rows[n], x.shape[2]) for n in rows if SLOPE + n in kernel.writes}
+            if SLOPE + "c" in kernel.writes:
+                result[SLOPE + "c"] = torch.empty_like(given["c"])
+            _on_nodes(kernel, self.groups, given, result)
+        else:
+            result = _by_torch(power_program(self.spec, wanted, len(names) - 3), given, "c", self.groups)
+        return [result[SLOPE + names[slot]] for slot in slots]
+
+
+class ProductForm:
+    """Σ_n v · product(x, y). Arguments: x [N, lm_in, C], y [N, lm_filter, C], v [N, lm_out, C], w [1 or N, W, C].
+
+    Args:
+        spec: of a product.
+        groups: of the nodes, one or each a group of its own, as w has them.
+        compiled: whether kernels may be used.
+    """
+
+    NAMES = "x", "y", "v", "w"
+
+    def __init__(self, spec: Spec, groups: Groups, compiled: bool) -> None:
+        self.spec, self.groups, self.compiled = spec, groups, compiled
+
+    def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
+        given = {name: a.contiguous() for name, a in zip(self.NAMES, arguments, strict=True) if a is not None}
+        wanted = frozenset(self.NAMES[slot] for slot in slots)
+        found = smallest(PRODUCT_SETS, wanted) if self.compiled else None
+        x = given["x"] if "x" in given else given["y"]
+        kernel = None if found is None else product_kernel(self.spec, found, x.dtype)
+        if kernel is not None and all(name in given for name in kernel.reads):
+            degrees = {"x": self.spec.degree_in, "y": self.spec.degree_filter, "v": self.spec.degree_out}
+            result = {SLOPE + n: x.new_empty(len(x), dim(l), x.shape[2]) for n, l in degrees.items()}
+            if SLOPE + "w" in kernel.writes:
+                result[SLOPE + "w"] = torch.empty_like(given["w"])
+            _on_nodes(kernel, self.groups, given, result)
+        else:
+            result = _by_torch(product_program(self.spec, wanted), given, "w", self.groups)
+        return [result[SLOPE + self.NAMES[slot]] for slot in slots]
+
+
+def _on_nodes(kernel: Kernel, groups: Groups, given: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> None:
+    x = next(iter(given.values()))
+    kernel((x.shape[-1], groups.number), groups.sorted, {**given, **result}, x)
+
+
+def _by_torch(program: Program, given: Mapping[str, Tensor], grouped: str, groups: Groups) -> dict[str, Tensor]:
+    result = evaluate(program, {name: groups.spread(t) if name == grouped else t for name, t in given.items()})
+    if SLOPE + grouped in result:
+        result[SLOPE + grouped] = groups.collect(result[SLOPE + grouped])
+    return result
+
+
+class EdgeForm:
+    """Σ_e v of the receiver · message. Arguments: hidden [E, H], matrix [H, W, C], x [N, lm_in, C], harmonics [E, lm], v
+    [receivers, lm_out, C].
+
+    Weights are made a chunk of edges at a time, and so are their slopes; messages are added to the results as they are made.
+
+    Args:
+        spec: of a convolution.
+        senders, receivers: [E].
+        shape: of the result.
+        compiled: whether kernels may be used.
+    """
+
+    NAMES = "w", "w", "x", "m", "v"
+
+    def __init__(
+        self, spec: Spec, senders: Tensor, receivers: Tensor, shape: tuple[int, int, int], compiled: bool
+    ) -> None:
+        self.spec, self.shape, self.compiled = spec, shape, compiled
+        self.senders, self.receivers = senders.contiguous(), receivers.contiguous()
+
+    def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
+        hidden, matrix, x, y, v = (None if a is None else a.contiguous() for a in arguments)
+        assert hidden is not None
+        assert matrix is not None
+        assert x is not None
+        assert y is not None
+        wanted = frozenset(self.NAMES[slot] for slot in slots)
+        found = smallest(EDGE_SETS, wanted) if self.compiled and (v is not None or wanted == {"v"}) else None
+        kernel = None if found is None else edge_kernel(self.spec, found, y.shape[1], x.dtype)
+        nodes = {"x": x} if v is None else {"x": x, "v": v}
+        sums = {SLOPE + "x": torch.zeros_like(x), SLOPE + "v": x.new_zeros(self.shape)}
+        check_indices("sender", self.senders, len(x))
+        check_indices("receiver", self.receivers, self.shape[0])
+        flat = matrix.flatten(1)
+        result = [hidden.new_empty(hidden.shape), torch.zeros_like(flat), sums["d_x"], torch.empty_like(y), sums["d_v"]]
+        size = max(1, CHUNK // max(flat.shape[1], 1))
+        for rows in _chunks(len(hidden), size):
+            weight = (hidden[rows] @ flat).unflatten(1, matrix.shape[1:])
+            edges = self.senders[rows], self.receivers[rows]
+            if kernel is None:
+                own = self._by_torch(edge_program(self.spec, wanted), nodes, y[rows], weight, edges, sums)
+            else:
+                own = self._by_kernel(kernel, nodes, y[rows], weight, edges, sums)
+            if 0 in slots:
+                torch.mm(own["w"].flatten(1), flat.T, out=result[0][rows])
+            if 1 in slots:
+                result[1].addmm_(hidden[rows].T, own["w"].flatten(1))
+            if 3 in slots:
+                result[3][rows] = own["y"]
+        result[1] = result[1].view_as(matrix)
+        return [result[slot] for slot in slots]
+
+    def _by_kernel(
+        self,
+        kernel: Kernel,
+        nodes: Mapping[str, Tensor],
+        y: Tensor,
+        weight: Tensor,
+        edges: tuple[Tensor, Tensor],
+        sums: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        number, channels = len(y), weight.shape[2]
+        parts = y.new_empty(-(-channels // cpp.PART) if SLOPE + "m" in kernel.writes else 0, *y.shape)
+        slope = torch.empty_like(weight) if SLOPE + "w" in kernel.writes else weight
+        tensors = {**nodes, **sums, "w": weight, "m": y, SLOPE + "w": slope, SLOPE + "m": parts}
+        kernel((channels, number), edges, tensors, y)
+        return {"w": slope, "y": parts.sum(0)}
+
+    def _by_torch(
+        self,
+        program: Program,
+        nodes: Mapping[str, Tensor],
+        y: Tensor,
+        weight: Tensor,
+        edges: tuple[Tensor, Tensor],
+        sums: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        table = harmonics_table(self.spec, y.shape[1], y.dtype)
+        tensors = {"x": nodes["x"][edges[0]], "w": weight, "m": (y @ table).unsqueeze(-1)}
+        if "v" in nodes:
+            tensors["v"] = nodes["v"][edges[1]]
+        result = evaluate(program, tensors)
+        for name, index in zip((SLOPE + "x", SLOPE + "v"), edges, strict=True):
+            if name in result:
+                sums[name].index_add_(0, index, result[name])
+        slope = result.get(SLOPE + "m", y.new_zeros(*y.shape[:1], table.shape[1], 0)).sum(-1)
+        return {"w": result.get(SLOPE + "w", weight), "y": slope @ table.T}
+
+
+def _chunks(number: int, size: int) -> Iterator[slice]:
+    return (slice(first, min(first + size, number)) for first in range(0, number, size))
+
+
+def check_indices(what: str, index: Tensor, number: int) -> None:
+    """
+    Raises:
+        IndexError: an index is out of range.
+    """
+    if len(index):
+        low, high = (int(i) for i in torch.aminmax(index))
+        if low < 0 or high >= number:
+            raise IndexError(f"{what} {low if low < 0 else high} is out of range: there are {number}")
+
+
+@lru_cache(maxsize=64)
+def coefficient_table(spec: Spec, dtype: torch.dtype) -> Tensor:
+    """Own weights -> coefficients of a power, [K, W]."""
+    with torch.inference_mode(False):
+        return torch.tensor(power_terms(spec).coefficients.T, dtype=dtype).contiguous()
+
+
+@lru_cache(maxsize=64)
+def harmonics_table(spec: Spec, components: int, dtype: torch.dtype) -> Tensor:
+    """Harmonics -> elements of an edge's matrix, [components, M]."""
+    harmonics = edge_terms(spec).harmonics
+    with torch.inference_mode(False):
+        table = torch.zeros(components, len(harmonics), dtype=dtype)
+        for column, element in enumerate(harmonics):
+            for component, value in element:
+                table[component, column] = value
+        return table
