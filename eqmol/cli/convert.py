@@ -88,7 +88,8 @@ def _run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    save(stored, target, recipe=new.recipe, metrics=header.document["metrics"])
+    metrics = {name: value for name, value in header.document["metrics"].items() if name != "run"}  # no run made it
+    save(stored, target, recipe=new.recipe, metrics=metrics)
     console.print(
         f"{num_parameters(old)} -> {num_parameters(new)} parameters: {source} -> {target}",
         soft_wrap=True,

@@ -122,6 +122,8 @@ def _run(cfg: "DictConfig", program: str) -> None:
         _fail(str(error), 2)
     except InstantiationException as error:
         _fail(_one_line(str(error)), 2)
+    except SystemExit as stop:  # a 0 of a class of the user's would look like success
+        raise RuntimeError(f"sys.exit({stop.code!r}) inside the run, which is not complete") from stop
     except RuntimeError as error:
         if not processes.is_loss_of_another(error):
             raise

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from eqmol.data.loader import Limits, ResumableLoader, fill
+from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill
 from eqmol.data.reader import LabelSummary, missing_label, read_frames
 from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
 from eqmol.errors import InputError
@@ -143,7 +143,7 @@ class GraphSets(pl.LightningDataModule):
         """Return the graphs in batches, without shuffling."""
         generator = torch.Generator()  # of its own: opening a loader draws a number
         batches = fill(range(len(graphs)), self.batch_size, self._limits(graphs))
-        return DataLoader(
+        return CompleteLoader(
             graphs,  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=collate,

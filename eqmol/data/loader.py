@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -173,13 +174,35 @@ def share_of(loader: DataLoader, rank: int, num_ranks: int) -> DataLoader:
         raise InputError(
             f"{num_ranks} processes cannot share {graphs} validation structures; use fewer (trainer.devices)"
         )
-    return DataLoader(
+    return CompleteLoader(
         loader.dataset,
         batch_sampler=split_up(batches, num_ranks)[rank::num_ranks],
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         generator=torch.Generator(),
     )
+
+
+class CompleteLoader(DataLoader):
+    """Batches in a fixed order, all of them: a StopIteration from a structure would pass for the end of the data."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch asks for its private iterator class
+        """Yield all batches."""
+        return complete(super().__iter__(), len(self))
+
+
+def complete(batches: Iterable[Any], number: int) -> Iterator[Any]:
+    """Yield ``number`` batches.
+
+    Raises:
+        RuntimeError: there are fewer.
+    """
+    found = 0
+    for batch in batches:
+        found += 1
+        yield batch
+    if found < number:
+        raise RuntimeError(f"StopIteration in the batches' making: {found} of {number} were made")
 
 
 class ResumableLoader(DataLoader):
@@ -224,7 +247,7 @@ class ResumableLoader(DataLoader):
         if self.consumed >= len(self):
             self.epoch, self.consumed = self.epoch + 1, 0
         self.batch_sampler.epoch, self.batch_sampler.start = self.epoch, self.consumed
-        for batch in super().__iter__():
+        for batch in complete(super().__iter__(), len(self) - self.consumed):
             self.consumed += 1
             yield batch
 
@@ -245,7 +268,7 @@ class ResumableLoader(DataLoader):
                     f"the run to be resumed had {name.replace('_', ' ')} {state.get(name)}, this one has "
                     f"{settings.get(name)}; resume with the same data, or start a new run"
                 )
-        self.epoch, self.consumed = state["epoch"], state["consumed"]
+        self.epoch, self.consumed = index(state["epoch"]), index(state["consumed"])
 
     def _settings(self) -> dict[str, int]:
         """Return what the order of the batches depends on."""

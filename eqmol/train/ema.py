@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
@@ -25,6 +27,15 @@ class EMA(WeightAveraging):
         if not 0.0 <= decay < 1.0:
             raise InputError(f"trainer.ema_decay={decay} must lie in [0, 1); null switches averaging off")
         super().__init__(use_buffers=False, multi_avg_fn=partial(average_, decay))
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore the average and the raw weights; Lightning takes one for the other where one is missing."""
+        for name in ("current_model_state", "averaging_state"):
+            if not isinstance(checkpoint.get(name), dict):
+                raise TypeError(f"{name} is missing")
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     @property
     def averaged(self) -> nn.Module:

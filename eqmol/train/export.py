@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from eqmol import checkpoint
+from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
 from eqmol.train.ema import EMA
 from eqmol.train.task import Task
@@ -18,11 +19,13 @@ class BestModel(Callback):
 
     Args:
         path: where; holds the best model from the first validation on.
+        run: the run's name, which the file keeps.
         ema: whose averages are saved, or None to save the raw weights.
     """
 
-    def __init__(self, path: Path, ema: EMA | None):
+    def __init__(self, path: Path, run: str, ema: EMA | None):
         self.path = path
+        self.run = run
         self.ema = ema
         self.score = math.inf
         self.epoch = 0
@@ -41,7 +44,7 @@ class BestModel(Callback):
         assert isinstance(module.predictor, Predictor)
         if not trainer.is_global_zero:
             return
-        metrics = {"epoch": self.epoch, "step": trainer.global_step, "val_loss": self.score}
+        metrics = {"epoch": self.epoch, "step": trainer.global_step, "val_loss": self.score, "run": self.run}
         checkpoint.save(module.predictor, self.path, metrics=metrics | {"val": validation.errors.summary()})
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,7 +59,21 @@ class BestModel(Callback):
         """
         if not self.path.exists():
             return
-        self.score, self.epoch = state_dict["score"], state_dict["epoch"]
-        saved = checkpoint.read_header(self.path).document["metrics"]
-        if saved["val_loss"] < self.score:
-            self.score, self.epoch = saved["val_loss"], saved["epoch"]
+        self.score, self.epoch = float(state_dict["score"]), int(state_dict["epoch"])
+        score, epoch = best_of(self.path, self.run)
+        if score < self.score:
+            self.score, self.epoch = score, epoch
+
+
+def best_of(path: Path, run: str) -> tuple[float, int]:
+    """Return validation loss and epoch of the best model of a run.
+
+    Raises:
+        InputError: the file is damaged, or not from this run.
+    """
+    checkpoint.load(path, verify=False)
+    saved = checkpoint.read_header(path).document["metrics"]
+    score, epoch = saved.get("val_loss"), saved.get("epoch")
+    if saved.get("run") != run or type(score) is not float or type(epoch) is not int:
+        raise InputError(f"{path} is not the best model of this run; move it away, then resume, or start anew elsewhere")
+    return score, epoch

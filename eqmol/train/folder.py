@@ -1,8 +1,11 @@
 """The output folder: all of one run lies there, and nothing of two runs."""
 
+import hashlib
+import json
 import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.train import resume
+from eqmol.train.export import best_of
+from eqmol.train.lock import FolderLock
+from eqmol.train.log import read_rows
 
 MODEL = "model.safetensors"  #: the best model by validation
 LAST = "last.ckpt"  #: continues the run
@@ -22,6 +28,7 @@ PARITY_DATA = "parity.npz"  #: what parity.png shows
 PARITY = "parity.png"
 LEARNING_CURVE = "learning_curve.png"
 TENSORBOARD = "tensorboard"
+SHORT_WAIT = 10.0  #: seconds to wait for another run that reads the same checkpoint
 FILES = (MODEL, LAST, CONFIG, LOG, METRICS, PARITY_DATA, PARITY, LEARNING_CURVE, TENSORBOARD)
 
 #: What a resumed run may change: where it writes, how long it goes on, what it shows, how batches are fetched.
@@ -46,43 +53,60 @@ class RunFolder:
         checkpoint: the last.ckpt to continue from.
         state: its contents.
         created: the folders made for it, innermost first.
+        carried: files of the folder of the checkpoint, by name, where the run continues in another one.
+        lock: held until the run ends; other processes of the run have none.
     """
 
     path: Path
     checkpoint: Path | None = None
     state: dict[str, Any] | None = None
     created: tuple[Path, ...] = ()
+    carried: dict[str, bytes] = field(default_factory=dict)
+    lock: FolderLock | None = None
 
     @property
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run that is continued."""
         return None if self.state is None else self.state["eqmol"]["config"]
 
+    def check(self, config: dict[str, Any]) -> None:
+        """Refuse a configuration that is not the one of what the folder holds.
+
+        Raises:
+            InputError: it differs from the checkpoint's, or the folder has a model that this run would overwrite.
+        """
+        if self.config is not None:
+            check_unchanged(config, self.config)
+        elif (self.path / MODEL).exists():  # of a run that was killed before its first checkpoint
+            best_of(self.path / MODEL, run_name(config))
+
     def begin(self, config: DictConfig) -> None:
         """Write the configuration; a run that continues elsewhere takes its log and its best model along."""
+        for name in FILES:  # temporary files of a killed run; the lock says that it does not live
+            for leftover in self.path.glob(f".{name}.*.tmp"):
+                leftover.unlink()
         with replacing(self.path / CONFIG) as file:
             file.write(OmegaConf.to_yaml(config, resolve=True))
-        if self.checkpoint is not None and self.checkpoint.parent.resolve() != self.path.resolve():
-            for name in (MODEL, LOG):
-                if (self.checkpoint.parent / name).exists():
-                    shutil.copy2(self.checkpoint.parent / name, self.path / name)
-        for leftover in self.path.glob(".*.tmp"):  # of a killed session
-            leftover.unlink()
+        for name, content in self.carried.items():
+            with replacing(self.path / name, "wb") as file:
+                file.write(content)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what the other processes get: the first one alone holds the lock and cleans up."""
+        return self.__dict__ | {"lock": None, "created": (), "carried": {}}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the folders that were made for a run that never began."""
-        for made in self.created:
-            try:
-                made.rmdir()
-            except OSError:  # not empty, or gone
-                return
+        """Leave the folder to others; remove the folders that were made for a run that never began."""
+        if self.lock is not None:
+            self.lock.release()
+        _remove_empty(self.created)
 
 
 def open_folder(output_dir: str | None, resume_from: str | None) -> RunFolder:
-    """Find or make the folder of a run, before any work is done.
+    """Find or make the folder of a run and lock it, before any work is done.
 
     Args:
         output_dir: the folder; None for outputs/<date>/<time>, or the checkpoint's own.
@@ -90,50 +114,107 @@ def open_folder(output_dir: str | None, resume_from: str | None) -> RunFolder:
             with one.
 
     Raises:
-        InputError: it cannot be written, it holds a run that is not to be continued, or there is no such checkpoint.
+        InputError: it cannot be written, another process writes there or in the folder of the checkpoint, it holds a run
+            that is not to be continued, or there is no such checkpoint, or what lies beside it is not of the same run.
     """
     if resume_from == "auto" and output_dir is None:
         raise InputError("resume=auto needs the folder of the run: give output_dir=DIR")
-    checkpoint: Path | None = None
-    if resume_from == "auto":
-        assert output_dir is not None
-        checkpoint = Path(output_dir) / LAST if (Path(output_dir) / LAST).exists() else None
-    elif resume_from is not None:
-        checkpoint = Path(resume_from) / LAST if Path(resume_from).is_dir() else Path(resume_from)
-    state = None if checkpoint is None else resume.load(checkpoint)
+    given: Path | None = None
+    if resume_from not in (None, "auto"):
+        assert resume_from is not None
+        given = Path(resume_from) / LAST if Path(resume_from).is_dir() else Path(resume_from)
+        if not given.exists():
+            raise InputError(f"there is no checkpoint {given}; resume=auto starts anew when there is none")
     if output_dir is not None:
         path = Path(output_dir)
-    elif checkpoint is not None:
-        path = checkpoint.parent
+    elif given is not None:
+        path = given.parent
     else:
         path = Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    present = [name for name in FILES if (path / name).exists()]
-    elsewhere = checkpoint is not None and checkpoint.parent.resolve() != path.resolve()
-    if present and (resume_from is None or elsewhere):
-        raise InputError(
-            f"output_dir={path} already holds a run ({', '.join(present)}); "
-            "give another folder, or resume=auto to continue that run"
-        )
-    if checkpoint is None and METRICS in present:
-        raise InputError(f"output_dir={path} holds a finished run without {LAST}, so it cannot be resumed")
-    return RunFolder(path, checkpoint, state, _make_writable(path))
-
-
-def _make_writable(path: Path) -> tuple[Path, ...]:
-    """Make a folder and try to write there; ``os.access`` does not tell for root or for network drives.
-
-    Returns:
-        The folders that were made, innermost first.
-    """
-    probe = path / f".write_test.{os.getpid()}"
     created = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+    with ExitStack() as undo:
+        undo.callback(_remove_empty, created)
+        lock = _lock(path)
+        undo.callback(lock.release)
+        checkpoint = given
+        if resume_from == "auto" and (path / LAST).exists():
+            checkpoint = path / LAST
+        present = [name for name in FILES if (path / name).exists()]
+        elsewhere = checkpoint is not None and checkpoint.parent.resolve() != path.resolve()
+        if present and (resume_from is None or elsewhere):
+            raise InputError(
+                f"output_dir={path} already holds a run ({', '.join(present)}); "
+                "give another folder, or resume=auto to continue that run"
+            )
+        if checkpoint is None and METRICS in present:
+            raise InputError(f"output_dir={path} holds a finished run without {LAST}, so it cannot be resumed")
+        state: dict[str, Any] | None = None
+        carried: dict[str, bytes] = {}
+        if checkpoint is not None and elsewhere:
+            with _reading(checkpoint.parent):
+                state = _load_run(checkpoint)
+                files = [name for name in (MODEL, LOG) if (checkpoint.parent / name).exists()]
+                carried = {name: (checkpoint.parent / name).read_bytes() for name in files}
+        elif checkpoint is not None:
+            state = _load_run(checkpoint)
+        undo.pop_all()
+    return RunFolder(path, checkpoint, state, created, carried, lock)
+
+
+def _lock(path: Path) -> FolderLock:
+    """Make a folder, lock it and try to write there; ``os.access`` does not tell for root or for network drives."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        lock = FolderLock(path, f"output_dir={path}")
+        try:
+            probe = path / f".write_test.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError:
+            lock.release()
+            raise
     except OSError as error:
         raise InputError(f"cannot write to output_dir={path}: {error.strerror}; give another folder") from None
-    return created
+    return lock
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Keep other runs from writing in a folder while it is read, unless this process cannot write there itself."""
+    try:
+        lock = FolderLock(path, f"the folder {path} of the checkpoint", SHORT_WAIT)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _load_run(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint, and check that the model and the log beside it are of the same run."""
+    state = resume.load(checkpoint)
+    if (checkpoint.parent / MODEL).exists():
+        best_of(checkpoint.parent / MODEL, state["eqmol"]["run"])
+    if (checkpoint.parent / LOG).exists():
+        read_rows(checkpoint.parent / LOG)
+    return state
+
+
+def _remove_empty(folders: tuple[Path, ...]) -> None:
+    """Remove folders, innermost first, as far as they are empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or gone
+            return
+
+
+def run_name(config: dict[str, Any]) -> str:
+    """Return what tells a run from others, also when it is repeated: a digest of all settings that a resumed run keeps."""
+    kept = {key: value for key, value in _flat(config).items() if not _is_changeable(key)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_unchanged(config: dict[str, Any], earlier: dict[str, Any]) -> None:

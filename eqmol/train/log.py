@@ -2,6 +2,7 @@
 
 import csv
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.train.export import BestModel
 from eqmol.train.stop import Clock
@@ -45,6 +47,8 @@ class EpochLog(Callback):
         if not trainer.is_global_zero:
             return
         rows = read_rows(self.path) if self.path.exists() else []
+        if any(row.keys() != set(columns(pl_module)) for row in rows):
+            raise InputError(f"{self.path} has other columns than this run; move it away to go on with a new one")
         kept = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
         with replacing(self.path) as file:
             csv.writer(file, lineterminator="\n").writerow(columns(pl_module))
@@ -83,10 +87,21 @@ class EpochLog(Callback):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the complete rows of a ``log.csv``; a killed run may have left half a line at the end."""
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    return list(csv.DictReader(io.StringIO(complete)))
+    """Return the complete rows of a ``log.csv``; a killed run may have left half a line at the end.
+
+    Raises:
+        InputError: another kind of file, damaged, or with epochs out of order.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), strict=True))
+        epochs = [int(row["epoch"]) for row in rows]
+        whole = all(None not in row and None not in row.values() for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        raise InputError(f"{path} is not the log of a run; move it away to go on with a new one") from None
+    if not whole or any(later <= earlier for earlier, later in pairwise(epochs)):
+        raise InputError(f"{path} is damaged (row by row, not every epoch once); move it away to go on with a new one")
+    return rows
 
 
 class Screen(Callback):

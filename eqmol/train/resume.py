@@ -2,18 +2,23 @@
 
 Lightning's checkpoint (averaged and raw weights, optimiser, loops, the loader's cursor, early stopping) plus the
 schedule, the random states, the clock, the best score, the algorithms and the configuration. It holds plain values and
-tensors only, so it is loaded with ``weights_only=True``.
+tensors only, so it is loaded with ``weights_only=True``. The SHA-256 of all other bytes ends the file, as the comment of
+its zip archive; :func:`torch.load` reads it all the same.
 """
 
+import hashlib
 import os
 import random
+import struct
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import nn
 
 from eqmol import tuning
@@ -23,7 +28,26 @@ from eqmol.train import processes
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.task import Task
 
-FORMAT = 3
+FORMAT = 4
+#: What the restored parts of a checkpoint are; what they hold is checked by whoever takes them over.
+PARTS: dict[str, type] = {
+    "epoch": int,
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "state_dict": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "schedule": dict,
+    "averages": list,
+    "loader": dict,
+    "eqmol": dict,
+}
+OWN_PARTS: dict[str, type] = {"format": int, "config": dict, "algorithms": dict, "run": str}
+SEAL = b"eqmol sha256 "  #: followed by the digest in hexadecimal digits
+SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
+BLOCK = 2**20  #: bytes read at a time
 
 
 class LastCheckpoint(Callback):
@@ -34,6 +58,7 @@ class LastCheckpoint(Callback):
     Args:
         path: where.
         config: the resolved configuration.
+        run: the run's name, which its model file has too.
         clock: started here.
         interrupt: asked after every batch.
         max_seconds: training time after which the run stops.
@@ -44,6 +69,7 @@ class LastCheckpoint(Callback):
         self,
         path: Path,
         config: dict[str, Any],
+        run: str,
         clock: Clock,
         interrupt: Interrupt,
         max_seconds: float | None = None,
@@ -51,6 +77,8 @@ class LastCheckpoint(Callback):
     ):
         self.path = path
         self.config = config
+        self.run = run
+        self.began = False  # the training, with everything restored
         self.clock = clock
         self.interrupt = interrupt
         self.max_seconds = float("inf") if max_seconds is None else max_seconds
@@ -73,6 +101,7 @@ class LastCheckpoint(Callback):
         self.clock.start()
         self._saved_at, _ = self._look(pl_module)
         trainer.should_stop |= self._stopped_early or self._saved_at >= self.max_seconds
+        self.began = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to time the epoch."""
@@ -94,6 +123,8 @@ class LastCheckpoint(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; an epoch that the clock cut off keeps the checkpoint of its last batch."""
         if not trainer.is_last_batch:
+            if not trainer.should_stop:
+                raise RuntimeError(f"epoch {trainer.current_epoch + 1} ended before its last batch for no known reason")
             return
         self._inside_epoch = False
         self._stopped_early = trainer.should_stop
@@ -115,8 +146,9 @@ class LastCheckpoint(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them over."""
         self.clock.load_state_dict(state_dict["clock"])
-        self._inside_epoch = state_dict["inside_epoch"]
-        self._stopped_early = state_dict["stopped_early"]
+        self._inside_epoch, self._stopped_early = state_dict["inside_epoch"], state_dict["stopped_early"]
+        if not isinstance(self._inside_epoch, bool) or not isinstance(self._stopped_early, bool):
+            raise TypeError("inside_epoch and stopped_early must be true or false")
         self._random = state_dict["random"]
         set_random_state(state_dict["random"][processes.rank()])
 
@@ -126,7 +158,7 @@ class LastCheckpoint(Callback):
         """Add the configuration, the algorithms and the loader's cursor."""
         assert isinstance(pl_module, Task)
         chosen = algorithms(pl_module.predictor)
-        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config, "algorithms": chosen}
+        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config, "algorithms": chosen, "run": self.run}
         checkpoint["loader"] = _loader(trainer).state_dict()
 
     def on_load_checkpoint(
@@ -152,8 +184,7 @@ class LastCheckpoint(Callback):
             trainer.save_checkpoint(temporary)  # of all processes, written by the first
             if not trainer.is_global_zero:
                 return
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            seal(temporary)
             os.replace(temporary, self.path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -179,15 +210,102 @@ def load(path: Path) -> dict[str, Any]:
         InputError: not there, damaged, or not a checkpoint of this program.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            _check_seal(file)
+            _check_members(file)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}; resume=auto starts anew when there is none") from None
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+    except Exception as error:  # torch raises half a dozen kinds for a file that is none
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as a checkpoint ({reason}); give another one") from None
-    if not isinstance(checkpoint, dict) or checkpoint.get("eqmol", {}).get("format") != FORMAT:
-        raise InputError(f"{path} is not a last.ckpt of this version of eqmol")
+    wrong = _wrong_part(checkpoint)
+    if wrong is not None:
+        raise InputError(f"{path} is not a last.ckpt of this version of eqmol ({wrong}); start the run anew with it")
     return checkpoint
+
+
+def seal(path: Path) -> None:
+    """Append the SHA-256 of a file that :func:`torch.save` wrote, and wait until the disk has it."""
+    with open(path, "rb+") as file:
+        file.seek(-2, os.SEEK_END)
+        if file.read() != b"\0\0":
+            raise ValueError(f"{path} is no zip archive without a comment")
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<H", SEAL_BYTES))  # the length of the comment is the last field of the archive
+        end = file.tell()
+        digest = _digest(file, end)
+        file.seek(end)
+        file.write(SEAL + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_seal(file: IO[bytes]) -> None:
+    """Compare the content of a file with its SHA-256."""
+    end = file.seek(0, os.SEEK_END) - SEAL_BYTES
+    file.seek(max(end, 0))
+    found = file.read()
+    if end < 0 or not found.startswith(SEAL):
+        raise ValueError("it does not end with the checksum that eqmol writes, so it is truncated or not from eqmol")
+    if found != SEAL + _digest(file, end):
+        raise ValueError("its checksum does not fit its content, so it is damaged")
+
+
+def _digest(file: IO[bytes], end: int) -> bytes:
+    """Return the SHA-256 of the first ``end`` bytes of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while end > 0:
+        block = file.read(min(BLOCK, end))
+        if not block:
+            raise ValueError("it became shorter while it was read")
+        digest.update(block)
+        end -= len(block)
+    return digest.hexdigest().encode()
+
+
+def _check_members(file: IO[bytes]) -> None:
+    """Refuse an archive that unpacks to more than its own size; torch stores everything as it is."""
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its members are compressed")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("its members are larger than the file")
+
+
+def _wrong_part(checkpoint: Any) -> str | None:
+    """Return what makes loaded content no checkpoint of this program, or None."""
+    if not isinstance(checkpoint, dict):
+        return f"it holds a {type(checkpoint).__name__}"
+    own = checkpoint.get("eqmol")
+    if isinstance(own, dict) and own.get("format") != FORMAT:
+        return f"its format is {own.get('format')}, not {FORMAT}"
+    for parts, holder in ((PARTS, checkpoint), (OWN_PARTS, own)):
+        for name, kind in parts.items():
+            if not isinstance(holder, dict) or type(holder.get(name)) is not kind:
+                return f"{name!r} is missing or of another type"
+    statistics = own["config"].get("statistics")  # type: ignore[index]
+    return None if isinstance(statistics, dict) else "the statistics are missing"
+
+
+class Loaded(TorchCheckpointIO):
+    """Hands Lightning the checkpoint that was read and checked already.
+
+    Args:
+        state: what :func:`load` returned, or None for a new run.
+    """
+
+    def __init__(self, state: dict[str, Any] | None):
+        self.state = state
+
+    def load_checkpoint(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Return it, whatever lies at the path by now."""
+        assert self.state is not None
+        return dict(self.state)
 
 
 def random_state() -> dict[str, Any]:

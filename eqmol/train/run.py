@@ -28,11 +28,12 @@ from eqmol.train import folder, processes, start
 from eqmol.train.code import check_targets
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
-from eqmol.train.folder import RunFolder, check_unchanged, open_folder
+from eqmol.train.folder import RunFolder, open_folder, run_name
+from eqmol.train.guard import Guard, fit, watch
 from eqmol.train.log import EpochLog, Screen
 from eqmol.train.precision import BFLOAT16, allow_tf32, multiply_in_bfloat16
 from eqmol.train.report import print_summary, write_report
-from eqmol.train.resume import LastCheckpoint, algorithms
+from eqmol.train.resume import LastCheckpoint, Loaded, algorithms
 from eqmol.train.schedule import Budget, parse_duration
 from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
@@ -91,8 +92,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             fill_statistics(cfg, datamodule.statistics(), out, warm)
             fill_start(cfg, datamodule, out, warm)
             config = plain(cfg)
-            if out.config is not None:
-                check_unchanged(config, out.config)
+            out.check(config)
             predictor = make_predictor(cfg)
             predictor.set_domain(datamodule.shortest_distances(predictor.elements), len(datamodule.train_graphs))
             predictor.set_state(datamodule.electronic_state())
@@ -100,9 +100,10 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             task.attach(predictor)
         if not is_first:
             torch.manual_seed(cfg.seed + processes.rank())  # its own noise
-        best = BestModel(out.path / folder.MODEL, make_ema(cfg))
+        name = run_name(config)
+        best = BestModel(out.path / folder.MODEL, name, make_ema(cfg))
         interrupt = Interrupt(announce=is_first)
-        trainer = make_trainer(cfg, config, task, best, interrupt, out, console)
+        trainer = make_trainer(cfg, config, name, task, best, interrupt, out, console)
         tuned = settle_algorithms(task, datamodule, out, trainer.strategy.root_device, verify)
         if is_first:
             out.begin(cfg)
@@ -114,7 +115,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         trainer.datamodule = datamodule  # type: ignore[attr-defined]
         val_loader = share_of(datamodule.val_dataloader(), processes.rank(), processes.size())
         with interrupt:
-            trainer.fit(task, datamodule.train_dataloader(), val_loader, ckpt_path=out.checkpoint, weights_only=True)
+            fit(trainer, task, datamodule.train_dataloader(), val_loader, out.checkpoint)
         if not is_first:
             return {}
         extra = {
@@ -230,10 +231,10 @@ def fill_start(cfg: DictConfig, datamodule: Any, out: RunFolder, warm: WarmStart
 def _close(a: Any, b: Any) -> bool:
     """Return whether two trees of numbers are equal up to rounding."""
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_close, a, b))
-    return math.isclose(a, b, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_close, a, b))
+    return isinstance(b, int | float) and math.isclose(a, b, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
 
 
 def make(settings: DictConfig, **options: Any) -> Any:
@@ -311,6 +312,7 @@ def make_ema(cfg: DictConfig) -> EMA | None:
 def make_trainer(
     cfg: DictConfig,
     config: dict[str, Any],
+    name: str,
     task: Task,
     best: BestModel,
     interrupt: Interrupt,
@@ -329,7 +331,7 @@ def make_trainer(
         log,
         Screen(console, log),
         LastCheckpoint(
-            out.path / folder.LAST, config, task.clock, interrupt, task.max_seconds, settings.checkpoint_minutes
+            out.path / folder.LAST, config, name, task.clock, interrupt, task.max_seconds, settings.checkpoint_minutes
         ),
     ]
     return pl.Trainer(
@@ -344,7 +346,9 @@ def make_trainer(
         check_val_every_n_epoch=settings.check_val_every_n_epoch,
         num_sanity_val_steps=0,
         inference_mode=False,  # forces need autograd in validation
-        logger=instantiate(cfg.logger) if cfg.logger else False,
+        logger=watch(instantiate(cfg.logger)) if cfg.logger else False,
+        profiler=Guard(),
+        plugins=Loaded(out.state),
         callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,

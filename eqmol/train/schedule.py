@@ -142,7 +142,7 @@ class Plateau:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
-        self._best, self._waited, self._factor = state["best"], state["waited"], state["factor"]
+        self._best, self._waited, self._factor = float(state["best"]), int(state["waited"]), float(state["factor"])
 
 
 def _warmup(step: int, warmup_steps: int) -> float:

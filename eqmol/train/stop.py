@@ -46,7 +46,7 @@ class Clock:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continue from an earlier session."""
-        self._before, self._lap_began = state["elapsed"], state["lap_began"]
+        self._before, self._lap_began = float(state["elapsed"]), float(state["lap_began"])
 
 
 class Interrupt:

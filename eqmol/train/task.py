@@ -257,7 +257,7 @@ class RunningMean:
 
     def set_state(self, state: tuple[float, float]) -> None:
         """Continue from an earlier state."""
-        self._total, self._weight = state
+        self._total, self._weight = map(float, state)
 
 
 class Validation:

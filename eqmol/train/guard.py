@@ -1,0 +1,80 @@
+"""A training that ends for no known reason is a failed one.
+
+Lightning's loops take a StopIteration from any hook for the end of the data, and two other exceptions for a wish to stop.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
+
+from eqmol.errors import InputError
+from eqmol.train.resume import LastCheckpoint
+from eqmol.train.stop import Interrupted
+from eqmol.train.task import NonFiniteLossError
+
+LONGEST_REASON = 300  #: characters of another library's message that are shown
+
+
+class Guard(PassThroughProfiler):
+    """Makes an ordinary error of a StopIteration: Lightning calls every hook inside a context of its profiler."""
+
+    @contextmanager
+    def profile(self, action_name: str) -> Iterator[None]:
+        """Run one hook."""
+        try:
+            yield
+        except StopIteration as error:
+            raise RuntimeError(f"StopIteration in {action_name}") from error
+
+
+def watch(logger: Logger) -> Logger:
+    """Guard the one method of a logger that Lightning calls outside of hooks."""
+    save = logger.save
+
+    @wraps(save)
+    def guarded() -> None:
+        with Guard().profile(f"{type(logger).__name__}.save"):
+            save()
+
+    setattr(logger, "save", guarded)  # noqa: B010 (a method is assigned on purpose)
+    return logger
+
+
+def fit(
+    trainer: pl.Trainer, task: pl.LightningModule, train_loader: Any, val_loader: Any, checkpoint: Path | None = None
+) -> None:
+    """Train until the epochs are over, the time is over or the model no longer improves.
+
+    Args:
+        trainer: its last callback is :class:`LastCheckpoint`.
+        task: what to train.
+        train_loader: batches.
+        val_loader: batches.
+        checkpoint: where the run continues.
+
+    Raises:
+        InputError: the checkpoint does not fit the run.
+        RuntimeError: the training ended otherwise.
+    """
+    last = trainer.callbacks[-1]  # type: ignore[attr-defined]
+    assert isinstance(last, LastCheckpoint)
+    try:
+        trainer.fit(task, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+    except (InputError, NonFiniteLossError, Interrupted):
+        raise
+    except Exception as error:
+        if checkpoint is None or last.began:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        raise InputError(f"{checkpoint} does not fit this run ({reason}); give another one, or start anew") from error
+    except BaseException as error:  # SystemExit(0) would look like success
+        raise RuntimeError(f"the training was ended by {type(error).__name__}") from error
+    epochs, complete = trainer.fit_loop.epoch_progress.current.processed, trainer.max_epochs
+    if not (trainer.should_stop or (complete is not None and 0 <= complete <= epochs)):
+        raise RuntimeError(f"the training ended after {epochs} epochs for no known reason")
