@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -268,7 +267,7 @@ class ResumableLoader(DataLoader):
                     f"the run to be resumed had {name.replace('_', ' ')} {state.get(name)}, this one has "
                     f"{settings.get(name)}; resume with the same data, or start a new run"
                 )
-        self.epoch, self.consumed = index(state["epoch"]), index(state["consumed"])
+        self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
 
     def _settings(self) -> dict[str, int]:
         """Return what the order of the batches depends on."""

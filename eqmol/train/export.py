@@ -75,5 +75,7 @@ def best_of(path: Path, run: str) -> tuple[float, int]:
     saved = checkpoint.read_header(path).document["metrics"]
     score, epoch = saved.get("val_loss"), saved.get("epoch")
     if saved.get("run") != run or type(score) is not float or type(epoch) is not int:
-        raise InputError(f"{path} is not the best model of this run; move it away, then resume, or start anew elsewhere")
+        raise InputError(
+            f"{path} is not the best model of this run; move it away, then resume, or start anew elsewhere"
+        )
     return score, epoch

@@ -3,8 +3,6 @@
 Lightning's loops take a StopIteration from any hook for the end of the data, and two other exceptions for a wish to stop.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,27 @@ LONGEST_REASON = 300  #: characters of another library's message that are shown
 class Guard(PassThroughProfiler):
     """Makes an ordinary error of a StopIteration: Lightning calls every hook inside a context of its profiler."""
 
-    @contextmanager
-    def profile(self, action_name: str) -> Iterator[None]:
-        """Run one hook."""
-        try:
-            yield
-        except StopIteration as error:
-            raise RuntimeError(f"StopIteration in {action_name}") from error
+    def profile(self, action_name: str) -> "Hook":  # type: ignore[override]  # a generator would let StopIteration pass
+        """Return what one hook runs in."""
+        return Hook(action_name)
+
+
+class Hook:
+    """The context of one hook.
+
+    Args:
+        name: what failed, if it fails.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, StopIteration):
+            raise RuntimeError(f"StopIteration in {self.name}") from error
 
 
 def watch(logger: Logger) -> Logger:
@@ -39,7 +51,7 @@ def watch(logger: Logger) -> Logger:
 
     @wraps(save)
     def guarded() -> None:
-        with Guard().profile(f"{type(logger).__name__}.save"):
+        with Hook(f"{type(logger).__name__}.save"):
             save()
 
     setattr(logger, "save", guarded)  # noqa: B010 (a method is assigned on purpose)
@@ -75,6 +87,6 @@ def fit(
         raise InputError(f"{checkpoint} does not fit this run ({reason}); give another one, or start anew") from error
     except BaseException as error:  # SystemExit(0) would look like success
         raise RuntimeError(f"the training was ended by {type(error).__name__}") from error
-    epochs, complete = trainer.fit_loop.epoch_progress.current.processed, trainer.max_epochs
+    epochs, complete = trainer.current_epoch, trainer.max_epochs
     if not (trainer.should_stop or (complete is not None and 0 <= complete <= epochs)):
         raise RuntimeError(f"the training ended after {epochs} epochs for no known reason")

@@ -11,6 +11,7 @@ import os
 import random
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,6 +64,7 @@ class LastCheckpoint(Callback):
         interrupt: asked after every batch.
         max_seconds: training time after which the run stops.
         minutes: time between two checkpoints inside an epoch, or None for none.
+        held: raises when the folder is another process's by now.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class LastCheckpoint(Callback):
         interrupt: Interrupt,
         max_seconds: float | None = None,
         minutes: float | None = None,
+        held: Callable[[], None] | None = None,
     ):
         self.path = path
         self.config = config
@@ -83,6 +86,7 @@ class LastCheckpoint(Callback):
         self.interrupt = interrupt
         self.max_seconds = float("inf") if max_seconds is None else max_seconds
         self.interval = float("inf") if minutes is None else 60.0 * minutes
+        self.held = held
         self._seen = self._saved_at = 0.0  # training time
         self._inside_epoch = False
         self._random: list[dict[str, Any]] | None = None
@@ -164,12 +168,18 @@ class LastCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember the loader's cursor until there is a loader."""
+        """Remember the loader's cursor until there is a loader; Lightning ignores callbacks whose state is missing."""
+        stateful = (c.state_key for c in trainer.callbacks if type(c).state_dict is not Callback.state_dict)  # type: ignore[attr-defined]
+        for name in stateful:
+            if not isinstance(checkpoint["callbacks"].get(name), dict):
+                raise TypeError(f"the state of {name} is missing")
         self._loader = checkpoint["loader"]
 
     def _look(self, pl_module: pl.LightningModule) -> tuple[float, bool]:
         """Return the training time and whether a stop was requested, the same in all processes."""
         assert isinstance(pl_module, Task)
+        if self.held is not None:
+            self.held()
         self._seen, signum = processes.highest(self.clock.elapsed(), self.interrupt.requested or 0)
         pl_module.seconds = self._seen
         if signum > 0:

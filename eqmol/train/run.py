@@ -331,7 +331,14 @@ def make_trainer(
         log,
         Screen(console, log),
         LastCheckpoint(
-            out.path / folder.LAST, config, name, task.clock, interrupt, task.max_seconds, settings.checkpoint_minutes
+            out.path / folder.LAST,
+            config,
+            name,
+            task.clock,
+            interrupt,
+            task.max_seconds,
+            settings.checkpoint_minutes,
+            None if out.lock is None else out.lock.check,
         ),
     ]
     return pl.Trainer(
