@@ -5,8 +5,9 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException, _TunerExitException
 
+from eqmol.cli import train as cli
 from eqmol.data.loader import CompleteLoader
-from eqmol.train import cli, run
+from eqmol.train import run
 from eqmol.train.export import BestModel
 from eqmol.train.guard import watch
 from eqmol.train.log import EpochLog
