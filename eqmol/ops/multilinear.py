@@ -6,7 +6,7 @@ places, so an algorithm writes one function, which need not record its intermedi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -35,14 +35,34 @@ class Polynomial(ABC):
         """As :meth:`Form.partials`, for any number of appended tangents; the derivative for slot 0 depends on argument 0."""
 
 
-def partials(form: Form | Polynomial, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+class JointForm(ABC):
+    """A form that differentiates a sum of itself, each term with another argument exchanged, in one sweep."""
+
+    @abstractmethod
+    def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        """As :meth:`Form.partials`."""
+
+    @abstractmethod
+    def joint_partials(
+        self, slots: Sequence[int], arguments: Sequence[Tensor | None], exchanged: Mapping[int, Tensor]
+    ) -> Sequence[Tensor] | None:
+        """Derivatives of Σ_i F(..., exchanged[i] in place of argument i, ...) with respect to ``arguments[slot]`` for every slot;
+        None where they must be computed one by one.
+        """
+
+
+def partials(
+    form: Form | Polynomial | JointForm, slots: Sequence[int], arguments: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
     """``form.partials(slots, arguments)``, differentiable any number of times with respect to the arguments."""
     return _Partials.apply(form, tuple(slots), *arguments)
 
 
 class _Partials(torch.autograd.Function):
     @staticmethod
-    def forward(form: Form | Polynomial, slots: tuple[int, ...], *arguments: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        form: Form | Polynomial | JointForm, slots: tuple[int, ...], *arguments: Tensor | None
+    ) -> tuple[Tensor, ...]:
         return tuple(form.partials(slots, arguments))
 
     @staticmethod
@@ -56,6 +76,14 @@ class _Partials(torch.autograd.Function):
         # the outputs against their cotangents h_i are the sum over i of F with h_i in place of argument i, or, where F is a
         # polynomial of it, of F differentiated along h_i
         total: list[Tensor | None] = [None] * len(ctx.saved_tensors)
+        exchanged = {slot: g for slot, g in zip(ctx.slots, gradients, strict=True) if g is not None}
+        if isinstance(ctx.form, JointForm) and len(exchanged) > 1 and not torch.is_grad_enabled():
+            wanted = [j for j in range(len(total)) if ctx.needs_input_grad[2 + j]]
+            joint = ctx.form.joint_partials(wanted, ctx.saved_tensors, exchanged)
+            if joint is not None:
+                for j, value in zip(wanted, joint, strict=True):
+                    total[j] = value
+                return None, None, *total
         for slot, gradient in zip(ctx.slots, gradients, strict=True):
             along = slot == 0 and isinstance(ctx.form, Polynomial)
             wanted = [j for j in range(len(total)) if (along or j != slot) and ctx.needs_input_grad[2 + j]]

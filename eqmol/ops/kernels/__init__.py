@@ -70,7 +70,7 @@ def convolution(
     """As :meth:`eqmol.ops.contract.Convolution.forward`; None where there is no kernel."""
     if senders.dim() > 1 or not _can_run(op, x, harmonics, *weight, senders, receivers):
         return None
-    if forms.edge_kernel(op.spec, frozenset("v"), harmonics.shape[1], x.dtype) is None:
+    if forms.edge_kernel(op.spec, frozenset("v"), frozenset(), harmonics.shape[1], x.dtype) is None:
         return None
     return convolution_by_program(op, x, harmonics, weight, senders, receivers, num_receivers, True)
 

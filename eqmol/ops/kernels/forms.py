@@ -12,13 +12,14 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from eqmol.ops.contract import RadialWeight
 from eqmol.ops.kernels import cpp, library
 from eqmol.ops.kernels.evaluate import evaluate
 from eqmol.ops.kernels.expressions import SLOPE, Program
 from eqmol.ops.kernels.library import Kernel
 from eqmol.ops.kernels.programs import edge_program, power_program, product_program
 from eqmol.ops.kernels.sparse import edge_terms, power_terms
-from eqmol.ops.multilinear import Polynomial
+from eqmol.ops.multilinear import JointForm, Polynomial
 from eqmol.ops.spec import Spec
 from eqmol.so3.layout import dim
 
@@ -26,10 +27,14 @@ from eqmol.so3.layout import dim
 POWER_SETS: Mapping[int, Sequence[str]] = {0: ("v", "x", "xc"), 1: ("xcv",)}
 PRODUCT_SETS = ("v", "xy", "xyw", "xywv")
 EDGE_SETS = ("v", "wm", "xwm", "xwmv")
+#: Exchanged arguments whose sums are compiled, for derivatives of forces: features of the first layer do not depend on positions.
+JOINT_SETS = (frozenset("wm"), frozenset("wxm"))
 #: Statements of a program beyond which it is not compiled.
 MAX_STATEMENTS = 12_000
 #: Weights of edges that are made at a time: they stay in the cache.
 CHUNK = 1 << 17
+#: Weights of edges that are kept for derivatives if there are no more.
+KEPT = 1 << 23
 
 
 def smallest(sets: Sequence[str], wanted: Collection[str]) -> frozenset[str] | None:
@@ -56,9 +61,11 @@ def _node_kernel(program: Program, dtype: torch.dtype) -> Kernel | None:
 
 
 @lru_cache(maxsize=512)
-def edge_kernel(spec: Spec, wanted: frozenset[str], components: int, dtype: torch.dtype) -> Kernel | None:
+def edge_kernel(
+    spec: Spec, wanted: frozenset[str], moving: frozenset[str], components: int, dtype: torch.dtype
+) -> Kernel | None:
     """The compiled program, or None where it cannot be made."""
-    program = edge_program(spec, wanted)
+    program = edge_program(spec, wanted, moving)
     if cpp.statements(program) > MAX_STATEMENTS:
         return None
     width = library.width(dtype)
@@ -176,11 +183,12 @@ def _by_torch(program: Program, given: Mapping[str, Tensor], grouped: str, group
     return result
 
 
-class EdgeForm:
+class EdgeForm(JointForm):
     """Σ_e v of the receiver · message. Arguments: hidden [E, H], matrix [H, W, C], x [N, lm_in, C], harmonics [E, lm], v
     [receivers, lm_out, C].
 
-    Weights are made a chunk of edges at a time, and so are their slopes; messages are added to the results as they are made.
+    Messages are added to the results as they are made. Weights and their slopes are made a chunk of edges at a time; those of the
+    first evaluation are kept for the others if they are few.
 
     Args:
         spec: of a convolution.
@@ -196,74 +204,136 @@ class EdgeForm:
     ) -> None:
         self.spec, self.shape, self.compiled = spec, shape, compiled
         self.senders, self.receivers = senders.contiguous(), receivers.contiguous()
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
-        hidden, matrix, x, y, v = (None if a is None else a.contiguous() for a in arguments)
-        assert hidden is not None
-        assert matrix is not None
-        assert x is not None
-        assert y is not None
+        hidden, matrix, x, y, v = _contiguous(arguments)
         wanted = frozenset(self.NAMES[slot] for slot in slots)
         found = smallest(EDGE_SETS, wanted) if self.compiled and (v is not None or wanted == {"v"}) else None
-        kernel = None if found is None else edge_kernel(self.spec, found, y.shape[1], x.dtype)
-        nodes = {"x": x} if v is None else {"x": x, "v": v}
-        sums = {SLOPE + "x": torch.zeros_like(x), SLOPE + "v": x.new_zeros(self.shape)}
-        check_indices("sender", self.senders, len(x))
-        check_indices("receiver", self.receivers, self.shape[0])
+        kernel = None if found is None else edge_kernel(self.spec, found, frozenset(), y.shape[1], x.dtype)
+        run = _EdgeRun(self, kernel or edge_program(self.spec, wanted), x, y, {} if v is None else {"v": v})
         flat = matrix.flatten(1)
-        result = [hidden.new_empty(hidden.shape), torch.zeros_like(flat), sums["d_x"], torch.empty_like(y), sums["d_v"]]
-        size = max(1, CHUNK // max(flat.shape[1], 1))
-        for rows in _chunks(len(hidden), size):
-            weight = (hidden[rows] @ flat).unflatten(1, matrix.shape[1:])
-            edges = self.senders[rows], self.receivers[rows]
-            if kernel is None:
-                own = self._by_torch(edge_program(self.spec, wanted), nodes, y[rows], weight, edges, sums)
-            else:
-                own = self._by_kernel(kernel, nodes, y[rows], weight, edges, sums)
+        result = [hidden.new_empty(hidden.shape), torch.zeros_like(flat)]
+        for rows, weight in self._weights(hidden, matrix):
+            slope = run.add(rows, {"w": weight, "m": y[rows]})["w"].flatten(1)
             if 0 in slots:
-                torch.mm(own["w"].flatten(1), flat.T, out=result[0][rows])
+                torch.mm(slope, flat.T, out=result[0][rows])
             if 1 in slots:
-                result[1].addmm_(hidden[rows].T, own["w"].flatten(1))
-            if 3 in slots:
-                result[3][rows] = own["y"]
-        result[1] = result[1].view_as(matrix)
-        return [result[slot] for slot in slots]
+                result[1].addmm_(hidden[rows].T, slope)
+        return [run.node(slot) if slot > 1 else result[slot].view_as((hidden, matrix)[slot]) for slot in slots]
 
-    def _by_kernel(
-        self,
-        kernel: Kernel,
-        nodes: Mapping[str, Tensor],
-        y: Tensor,
-        weight: Tensor,
-        edges: tuple[Tensor, Tensor],
-        sums: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
-        number, channels = len(y), weight.shape[2]
-        parts = y.new_empty(-(-channels // cpp.PART) if SLOPE + "m" in kernel.writes else 0, *y.shape)
-        slope = torch.empty_like(weight) if SLOPE + "w" in kernel.writes else weight
-        tensors = {**nodes, **sums, "w": weight, "m": y, SLOPE + "w": slope, SLOPE + "m": parts}
-        kernel((channels, number), edges, tensors, y)
-        return {"w": slope, "y": parts.sum(0)}
+    def joint_partials(
+        self, slots: Sequence[int], arguments: Sequence[Tensor | None], exchanged: Mapping[int, Tensor]
+    ) -> list[Tensor] | None:
+        moving = frozenset(self.NAMES[slot] for slot in exchanged)
+        if not self.compiled or moving not in JOINT_SETS or arguments[4] is None:
+            return None
+        hidden, matrix, x, y, v = _contiguous(arguments)
+        kernel = edge_kernel(self.spec, frozenset({"w", "w0", "x", "m", "v"}), moving, y.shape[1], x.dtype)
+        if kernel is None:
+            return None
+        along = {slot: tangent.contiguous() for slot, tangent in exchanged.items()}
+        run = _EdgeRun(self, kernel, x, y, {"v": v, **({"x0": along[2]} if 2 in along else {})})
+        flat = matrix.flatten(1)
+        result = [torch.empty_like(hidden), torch.zeros_like(flat)]
+        for rows, weight in self._weights(hidden, matrix):
+            # the weights move by Δhidden · matrix + hidden · Δmatrix
+            moved = along[0][rows] @ flat if 0 in along else hidden.new_zeros(len(weight), flat.shape[1])
+            if 1 in along:
+                moved.addmm_(hidden[rows], along[1].flatten(1))
+            tensors = {"w": weight, "w0": moved.view_as(weight), "m": y[rows]}
+            slopes = run.add(rows, {**tensors, "m0": along[3][rows]} if 3 in along else tensors)
+            slope, moved_slope = (slopes[name].flatten(1) for name in ("w", "w0"))
+            if 0 in slots:
+                torch.mm(slope, flat.T, out=result[0][rows])
+                if 1 in along:
+                    result[0][rows].addmm_(moved_slope, along[1].flatten(1).T)
+            if 1 in slots:
+                result[1].addmm_(hidden[rows].T, slope)
+                if 0 in along:
+                    result[1].addmm_(along[0][rows].T, moved_slope)
+        return [run.node(slot) if slot > 1 else result[slot].view_as((hidden, matrix)[slot]) for slot in slots]
+
+    def _weights(self, hidden: Tensor, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Chunks of edges and their weights [e, W, C]."""
+        per_edge = matrix[0].numel()
+        rows = list(_chunks(len(hidden), max(1, CHUNK // max(per_edge, 1))))
+        if self._kept is None and len(hidden) * per_edge <= KEPT:
+            self._kept = hidden.detach(), matrix.detach(), RadialWeight(hidden, matrix).dense()
+        elif self._kept is None or not (_is(self._kept[0], hidden) and _is(self._kept[1], matrix)):
+            return ((part, RadialWeight(hidden[part], matrix).dense()) for part in rows)
+        kept = self._kept[2]
+        return ((part, kept[part]) for part in rows)
+
+
+def _is(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same memory; that of ``a`` is still there and was not written since."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a._version == b._version
+
+
+class _EdgeRun:
+    """One evaluation of a form over edges: sums over nodes as they grow, and what every chunk gives.
+
+    Args:
+        form: whose.
+        how: a kernel, or a program that torch evaluates.
+        x, y: features of nodes and harmonics of all edges.
+        nodes: other tensors of nodes.
+    """
+
+    def __init__(
+        self, form: EdgeForm, how: Kernel | Program, x: Tensor, y: Tensor, nodes: Mapping[str, Tensor]
+    ) -> None:
+        check_indices("sender", form.senders, len(x))
+        check_indices("receiver", form.receivers, form.shape[0])
+        self.form, self.how, self.nodes = form, how, {"x": x, **nodes}
+        self.sums = {SLOPE + "x": torch.zeros_like(x), SLOPE + "v": x.new_zeros(form.shape)}
+        self.harmonics = torch.empty_like(y)
+
+    def node(self, slot: int) -> Tensor:
+        """The derivative by features, harmonics or the cotangent."""
+        return (self.sums[SLOPE + "x"], self.harmonics, self.sums[SLOPE + "v"])[slot - 2]
+
+    def add(self, rows: slice, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Add a chunk of edges, given weights and harmonics and their tangents.
+
+        Returns:
+            Derivatives by the weights and their tangents, [e, W, C]; of no use where they are not wanted.
+        """
+        edges = self.form.senders[rows], self.form.receivers[rows]
+        run = self._compiled if isinstance(self.how, Kernel) else self._by_torch
+        slopes, self.harmonics[rows] = run(edges, tensors)
+        return slopes
+
+    def _compiled(
+        self, edges: tuple[Tensor, Tensor], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        assert isinstance(self.how, Kernel)
+        weight, y = tensors["w"], tensors["m"]
+        parts = y.new_empty(-(-weight.shape[2] // cpp.PART) if SLOPE + "m" in self.how.writes else 0, *y.shape)
+        slopes = {n: torch.empty_like(weight) if SLOPE + n in self.how.writes else weight for n in ("w", "w0")}
+        written = {SLOPE + "m": parts, **{SLOPE + name: slope for name, slope in slopes.items()}, **self.sums}
+        self.how((weight.shape[2], len(y)), edges, {**self.nodes, **tensors, **written}, y)
+        return slopes, parts[0] if len(parts) == 1 else parts.sum(0)
 
     def _by_torch(
-        self,
-        program: Program,
-        nodes: Mapping[str, Tensor],
-        y: Tensor,
-        weight: Tensor,
-        edges: tuple[Tensor, Tensor],
-        sums: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
-        table = harmonics_table(self.spec, y.shape[1], y.dtype)
-        tensors = {"x": nodes["x"][edges[0]], "w": weight, "m": (y @ table).unsqueeze(-1)}
-        if "v" in nodes:
-            tensors["v"] = nodes["v"][edges[1]]
-        result = evaluate(program, tensors)
+        self, edges: tuple[Tensor, Tensor], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        assert isinstance(self.how, Program)
+        y = tensors["m"]
+        table = harmonics_table(self.form.spec, y.shape[1], y.dtype)
+        gathered = {name: tensor[edges[name == "v"]] for name, tensor in self.nodes.items()}
+        result = evaluate(self.how, {**tensors, **gathered, "m": (y @ table).unsqueeze(-1)})
         for name, index in zip((SLOPE + "x", SLOPE + "v"), edges, strict=True):
             if name in result:
-                sums[name].index_add_(0, index, result[name])
-        slope = result.get(SLOPE + "m", y.new_zeros(*y.shape[:1], table.shape[1], 0)).sum(-1)
-        return {"w": result.get(SLOPE + "w", weight), "y": slope @ table.T}
+                self.sums[name].index_add_(0, index, result[name])
+        slope = result.get(SLOPE + "m", y.new_zeros(len(y), table.shape[1], 0)).sum(-1)
+        return {"w": result.get(SLOPE + "w", tensors["w"])}, slope @ table.T
+
+
+def _contiguous(arguments: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """The arguments of an edge form; the cotangent may be None."""
+    return tuple(a if a is None else a.contiguous() for a in arguments)  # type: ignore[misc]
 
 
 def _chunks(number: int, size: int) -> Iterator[slice]:

@@ -230,3 +230,24 @@ def test_nothing_is_compiled_before_it_is_needed(monkeypatch):
     assert not kernels.apply(op, torch.device("cpu"), torch.bfloat16)
     case = make_case(op.spec)
     by_program(case, op, case.features, case.weights, case.vectors)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 23])
+def test_exchanged_arguments_in_one_sweep(kept, monkeypatch):
+    """Second derivatives with respect to any arguments, one by one and together, with and without weights that are kept."""
+    monkeypatch.setattr(forms, "KEPT", kept)
+    monkeypatch.setattr(forms, "CHUNK", 200)
+    swept, joint = [], forms.EdgeForm.joint_partials
+    monkeypatch.setattr(forms.EdgeForm, "joint_partials", lambda *args: swept.append(1) or joint(*args))
+    case, op = make_case(CONVOLUTION, channels=5, edges=30), create(CONVOLUTION, "cg")
+    tensors = [*case.features, *case.weights, case.vectors]
+    for chosen in ((0, 1, 2, 3), (1, 3), (0, 3), (2, 3), (0, 1, 3)):
+        slopes = []
+        for op.may_compile in (True, False):
+            leaves = [t.detach().requires_grad_() for t in tensors]
+            out = case.evaluate(op, leaves[:1], leaves[1:3], leaves[3])
+            some = [leaves[i] for i in chosen]
+            first = torch.autograd.grad(out.sin().sum(), some, create_graph=True)
+            slopes.append(torch.autograd.grad(sum(slope.cos().sum() for slope in first), leaves))
+        torch.testing.assert_close(*slopes, atol=1e-10, rtol=1e-10)
+    assert len(swept) >= 3
