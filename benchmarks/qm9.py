@@ -24,18 +24,17 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from eqmol.data.qm9 import targets as known
 from eqmol.data.qm9.datamodule import QM9, MoleculeGraphs
 from eqmol.data.qm9.statistics import composition
 from eqmol.errors import InputError
 from eqmol.files import replacing
-from eqmol.graph.properties import PROPERTIES
 
 TARGETS = ("U0", "mu", "alpha", "gap")
 BASELINES = ("linear", "boosting")
 FINGERPRINT = 2048
 LEAF = 20
 BOOSTING = {"max_iter": 300, "loss": "squared_error", "min_samples_leaf": LEAF, "random_state": 0}
-COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
 
 Vector = NDArray[np.float64]
 
@@ -155,13 +154,13 @@ def baselines(data: QM9, targets: tuple[str, ...]) -> dict[str, dict[str, float]
     useful = [column for column, values in enumerate(seen.T) if can_split(values)]
     errors: dict[str, dict[str, float]] = {name: {} for name in BASELINES}
     for target in targets:
-        values = molecules.values[:, COLUMN[target]]
+        values = molecules.values[:, known.COLUMNS[target]]
         weights, *_ = np.linalg.lstsq(constant[train.rows], values[train.rows], rcond=None)
         rest = values - constant @ weights
         boosting = HistGradientBoostingRegressor(**BOOSTING).fit(seen[:, useful], rest[train.rows])
         left = rest[test.rows]
         for name, error in (("linear", left), ("boosting", left - boosting.predict(asked[:, useful]))):
-            errors[name][target] = float(np.abs(error).mean()) * PROPERTIES[target].shown_factor
+            errors[name][target] = float(np.abs(error).mean()) * known.TARGETS[target].shown_factor
     return errors
 
 
@@ -175,7 +174,7 @@ def report(runs: list[Run], errors: dict[str, dict[str, float]], title: str) -> 
         box=box.SIMPLE_HEAD,
     )
     for target in targets:
-        table.add_column(f"{target}\n{PROPERTIES[target].shown_unit}", justify="right", no_wrap=True)
+        table.add_column(f"{target}\n{known.TARGETS[target].shown_unit}", justify="right", no_wrap=True)
     for name in BASELINES:
         table.add_row(name, "baseline", *[""] * 5, *(f"{errors[name][target]:.4g}" for target in targets))
     sentences = []
@@ -185,7 +184,7 @@ def report(runs: list[Run], errors: dict[str, dict[str, float]], title: str) -> 
             if target not in run.errors:
                 cells.append("")
                 continue
-            mae, unit = run.errors[target], PROPERTIES[target].shown_unit
+            mae, unit = run.errors[target], known.TARGETS[target].shown_unit
             better = [name for name in BASELINES if errors[name][target] <= mae]
             cells.append(f"{mae:.4g}{' *' if better else ''}")
             sentences += [
@@ -209,7 +208,7 @@ def write_csv(path: Path, runs: list[Run], errors: dict[str, dict[str, float]], 
         for *head, found in rows:
             for target, mae in found.items():
                 beats = ["" if head[1] == "baseline" else mae < errors[name][target] for name in BASELINES]
-                writer.writerow([*head, *sizes, target, PROPERTIES[target].shown_unit, f"{mae:.5g}", *beats])
+                writer.writerow([*head, *sizes, target, known.TARGETS[target].shown_unit, f"{mae:.5g}", *beats])
 
 
 def compare(folders: list[Path], path: Path) -> None:

@@ -47,8 +47,6 @@ from eqmol.so3.layout import CONVENTION
 
 FORMAT = 2
 UNITS = {"energy": "eV", "length": "Å"}
-#: Format number -> the function that turns a document of that format into one of the next.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda document: document | {"format": 2}}
 SECTIONS = ("labels", "targets", "domain", "uncertainty", "dispersion", "heads")
 AUX = "aux."
 
@@ -67,6 +65,34 @@ _KEYS = {
 }
 _OPTIONAL = {"digest": str, **dict.fromkeys(SECTIONS, dict)}
 _STORED_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "BOOL": torch.bool}
+
+#: Kind and unit of the properties that format 1 knew by their names, QM9's.
+_FORMAT_1_UNITS = {
+    **dict.fromkeys(("U0", "U", "H", "G", "zpve", "U0_atom", "U_atom", "H_atom", "G_atom"), ("extensive", "eV")),
+    **dict.fromkeys(("homo", "lumo", "gap"), ("intensive", "eV")),
+    **dict.fromkeys(("A", "B", "C"), ("intensive", "GHz")),
+    **{"mu": ("dipole_norm", "D"), "alpha": ("extensive", "a0³"), "r2": ("extent", "a0²")},
+    "Cv": ("extensive", "cal/(mol K)"),
+}
+
+
+def _from_format_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Name kinds and units of properties, and the size of a molecule's errors from that of its atoms (18 in QM9's mean)."""
+    recipe = document.get("recipe")
+    if not isinstance(recipe, dict) or not isinstance(statistics := recipe.get("statistics"), dict):
+        return document | {"format": 2}
+    upgraded = {}
+    for name, entry in statistics.items():
+        if name not in _FORMAT_1_UNITS or not isinstance(entry, dict) or type(entry.get("scale")) not in (int, float):
+            raise InputError(f"the statistics of the property {name[:80]!r} are not those of a file of format 1")
+        kind, unit = _FORMAT_1_UNITS[name]
+        spread = entry["scale"] * (18**0.5 if kind in ("extensive", "extent") else 1.0)
+        upgraded[name] = {**entry, "kind": kind, "unit": unit, "spread": spread}
+    return document | {"format": 2, "recipe": {**recipe, "statistics": upgraded}}
+
+
+#: Format number -> the function that turns a document of that format into one of the next.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
 
 Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 

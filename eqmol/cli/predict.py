@@ -290,7 +290,7 @@ def _predict_files(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
         for (atoms, labels, _), result in evaluated(model, frames, batch_size, close_contacts, states):
-            attach(atoms, result)
+            attach(atoms, result, model)
             write_frame(file, atoms)
             errors.add(result, labels, len(atoms))
             number += 1

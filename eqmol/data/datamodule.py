@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ase
 import lightning.pytorch as pl
 import numpy as np
 import torch
@@ -14,13 +15,15 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill
-from eqmol.data.reader import LabelSummary, missing_label, read_frames
+from eqmol.data.reader import LabelSummary, missing_label, read_frames, read_target
 from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
+from eqmol.data.targets import measure_targets, references_table, target_values, targets_table
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate, from_atoms
 from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.electronic import DEFAULT, ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
+from eqmol.graph.targets import Target
 
 #: Training structures that an untrained model is measured on, and atoms that are enough from a fourth of them on.
 SAMPLE, SAMPLE_ATOMS = 32, 500
@@ -101,6 +104,10 @@ class GraphSets(pl.LightningDataModule):
             chosen.append(self.train_graphs[index])
         return chosen
 
+    def comparisons(self) -> dict[str, dict[str, float]]:
+        """Return errors of others on the same test set: name -> target -> mean absolute error in the unit of tables."""
+        return {}
+
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training set, resumable within an epoch; those of this process, if several train."""
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -176,6 +183,8 @@ class DataModule(GraphSets):
         energy_key: name of the total energy in the files, eV.
         forces_key: name of the forces, eV/Å.
         stress_key: name of the stress, eV/Å³.
+        targets: properties of one's own, by name: ``{kind: tensor, unit: a0³, key: alpha}``, see
+            :mod:`eqmol.graph.targets`; ``key``, the name in the files, is the target's own if not given.
         electronic_state: ``stop`` refuses structures of different charge or spin, see :mod:`eqmol.graph.electronic`; ``warn``
             counts them.
         options: see :class:`GraphSets`. Of ``required``, energy and forces must be in every frame, stress in some frame
@@ -200,10 +209,12 @@ class DataModule(GraphSets):
         energy_key: str = "energy",
         forces_key: str = "forces",
         stress_key: str = "stress",
+        targets: Mapping[str, Any] | None = None,
         electronic_state: str = "stop",
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.targets, self.target_keys = _own_targets(targets or {}, self.required)
         self.folder = Path()
         self.train_file = train_file
         self.val_file = val_file
@@ -231,6 +242,11 @@ class DataModule(GraphSets):
         self.test_graphs = self.read_tests()
         self._check_elements()
         self._statistics = measure(self.train_graphs, free_atoms(isolated))
+        self._properties = measure_targets(self.targets, self.train_graphs, self._statistics.elements)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return those of all sets and, with targets of one's own, "properties", see :mod:`eqmol.data.targets`."""
+        return super().statistics() | ({"properties": self._properties} if self.targets else {})
 
     def electronic_state(self) -> ElectronicState:
         """Return charge and spin of all structures, as the files state them."""
@@ -244,7 +260,12 @@ class DataModule(GraphSets):
             edges = sum(graph.edge_index.shape[1] for graph in graphs)
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
         statistics = self._measured()
-        return [sets, self._labels.table(), statistics.table(), statistics.notes(), *self._states.notes()]
+        if not self.targets:
+            return [sets, self._labels.table(), statistics.table(), statistics.notes(), *self._states.notes()]
+        values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
+        references = references_table(self._properties, statistics.elements)
+        shown: list[RenderableType] = [sets, targets_table(self.targets, values)]
+        return [*shown, *([] if references is None else [references]), *self._states.notes()]
 
     def read(self, file: str | Path, required: Sequence[str] | None = None) -> list[AtomGraph]:
         """Read the frames of one file; all get the same labels, NaN where a frame has none.
@@ -260,6 +281,7 @@ class DataModule(GraphSets):
             if not atoms.pbc.all():
                 labels.pop(STRESS, None)  # defined for three periodic directions only
             graph = from_atoms(atoms, self.cutoff, **labels, source=source)
+            self._add_targets(graph, atoms, source)
             self._states.add(atoms, source, is_isolated(graph))
             if FORCES not in graph and is_isolated(graph):
                 graph.forces = torch.zeros(1, 3, dtype=torch.float64)  # by symmetry
@@ -270,6 +292,16 @@ class DataModule(GraphSets):
         if STRESS in required and not any(STRESS in graph for graph in graphs):
             raise missing_label(STRESS, keys[STRESS], atoms, f"{path}, all frames")
         return _complete(graphs)
+
+    def _add_targets(self, graph: AtomGraph, atoms: ase.Atoms, source: str) -> None:
+        """Add the properties of a frame to its graph, NaN where it has none."""
+        for target in self.targets:
+            value, _ = read_target(atoms, target, self.target_keys[target.name], source)
+            shape = ((len(atoms),) if target.is_atomic else (1,)) + target.components
+            if value is None:
+                graph[target.field] = torch.full(shape, torch.nan, dtype=torch.float64)
+            else:
+                graph[target.field] = torch.from_numpy(value.reshape(shape))
 
     def read_tests(self) -> dict[str, list[AtomGraph]]:
         """Return the test sets."""
@@ -330,6 +362,32 @@ class DataModule(GraphSets):
                         f"{', '.join(chemical_symbols[z] for z in known.tolist())}); add such structures to the "
                         f"training set or remove the frame from the set '{name}'"
                     )
+
+
+def _own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[list[Target], dict[str, str]]:
+    """Return the targets that are trained on and the keys under which files have them.
+
+    Raises:
+        InputError: a declaration that cannot be, or a target that is not declared.
+    """
+    if not isinstance(settings, Mapping):
+        raise InputError(
+            f"data.targets={settings!r} must declare targets, as in {{alpha: {{kind: tensor, unit: a0³}}}}"
+        )
+    found, keys = {}, {}
+    for name, node in settings.items():
+        key = node.get("key", name) if isinstance(node, Mapping) else name
+        if not isinstance(key, str):
+            raise InputError(f"data.targets.{name}.key={key!r} must be the name of a label in the files")
+        rest = {k: v for k, v in node.items() if k != "key"} if isinstance(node, Mapping) else node
+        found[str(name)], keys[str(name)] = Target.read(str(name), rest), key
+    for name in required:
+        if name not in LABELS and name not in found:
+            raise InputError(
+                f"the target {name} is not declared: add data.targets={{{name}: {{kind: ..., unit: ...}}}}; declared are "
+                f"{', '.join(found) or 'none'}"
+            )
+    return [found[name] for name in required if name in found], keys
 
 
 def _complete(graphs: list[AtomGraph]) -> list[AtomGraph]:

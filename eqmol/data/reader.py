@@ -21,6 +21,7 @@ from rich.table import Table
 from eqmol.bounded import Text, bounded_memory, check_database, check_expansion
 from eqmol.errors import InputError, printable, reason_of
 from eqmol.graph.keys import ENERGY, FORCES, STRESS
+from eqmol.graph.targets import Target
 
 #: label -> its value: energy float in eV, forces [N, 3] in eV/Å, stress [3, 3] in eV/Å³
 Labels = dict[str, Any]
@@ -91,6 +92,34 @@ def read_frames(
         yield atoms, labels, source
     if number < 0:
         raise InputError(f"{path} is empty: it holds no structures")
+
+
+def read_target(atoms: ase.Atoms, target: Target, key: str, source: str) -> tuple[NDArray[np.float64] | None, str]:
+    """Return a property of a frame and where it was found, or (None, "") where the frame has none.
+
+    It is looked up as the labels are, see :func:`read_frames`. A symmetric tensor may be [3, 3], 9 numbers, or 6 in Voigt order
+    (xx yy zz yz xz xy).
+
+    Raises:
+        InputError: another shape, no numbers, or a tensor that is not symmetric.
+    """
+    found, place = _find(atoms, key, source)
+    if found is None:
+        return None, ""
+    what = f"{source}: '{key}' in {place}"
+    value = _numbers(found, what)
+    if target.kind == "tensor" and value.shape == (6,):
+        value = voigt_6_to_full_3x3_stress(value)
+    shape = ((len(atoms),) if target.is_atomic else ()) + target.components
+    if value.size != math.prod(shape):
+        wanted = f"{list(shape)}" if shape else "one number"
+        raise InputError(
+            f"{what} has shape {list(value.shape)}, but the target {target.name} ({target.kind}) is {wanted}"
+        )
+    value = value.reshape(shape)
+    if target.kind == "tensor" and not np.allclose(value, value.T, rtol=1e-3, atol=1e-6, equal_nan=True):
+        raise InputError(f"{what} is not symmetric: {value.tolist()}")
+    return value, f"{place}['{key}']"
 
 
 def missing_label(label: str, key: str, atoms: ase.Atoms, source: str) -> InputError:

@@ -27,3 +27,4 @@ CONFIG_TYPE: Final = "config_type"  #: [G] str, the frame's group in error table
 SOURCE: Final = "source"  #: [G] str, "path, frame 17", for messages
 
 LABELS: Final = (ENERGY, FORCES, STRESS)
+FEATURES: Final = "features"  #: [N, features] float64, further inputs; where a model reads them

@@ -11,6 +11,7 @@ from torch import Tensor
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, NeighborList, check_numbers, collate, from_atoms
 from eqmol.graph.contacts import SHORTEST, CloseContacts
+from eqmol.graph.targets import Target
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
 
@@ -59,7 +60,8 @@ def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph]) -> list[dict[
     Returns:
         For each structure, of a potential: ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it
         is periodic in three directions, ``stress`` [3, 3] (eV/Å³); of a model of properties: each of them (float, in the unit
-        of :mod:`eqmol.graph.properties`), and with ``mu`` also ``dipole`` [3] (D) and ``charges`` [N] (e). Float64 NumPy.
+        of its target), atomic ones as [N], vectors as [3], tensors as [3, 3], and of dipole moments also ``charges`` [N] (e).
+        Float64 NumPy.
 
     Raises:
         InputError: a result that is not finite.
@@ -87,19 +89,22 @@ def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph]) -> list[dict[
 
 
 def _properties(
-    output: Mapping[str, Tensor], targets: Sequence[str], graphs: Sequence[AtomGraph]
+    output: Mapping[str, Tensor], targets: Mapping[str, Target], graphs: Sequence[AtomGraph]
 ) -> list[dict[str, Any]]:
     values = _arrays(output)
+    further = [name for name in ("dipole", "charges") if name in values and name not in targets]
     results: list[dict[str, Any]] = []
     begin = 0
     for number, graph in enumerate(graphs):
         atoms = slice(begin, begin := begin + len(graph.pos))
-        result: dict[str, Any] = {name: float(values[name][number]) for name in targets}
-        for name, value in result.items():
-            if not np.isfinite(value):
+        result: dict[str, Any] = {}
+        for name, target in targets.items():
+            value = values[name][atoms if target.is_atomic else number]
+            if not np.isfinite(value).all():
                 raise InputError(f"{_source(graph)}{name} is not finite; the structure is unlike what the model knows")
-        if "dipole" in values:
-            result |= {"dipole": values["dipole"][number], "charges": values["charges"][atoms]}
+            result[name] = value if value.ndim else float(value)
+        for name in further:
+            result[name] = values[name][atoms if name == "charges" else number]
         results.append(result)
     return results
 

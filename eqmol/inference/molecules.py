@@ -3,12 +3,14 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
+from ase.stress import full_3x3_to_voigt_6_stress
 from rdkit import Chem
 from rich import box
 from rich.table import Table
@@ -17,7 +19,8 @@ from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import CloseContacts
-from eqmol.graph.properties import FEATURES, PROPERTIES
+from eqmol.graph.keys import FEATURES
+from eqmol.graph.targets import Target
 from eqmol.inference.batches import batches
 from eqmol.inference.calculator import Calculator
 from eqmol.inference.evaluate import close_contacts as guard_of
@@ -30,6 +33,7 @@ from eqmol.molecules.molecule import UFF, Failure, Molecule
 #: eV/Å; relaxations stop below it, and fail after so many steps.
 FMAX = 0.02
 MAX_STEPS = 500
+VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,24 @@ def _values(model: Predictor, graphs: list[AtomGraph]) -> list[dict[str, float]]
     if isinstance(model, Potential):
         return [{"energy (eV)": result["energy"]} for result in results]
     assert isinstance(model, Properties)
-    rows = []
-    for result in results:
-        row = {f"{name} ({PROPERTIES[name].unit})": result[name] for name in model.targets}
-        if "dipole" in result:
-            row |= {f"dipole_{axis} (D)": float(result["dipole"][i]) for i, axis in enumerate("xyz")}
-        rows.append(row)
-    return rows
+    return [_row(model.targets, result) for result in results]
+
+
+def _row(targets: Mapping[str, Target], result: Mapping[str, Any]) -> dict[str, float]:
+    """One number per column; values of atoms have no place in a row."""
+    row: dict[str, float] = {}
+    for name, target in targets.items():
+        unit = f" ({target.unit})" if target.unit else ""
+        if target.kind == "tensor":
+            parts = full_3x3_to_voigt_6_stress(result[name])
+            row |= {f"{name}_{axes}{unit}": float(x) for axes, x in zip(VOIGT, parts, strict=True)}
+        elif target.components:
+            row |= {f"{name}_{axis}{unit}": float(x) for axis, x in zip("xyz", result[name], strict=True)}
+        elif not target.is_atomic:
+            row[f"{name}{unit}"] = result[name]
+    if "dipole" in result and "dipole" not in targets:
+        row |= {f"dipole_{axis} (D)": float(x) for axis, x in zip("xyz", result["dipole"], strict=True)}
+    return row
 
 
 def structure_note(predictions: Sequence[Prediction]) -> str:

@@ -17,6 +17,7 @@ from eqmol.graph.electronic import StateGuard
 from eqmol.inference.batches import batches
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
+from eqmol.models import Properties
 from eqmol.models.predictor import Predictor
 
 Frame = tuple[Atoms, dict[str, Any], str]  #: structure, labels, "path, frame 17"
@@ -109,13 +110,15 @@ class Errors:
         return summary
 
 
-def attach(atoms: Atoms, result: Mapping[str, Any]) -> None:
-    """Write predictions beside what the structure carries, in place of those of an earlier prediction."""
+def attach(atoms: Atoms, result: Mapping[str, Any], model: Predictor) -> None:
+    """Write a model's predictions beside what the structure carries, in place of those of an earlier prediction."""
+    targets = model.targets if isinstance(model, Properties) else {}
+    per_atom = {*PER_ATOM, *(name for name, target in targets.items() if target.is_atomic)}
     for place in (atoms.info, atoms.arrays):
         for key in [key for key in place if key.startswith(PREFIX)]:
             del place[key]
     for name, value in result.items():
-        if name in PER_ATOM:
+        if name in per_atom:
             atoms.arrays[PREFIX + name] = value
         elif name != "energies":
             atoms.info[PREFIX + name] = full_3x3_to_voigt_6_stress(value) if name == "stress" else value

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
-from eqmol.graph.properties import FEATURES, PROPERTIES
+from eqmol.graph.keys import FEATURES
+from eqmol.graph.targets import Target
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.predictor import Predictor, edge_vectors, owners
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 GAPS = ("direct", "difference")
-#: Atoms of a molecule of QM9 in the mean; turns scales for each √atom into scales of molecules.
-TYPICAL_ATOMS = 18
+#: Kinds that refer to positions themselves, which periodic directions do not have.
+MOLECULAR = ("dipole", "dipole_norm", "extent")
+#: What the statistics of a target hold.
+ENTRY = frozenset({"kind", "unit", "e0", "mean", "scale", "spread"})
 
 
 class Standardise(DoubleBuffers):
@@ -59,13 +62,13 @@ class Standardise(DoubleBuffers):
 
 
 class Properties(Predictor):
-    """Several properties from one backbone, each by a head that suits it; see :mod:`eqmol.graph.properties`.
+    """Several properties from one backbone, each by a head that suits its kind; see :mod:`eqmol.graph.targets`.
 
     Args:
         backbone: returns sets of node features.
         elements: atomic numbers, the same as the backbone's.
-        statistics: per property "e0" for each element, "mean" and "scale" in its unit; see
-            :mod:`eqmol.data.qm9.statistics`.
+        statistics: per property "kind" and "unit", see :class:`eqmol.graph.targets.Target`, and in its unit "e0" for each
+            element, "mean", "scale" and "spread", see :mod:`eqmol.data.targets`.
         gap: ``direct``, or ``difference`` for lumo - homo, which must then be properties too.
         readout_hidden: width of the readouts' hidden layer.
         denoise: also predict the displacement of atoms, for training with noisy nodes.
@@ -73,10 +76,11 @@ class Properties(Predictor):
         pooling: of atoms in intensive properties, ``mean`` or ``softmax``, the mean with learnt weights.
 
     Attributes:
+        targets: what is predicted, by name.
         features: the names of those inputs, which graphs then must carry.
 
     Raises:
-        InputError: an argument of the wrong type, size or range, or an unknown property.
+        InputError: an argument of the wrong type, size or range, or features of too low a degree.
     """
 
     def __init__(
@@ -101,17 +105,24 @@ class Properties(Predictor):
         self.gap_is_difference = gap == "difference"
         if self.gap_is_difference and not {"homo", "lumo", "gap"} <= statistics.keys():
             raise InputError("gap=difference is lumo - homo: add homo and lumo to the targets, or choose gap=direct")
-        self.targets = tuple(statistics)
+        for name, entry in statistics.items():
+            if not isinstance(entry, dict) or entry.keys() != ENTRY:
+                raise InputError(f"statistics of {name} must have {', '.join(sorted(ENTRY))}")
+        self.targets = {name: Target(name, entry["kind"], entry["unit"]) for name, entry in statistics.items()}
         self.features = tuple(features or {})
         self.inputs = Standardise(features or {})
         kinds = HEADS | {"intensive": POOLINGS[pooling]}
         heads = {
-            name: _head(kinds, name, entry, backbone, readout_hidden, len(self.elements), len(self.features))
+            name: _head(
+                kinds, self.targets[name], entry, backbone, readout_hidden, len(self.elements), len(self.features)
+            )
             for name, entry in statistics.items()
             if not (name == "gap" and self.gap_is_difference)
         }
         self.heads = nn.ModuleDict(heads)
-        self.spreads = {name: _spread(name, entry) for name, entry in statistics.items()}
+        self.spreads = {
+            name: check_number(f"spread of {name}", entry["spread"], 1e-9, 1e9) for name, entry in statistics.items()
+        }
         self.noise = AtomVectors(backbone, "denoise=True") if check_flag("denoise", denoise) else None
 
     def forward(self, graph: Data) -> dict[str, Tensor]:
@@ -121,30 +132,41 @@ class Properties(Predictor):
             graph: an AtomGraph or a batch of them, see :mod:`eqmol.graph.keys`.
 
         Returns:
-            Every property [G] in its unit, float64; for "mu" also "dipole" [G, 3] in D and "charges" [N] in e; with
-            ``denoise`` in training also "noise" [N, 3].
+            Every property in its unit, float64, in the shape of its kind; for a dipole moment also "charges" [N] in e, for its
+            norm also "dipole" [G, 3] in D; with ``denoise`` in training also "noise" [N, 3].
 
         Raises:
-            InputError: an element that the model does not know, two atoms at the same place, or a graph without the features
-                that the model reads.
+            InputError: an element that the model does not know, two atoms at the same place, a graph without the features
+                that the model reads, or a dipole moment or extent of a periodic structure.
         """
         with torch.inference_mode(False), torch.set_grad_enabled(self.training):
+            self._check_boundaries(graph)
             species, batch = self.species(graph), owners(graph)
             vectors = edge_vectors(graph, batch)
             features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
             natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
             inputs = self.inputs(graph).to(self.dtype)
             molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
-            results: dict[str, Tensor] = {}
+            values: dict[str, Tensor] = {}
+            further: dict[str, Tensor] = {}
             for name, head in self.heads.items():
                 found = head(features, molecule)
-                results[name] = found.pop("value")
-                results |= found
+                values[name] = found.pop("value")
+                further |= found
             if self.gap_is_difference:
-                results["gap"] = results["lumo"] - results["homo"]
+                values["gap"] = values["lumo"] - values["homo"]
             if self.noise is not None and self.training:
-                results["noise"] = self.noise(features)
-        return results
+                further["noise"] = self.noise(features)
+        return further | values
+
+    def _check_boundaries(self, graph: Data) -> None:
+        """Refuse periodic structures where a target has no meaning for them."""
+        molecular = [target for target in self.targets.values() if target.kind in MOLECULAR]
+        if molecular and bool(graph.pbc.any()):
+            raise InputError(
+                f"{molecular[0].name} ({molecular[0].kind}) is a property of molecules, but the structure is periodic; remove its "
+                "cell and periodic directions if it is a molecule in a box"
+            )
 
     def references(self, name: str, graph: Data) -> Tensor:
         """What the elements contribute to a property of every molecule, [G]."""
@@ -154,29 +176,20 @@ class Properties(Predictor):
         return contributions.new_zeros(len(graph.cell)).index_add(0, owners(graph), contributions)
 
 
-def _spread(name: str, entry: Any) -> float:
-    """Typical size of what the network has to find out about a molecule."""
-    scale = float(entry["scale"])
-    return scale * TYPICAL_ATOMS**0.5 if PROPERTIES[name].kind in ("extensive", "extent") else scale
-
-
 def _head(
     kinds: dict[str, type[Head]],
-    name: str,
-    entry: Any,
+    target: Target,
+    entry: dict[str, Any],
     backbone: Backbone,
     hidden: int,
     num_elements: int,
     num_inputs: int,
 ) -> Head:
     """The head of one property."""
-    if name not in PROPERTIES:
-        raise InputError(f"the property {name!r} is unknown; choose among {', '.join(PROPERTIES)}")
-    if not isinstance(entry, dict) or entry.keys() != {"e0", "mean", "scale"}:
-        raise InputError(f"statistics of {name} must have e0, mean and scale")
+    name = target.name
     e0 = [check_number(f"each e0 of {name}", value, -1e9, 1e9) for value in check_list("e0", entry["e0"], num_elements)]
     if len(e0) != num_elements:
         raise InputError(f"e0 of {name} has {len(e0)} values for {num_elements} elements; give one per element")
     mean = check_number(f"mean of {name}", entry["mean"], -1e9, 1e9)
     scale = check_number(f"scale of {name}", entry["scale"], 1e-9, 1e9)
-    return kinds[PROPERTIES[name].kind](backbone, hidden, e0, mean, scale, num_inputs)
+    return kinds[target.kind](backbone, hidden, e0, mean, scale, num_inputs)

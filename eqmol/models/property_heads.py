@@ -6,6 +6,7 @@ Shapes: N atoms, G graphs, lm = (degree + 1)² components, C channels. Results a
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
 from eqmol.models.reference import DoubleBuffers
 from eqmol.nn import LinearReadout, NonlinearReadout
+from eqmol.so3.tensors import symmetric_traceless
 from eqmol.units import BOHR, DEBYE
 
 #: e and e·Å; size of the partial charges and atomic dipoles of an untrained model.
@@ -73,23 +75,23 @@ class AtomScalars(nn.Module):
 
 
 class AtomVectors(nn.Module):
-    """One vector per atom from the last features.
+    """One vector, or one field of another degree, per atom from the last features.
 
     Raises:
-        InputError: those are scalars.
+        InputError: their degree is too low.
     """
 
-    def __init__(self, backbone: Backbone, what: str) -> None:
+    def __init__(self, backbone: Backbone, what: str, degree: int = 1) -> None:
         super().__init__()
-        if backbone.degree_out < 1:
+        if backbone.degree_out < degree:
             raise InputError(
-                f"{what} reads vectors, but the last features have degree {backbone.degree_out}; set degree_out of the backbone "
-                "(model.degree_out) to 1"
+                f"{what} reads {'vectors' if degree == 1 else 'tensors'}, but the last features have degree "
+                f"{backbone.degree_out}; set degree_out of the backbone (model.degree_out) to {degree}"
             )
-        self.readout = ForceHead(backbone.channels)
+        self.readout = ForceHead(backbone.channels, degree)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """-> [N, 3] float64, in the order x, y, z."""
+        """-> [N, 2 degree + 1] float64; degree 1 reads x, y, z."""
         return self.readout(features[-1]).double()
 
 
@@ -110,16 +112,25 @@ class Head(DoubleBuffers, ABC):
         self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
     ) -> None:
         super().__init__()
-        self.atoms = AtomScalars(backbone, hidden, num_inputs)
         self.mean, self.scale = mean, scale
         self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
 
     @abstractmethod
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
-        """Return "value" [G], and further results by name."""
+        """Return "value", and further results by name."""
 
 
-class SumHead(Head):
+class ScalarHead(Head):
+    """A property made of one number f_i per atom, and perhaps more."""
+
+    def __init__(
+        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
+    ) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+        self.atoms = AtomScalars(backbone, hidden, num_inputs)
+
+
+class SumHead(ScalarHead):
     """Extensive: Σ_i e0(Z_i) + scale · f_i."""
 
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
@@ -128,7 +139,7 @@ class SumHead(Head):
         return {"value": molecule.sum(atoms)}
 
 
-class MeanHead(Head):
+class MeanHead(ScalarHead):
     """Intensive: mean + scale · (mean over atoms of f_i)."""
 
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
@@ -136,7 +147,7 @@ class MeanHead(Head):
         return {"value": self.mean + self.scale * molecule.sum(self.atoms(features, molecule)) / molecule.natoms}
 
 
-class SoftmaxHead(Head):
+class SoftmaxHead(ScalarHead):
     """Intensive: mean + scale · Σ_i w_i f_i, where the weights of a molecule's atoms, w_i ~ exp(g_i), sum to one.
 
     Orbitals are often localised, and their energies then are not those of an average atom.
@@ -154,31 +165,91 @@ class SoftmaxHead(Head):
         return {"value": self.mean + self.scale * molecule.sum(weights * self.atoms(features, molecule))}
 
 
-class DipoleHead(Head):
-    """Norm of the dipole moment Σ_i q_i r_i + μ_i, with partial charges that sum to zero (Veit et al. 2020, arXiv:2003.12437).
+class AtomicHead(ScalarHead):
+    """One number per atom: e0(Z_i) + scale · f_i."""
 
-    Without net charge it does not depend on the origin.
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [N]."""
+        return {"value": self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features, molecule)}
+
+
+class VectorHead(Head):
+    """Sum of vectors of the atoms: scale · Σ_i v_i."""
+
+    def __init__(
+        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
+    ) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+        self.vectors = AtomVectors(backbone, "a vector")
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G, 3]."""
+        return {"value": molecule.sum(self.scale * self.vectors(features))}
+
+
+class TensorHead(ScalarHead):
+    """Sum of symmetric tensors of the atoms: Σ_i (e0(Z_i) + scale · f_i) 1 + scale · Σ_m t_im B_m.
+
+    The f_i are invariants, the t_im features of degree 2, and B_m the matrices of :mod:`eqmol.so3.tensors`, scaled to the unit
+    Frobenius norm.
+    """
+
+    basis: Tensor
+
+    def __init__(
+        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
+    ) -> None:
+        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+        self.tensors = AtomVectors(backbone, "a tensor", 2)
+        basis = symmetric_traceless()
+        unit = basis / np.linalg.norm(basis, axis=(1, 2), keepdims=True)
+        self.register_buffer("basis", torch.tensor(unit, dtype=torch.float64), persistent=False)
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G, 3, 3]."""
+        isotropic = self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features, molecule)
+        identity = torch.eye(3, dtype=torch.float64, device=isotropic.device)
+        traceless = torch.einsum("nm,mij->nij", self.scale * self.tensors(features), self.basis)
+        return {"value": molecule.sum(isotropic[:, None, None] * identity + traceless)}
+
+
+class DipoleHead(ScalarHead):
+    """Dipole moment Σ_i q_i r_i + μ_i, with partial charges that sum to zero (Veit et al. 2020, arXiv:2003.12437).
+
+    Without net charge it does not depend on the origin. Directions must not be periodic.
     """
 
     def __init__(
         self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
     ) -> None:
         super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
-        self.vectors = AtomVectors(backbone, "the dipole moment (mu)")
+        self.vectors = AtomVectors(backbone, "the dipole moment")
 
     def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
-        """Return "value" [G] and "dipole" [G, 3] in D, "charges" [N] in e."""
+        """Return "value" [G, 3] in D, "charges" [N] in e."""
         charges = CHARGE_SCALE * self.atoms(features, molecule)
         excess = molecule.sum(charges) / molecule.natoms
         charges = charges - excess.index_select(0, molecule.batch)
         # relative to the middle only for the sake of rounding
         arms = molecule.centred(torch.ones_like(charges))
         moments = charges[:, None] * arms + CHARGE_SCALE * self.vectors(features)
-        dipole = molecule.sum(moments) / DEBYE
-        return {"value": torch.linalg.vector_norm(dipole, dim=-1), "dipole": dipole, "charges": charges}
+        return {"value": molecule.sum(moments) / DEBYE, "charges": charges}
 
 
-class ExtentHead(Head):
+class DipoleNormHead(DipoleHead):
+    """Norm of the dipole moment."""
+
+    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+        """Return "value" [G] and "dipole" [G, 3] in D, "charges" [N] in e."""
+        found = super().forward(features, molecule)
+        return {
+            "value": torch.linalg.vector_norm(found["value"], dim=-1),
+            "dipole": found["value"],
+            "charges": found["charges"],
+        }
+
+
+class ExtentHead(ScalarHead):
     """Second moment of the electrons: Σ_i Z_i |r_i - R|² + e0(Z_i) + scale · (f_i + g_i |r_i - R|² / Å²), a0².
 
     R is the centre of nuclear charge, to which the extent refers in QM9.
@@ -201,4 +272,13 @@ class ExtentHead(Head):
 
 #: Heads of intensive properties by the name of their pooling.
 POOLINGS: dict[str, type[Head]] = {"mean": MeanHead, "softmax": SoftmaxHead}
-HEADS: dict[str, type[Head]] = {"extensive": SumHead, "dipole": DipoleHead, "extent": ExtentHead}
+#: Heads of the other kinds, see :data:`eqmol.graph.targets.Kind`.
+HEADS: dict[str, type[Head]] = {
+    "extensive": SumHead,
+    "atomic": AtomicHead,
+    "vector": VectorHead,
+    "dipole": DipoleHead,
+    "dipole_norm": DipoleNormHead,
+    "tensor": TensorHead,
+    "extent": ExtentHead,
+}

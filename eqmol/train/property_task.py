@@ -11,14 +11,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim import Optimizer
 
-from eqmol.data.qm9.datamodule import QM9
-from eqmol.data.qm9.published import PUBLISHED
 from eqmol.errors import InputError
-from eqmol.graph.properties import PROPERTIES
+from eqmol.graph.targets import Target
 from eqmol.models import Properties
 from eqmol.plots import COLORS, Quantity
 from eqmol.train import processes
-from eqmol.train.loss import Target
+from eqmol.train.loss import Target as Loss
 from eqmol.train.schedule import Schedule
 from eqmol.train.task import Task
 
@@ -26,36 +24,40 @@ LOSSES = ("mae", "mse", "huber")
 
 
 class PropertyErrors:
-    """Errors of properties per molecule, in the units of tables.
+    """Errors of all labelled components of properties, in the units of tables.
 
     Args:
-        targets: their names.
+        targets: what is compared.
     """
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = tuple(targets)
-        self._rows: list[NDArray[np.float64]] = []
+        self.structures = 0
+        self._errors: dict[str, list[NDArray[np.float64]]] = {target.name: [] for target in targets}
 
     def update(self, output: Mapping[str, Tensor], batch: Any) -> None:
         """Add a batch."""
-        columns = [(output[name].detach() - batch[name]) * PROPERTIES[name].shown_factor for name in self.targets]
-        self._rows.append(torch.stack(columns, dim=1).cpu().numpy())
+        self.structures += batch.num_graphs
+        for target in self.targets:
+            errors = (output[target.name].detach() - batch[target.field]) * target.shown_factor
+            self._errors[target.name].append(errors[errors.isfinite()].cpu().numpy())
 
     def extend(self, other: Self) -> None:
         """Add those that another process summed."""
-        self._rows.extend(other._rows)
+        self.structures += other.structures
+        for name, errors in other._errors.items():
+            self._errors[name].extend(errors)
 
     def summary(self) -> dict[str, float]:
-        """Return "<target>_mae" and "<target>_rmse", and "structures"."""
-        if not self._rows:
+        """Return "<target>_mae" and "<target>_rmse" of every target with labels, and "structures"."""
+        if not self.structures:
             return {}
-        rows = np.concatenate(self._rows)
-        summary: dict[str, float] = {"structures": len(rows)}
-        for name, errors in zip(self.targets, rows.T, strict=True):
-            summary |= {
-                f"{name}_mae": float(abs(errors).mean()),
-                f"{name}_rmse": float(np.sqrt(np.square(errors).mean())),
-            }
+        summary: dict[str, float] = {"structures": self.structures}
+        for name, parts in self._errors.items():
+            errors = np.concatenate(parts)
+            if len(errors):
+                rmse = float(np.sqrt(np.square(errors).mean()))
+                summary |= {f"{name}_mae": float(abs(errors).mean()), f"{name}_rmse": rmse}
         return summary
 
     def by_config_type(self) -> dict[str, dict[str, float]]:
@@ -64,7 +66,9 @@ class PropertyErrors:
 
 
 class PropertyTask(Task[Properties]):
-    """Train on properties: loss = Σ_t w_t · mean error of (prediction - label) / scale_t, and noise · mean |ξ̂ - ξ|².
+    """Train on properties: loss = Σ_t w_t · mean error of (prediction - label) / spread_t, and noise · mean |ξ̂ - ξ|².
+
+    The mean is over all labelled components of a batch; structures without a label of a target do not count for it.
 
     Noisy nodes (Godwin et al. 2021, arXiv:2106.07971): in training every atom is displaced by σξ with standard normal ξ, and
     a head predicts ξ beside the properties of the undisturbed molecule.
@@ -79,10 +83,11 @@ class PropertyTask(Task[Properties]):
         noise_weight: weight of the denoising loss.
 
     Attributes:
-        standard: trained on the standard split of QM9, so that published errors may stand beside these.
+        targets: what the model predicts; known once there is a model.
+        comparisons: errors of others by name, in the units of tables, which stand below these.
 
     Raises:
-        InputError: an unknown target or loss, a negative weight, or weights that do not match the targets.
+        InputError: an unknown loss, a negative weight, or weights that do not match the targets.
     """
 
     def __init__(
@@ -97,9 +102,6 @@ class PropertyTask(Task[Properties]):
         noise_weight: float = 0.1,
     ):
         names = (target,) if isinstance(target, str) else tuple(target)
-        for name in names:
-            if name not in PROPERTIES:
-                raise InputError(f"task.target={name} is unknown; choose among {', '.join(PROPERTIES)}")
         if not names or len(set(names)) != len(names):
             raise InputError(f"task.target={list(names)} must name at least one target, each once")
         if weights is not None and len(weights) != len(names):
@@ -109,13 +111,11 @@ class PropertyTask(Task[Properties]):
         if min(noise, noise_weight) < 0:
             raise InputError(f"task.noise={noise} and task.noise_weight={noise_weight} must not be negative")
         self.required = names
-        self.errors = [Target(weight, loss=loss, delta=1.0) for weight in weights or [1.0] * len(names)]
+        self.errors = [Loss(weight, loss=loss, delta=1.0) for weight in weights or [1.0] * len(names)]
         self.noise, self.noise_weight = noise, noise_weight
         self.columns = tuple(f"{name}_{kind}" for name in names for kind in ("mae", "rmse"))
-        shown = names[: len(COLORS)]
-        self.curves = tuple((f"{name}_mae", f"{name} MAE ({PROPERTIES[name].shown_unit})") for name in shown)
-        self.quantities = tuple(_quantity(name) for name in names)
-        self.standard = False
+        self.targets: tuple[Target, ...] = ()
+        self.comparisons: Mapping[str, Mapping[str, float]] = {}
         super().__init__(predictor, optimizer, schedule)
 
     def attach(self, predictor: Properties) -> None:
@@ -128,12 +128,15 @@ class PropertyTask(Task[Properties]):
             raise InputError(
                 f"task.noise={self.noise} needs a model that predicts displacements: set predictor.denoise=true"
             )
+        self.targets = tuple(predictor.targets[name] for name in self.required)
+        shown = self.targets[: len(COLORS)]
+        self.curves = tuple((f"{target.name}_mae", f"{target.name} MAE ({target.shown_unit})") for target in shown)
+        self.quantities = tuple(_quantity(target) for target in self.targets)
         super().attach(predictor)
 
     def on_fit_start(self) -> None:
-        """Find out whether published errors are comparable."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.standard = isinstance(data, QM9) and data.is_standard
+        """Find out what these errors can be compared with."""
+        self.comparisons = self.trainer.datamodule.comparisons()  # type: ignore[attr-defined]
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Return what the model predicts, in training for disturbed molecules and with the disturbance "xi" [N, 3]."""
@@ -148,40 +151,44 @@ class PropertyTask(Task[Properties]):
             batch.pos = undisturbed
 
     def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
-        """Return the loss; molecules count alike."""
-        scales = self.predictor.spreads
-        terms = [
-            error.weight * error.errors((output[name] - batch[name]) / scales[name]).sum()
-            for name, error in zip(self.required, self.errors, strict=True)
+        """Return the loss; labelled components count alike."""
+        spreads = self.predictor.spreads
+        errors = [
+            error.errors(_labelled(output[target.name], batch[target.field]) / spreads[target.name])
+            for target, error in zip(self.targets, self.errors, strict=True)
         ]
-        counts = torch.tensor([batch.num_graphs, len(batch.pos)], dtype=torch.float64, device=batch.pos.device)
+        counts = torch.tensor([error.numel() for error in errors] + [len(batch.pos)], dtype=torch.float64)
         if shared:  # gradients are averaged over processes, so sums divided by mean counts give the means over all
-            counts = processes.mean(counts)
-        total = torch.stack(terms).sum() / counts[0]
+            counts = processes.mean(counts.to(batch.pos.device))
+        total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
+        for error, loss, count in zip(errors, self.errors, counts, strict=False):
+            total = total + loss.weight * error.sum() / count.clamp(min=1e-9)  # a batch may hold no label at all
         if "xi" in output:
-            total = total + self.noise_weight * (output["noise"] - output["xi"]).square().sum() / (3 * counts[1])
+            total = total + self.noise_weight * (output["noise"] - output["xi"]).square().sum() / (3 * counts[-1])
         return total
 
     def new_errors(self) -> PropertyErrors:
         """Return empty sums of errors."""
-        return PropertyErrors(self.required)
+        return PropertyErrors(self.targets)
 
     def evaluate(self, model: Properties, batch: Any) -> dict[str, Tensor]:
         """Return all properties."""
         return model(batch)
 
     def parity(self, model: Properties, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
-        """Return label and prediction of every target; of extensive ones what is left without the atom references."""
-        pairs = {name: torch.stack((batch[name], output[name])) for name in self.required}
-        for name in self.required:
-            if PROPERTIES[name].kind == "extensive":
-                pairs[name] = pairs[name] - model.references(name, batch)
+        """Return label and prediction of every labelled component; of extensive targets what the atom references leave."""
+        pairs = {}
+        for target in self.targets:
+            both = torch.stack((batch[target.field], output[target.name]))
+            if target.kind == "extensive":
+                both = both - model.references(target.name, batch)
+            pairs[target.name] = both[:, both[0].isfinite()]
         return pairs
 
     def further_metrics(self, model: Properties, val_loader: Any, device: torch.device) -> dict[str, tuple[Any, str]]:
         """Return the units of the errors."""
-        units = {name: PROPERTIES[name].shown_unit for name in self.required}
-        listed = ", ".join(f"{name} in {unit}" for name, unit in units.items())
+        units = {target.name: target.shown_unit for target in self.targets}
+        listed = ", ".join(f"{name} in {unit}" if unit else name for name, unit in units.items())
         return {"units": (units, f"metrics.json and log.csv have errors of {listed}")}
 
     def tables(self, rows: list[tuple[str, dict[str, float]]]) -> list[Table]:
@@ -189,32 +196,34 @@ class PropertyTask(Task[Properties]):
         table = Table(title="Errors of the best model (MAE)", title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("split", no_wrap=True)
         table.add_column("molecules", justify="right", no_wrap=True)
-        for name in self.required:
-            table.add_column(f"{name}\n{PROPERTIES[name].shown_unit}", justify="right", no_wrap=True)
+        for target in self.targets:
+            table.add_column(f"{target.name}\n{target.shown_unit}", justify="right", no_wrap=True)
         for title, errors in rows:
-            cells = [f"{errors[f'{name}_mae']:.4g}" for name in self.required if f"{name}_mae" in errors]
+            cells = [f"{errors[f'{n}_mae']:.4g}" if f"{n}_mae" in errors else "" for n in self.required]
             table.add_row(title, str(int(errors.get("structures", 0))), *cells)
-        if self.standard:
+        if self.comparisons:
             table.add_section()
-            for model, published in PUBLISHED.items():
-                table.add_row(
-                    model, "", *(f"{published[name]:g}" if name in published else "" for name in self.required)
-                )
-            table.caption = "below: published errors on the test set (arXiv:2306.12059, table of its poster)"
+            for model, others in self.comparisons.items():
+                table.add_row(model, "", *(f"{others[n]:g}" if n in others else "" for n in self.required))
         return [table]
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """Return e.g. "val MAE U0 12.3 meV, mu 0.2 D"."""
         shown = [
-            f"{name} {row[f'val_{name}_mae']:.4g} {PROPERTIES[name].shown_unit}"
-            for name in self.required
-            if f"val_{name}_mae" in row
+            f"{target.name} {row[f'val_{target.name}_mae']:.4g} {target.shown_unit}"
+            for target in self.targets
+            if f"val_{target.name}_mae" in row
         ]
         return "val MAE " + ", ".join(shown) if shown else ""
 
 
-def _quantity(name: str) -> Quantity:
+def _labelled(output: Tensor, labels: Tensor) -> Tensor:
+    """Return the errors [components] where there is a label."""
+    known = labels.isfinite()
+    return output[known] - labels[known]
+
+
+def _quantity(target: Target) -> Quantity:
     """What the parity plot shows of a target."""
-    entry = PROPERTIES[name]
-    title = f"{name} without atom references" if entry.kind == "extensive" else name
-    return Quantity(name, title, entry.unit, entry.shown_unit, entry.shown_factor)
+    title = f"{target.name} without atom references" if target.kind == "extensive" else target.name
+    return Quantity(target.name, title, target.unit, target.shown_unit, target.shown_factor)

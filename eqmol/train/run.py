@@ -23,6 +23,7 @@ from eqmol import checkpoint, tuning
 from eqmol.checkpoint.warm_start import WarmStart
 from eqmol.data.loader import share_of
 from eqmol.errors import InputError
+from eqmol.graph.targets import DEGREES
 from eqmol.models.predictor import Predictor
 from eqmol.train import folder, processes, start
 from eqmol.train.code import check_targets
@@ -90,6 +91,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             datamodule = make_data(cfg, task)
             warm = None if cfg.init_from is None or out.checkpoint is not None else WarmStart(cfg.init_from)
             fill_statistics(cfg, datamodule.statistics(), out, warm)
+            raise_degree(cfg)
             fill_start(cfg, datamodule, out, warm)
             config = plain(cfg)
             out.check(config)
@@ -228,12 +230,22 @@ def fill_start(cfg: DictConfig, datamodule: Any, out: RunFolder, warm: WarmStart
             cfg.statistics[START] = constants
 
 
+def raise_degree(cfg: DictConfig) -> None:
+    """Give the last features the degree that the targets are read from: 1 for vectors, 2 for tensors."""
+    kinds = [entry["kind"] for entry in cfg.statistics.get("properties", {}).values()]
+    needed = max((DEGREES.get(kind, 0) for kind in kinds), default=0)
+    if cfg.model.get("degree_out", 0) < needed:
+        cfg.model.degree_out = needed
+
+
 def _close(a: Any, b: Any) -> bool:
     """Return whether two trees of numbers are equal up to rounding."""
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_close, a, b))
+    if isinstance(a, str):
+        return bool(a == b)
     return isinstance(b, int | float) and math.isclose(a, b, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
 
 

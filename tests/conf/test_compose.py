@@ -17,7 +17,7 @@ STATISTICS = {
     "avg_num_neighbors": 16.0,
     "e0": E0,
     "scale": 0.9,
-    "properties": {"U0": {"e0": E0, "mean": 0.0, "scale": 0.3}},
+    "properties": {"U0": {"kind": "extensive", "unit": "eV", "e0": E0, "mean": 0.0, "scale": 0.3, "spread": 1.0}},
 }
 SMALL = ["model.channels=2", "model.filter_degree=1", "model.radial_hidden=[4]"]
 

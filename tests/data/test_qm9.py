@@ -11,8 +11,9 @@ import torch
 from eqmol.data.qm9 import statistics
 from eqmol.data.qm9.datamodule import QM9
 from eqmol.data.qm9.raw import Molecules
+from eqmol.data.qm9.targets import TARGETS
+from eqmol.data.targets import composition, nuclear_extent
 from eqmol.errors import InputError
-from eqmol.graph.properties import PROPERTIES
 
 
 def sample(**options) -> QM9:
@@ -68,8 +69,8 @@ def test_graphs_carry_the_targets():
     batch = next(iter(datamodule.evaluation_dataloaders()["test"]))
     row = datamodule.test_graphs["test"].rows[3]
     molecules = datamodule.test_graphs["test"].molecules
-    assert batch.U0[3].item() == molecules.values[row, list(PROPERTIES).index("U0")]
-    assert batch.mu.dtype == torch.float64
+    assert batch.target_U0[3].item() == molecules.values[row, list(TARGETS).index("U0")]
+    assert batch.target_mu.dtype == torch.float64
     assert batch.source[3].endswith(f"gdb_{molecules.ids[row]}")
     assert len(datamodule.train_graphs[:7]) == 7
 
@@ -77,29 +78,36 @@ def test_graphs_carry_the_targets():
 def test_statistics_are_those_of_least_squares():
     train = sample()._training()
     measured = statistics.measure(train, ("U0", "homo", "mu"))
-    counts = statistics.composition(train, [1, 6, 7, 8])
+    counts = composition(train.numbers, train.offsets, [1, 6, 7, 8])
     assert counts.sum() == len(train.numbers)
-    u0 = train.values[:, list(PROPERTIES).index("U0")]
+    u0 = train.values[:, list(TARGETS).index("U0")]
     expected, *_ = np.linalg.lstsq(counts, u0, rcond=None)
     np.testing.assert_allclose(measured["U0"]["e0"], expected, rtol=1e-9)
     remainder = (u0 - counts @ expected) / np.sqrt(counts.sum(1))
     assert measured["U0"]["scale"] == pytest.approx(np.sqrt(np.mean(remainder**2)))
-    homo = train.values[:, list(PROPERTIES).index("homo")]
-    assert measured["homo"] == {"e0": [0.0] * 4, "mean": pytest.approx(homo.mean()), "scale": pytest.approx(homo.std())}
+    homo = train.values[:, list(TARGETS).index("homo")]
+    sizes = dict.fromkeys(("scale", "spread"), pytest.approx(homo.std()))
+    assert measured["homo"] == {
+        "kind": "intensive",
+        "unit": "eV",
+        "e0": [0.0] * 4,
+        "mean": pytest.approx(homo.mean()),
+        **sizes,
+    }
     assert measured["mu"]["mean"] == 0.0
 
 
 def test_extent_is_mostly_that_of_the_nuclei():
     train = sample()._training()
-    r2 = train.values[:, list(PROPERTIES).index("r2")]
-    assert np.std(r2 - statistics.nuclear_extent(train)) < 0.1 * np.std(r2)
+    r2 = train.values[:, list(TARGETS).index("r2")]
+    assert np.std(r2 - nuclear_extent(train.numbers, train.positions, train.offsets)) < 0.1 * np.std(r2)
 
 
 def carbons(count: int, u0: float, gap: float) -> Molecules:
     """Made-up molecules of two carbon atoms with total energy and gap in eV."""
-    values = np.full((count, len(PROPERTIES)), np.nan)
-    values[:, list(PROPERTIES).index("U0")] = u0
-    values[:, list(PROPERTIES).index("gap")] = gap
+    values = np.full((count, len(TARGETS)), np.nan)
+    values[:, list(TARGETS).index("U0")] = u0
+    values[:, list(TARGETS).index("gap")] = gap
     numbers, positions = np.full(2 * count, 6), np.zeros((2 * count, 3))
     return Molecules(np.arange(count), np.arange(count + 1) * 2, numbers, positions, values)
 

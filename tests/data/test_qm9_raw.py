@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from eqmol.data.qm9.raw import COLUMNS, read_sdf, read_uncharacterized, read_xyz
+from eqmol.data.qm9.targets import TARGETS
 from eqmol.errors import InputError
-from eqmol.graph.properties import PROPERTIES
 from eqmol.units import HARTREE, KCAL_PER_MOL
 
 WATER = [("O", 0.0, 0.0, 0.1178), ("H", 0.0, 0.7555, -0.4712), ("H", 0.0, -0.7555, -0.4712)]
@@ -47,7 +47,7 @@ def test_sdf_and_table(files):
     atoms = molecules.atoms(1)
     assert atoms.get_chemical_formula() == "H2O"
     np.testing.assert_array_equal(atoms.positions, [position for _, *position in WATER])
-    value = dict(zip(PROPERTIES, molecules.values[1], strict=True))
+    value = dict(zip(TARGETS, molecules.values[1], strict=True))
     assert value["A"] == 60.0
     assert value["mu"] == 60.03
     assert value["U0"] == pytest.approx(60.10 * HARTREE, rel=1e-14)
@@ -84,7 +84,7 @@ def test_xyz_with_mathematica_exponents(tmp_path):
     atoms = "".join(f"{symbol}\t{x}\t{y}\t{z}\t0.1\n" for symbol, x, y, z in [("O", 0.0, 0.0, "1.5*^-6"), *WATER[1:]])
     path.write_text(f"3\ngdb 3\t{values}\t\n{atoms}1595.1\t3657.0\nO\tO\nInChI=1S/H2O/h1H2\n")
     molecules = read_xyz([path])
-    value = dict(zip(PROPERTIES, molecules.values[0], strict=True))
+    value = dict(zip(TARGETS, molecules.values[0], strict=True))
     assert molecules.ids.tolist() == [3]
     assert molecules.positions[0, 2] == 1.5e-6
     assert (value["A"], value["mu"], value["Cv"]) == (0.035, 3.0, 14.0)

@@ -11,9 +11,10 @@ from rdkit import Chem
 import eqmol
 from eqmol import checkpoint
 from eqmol.cli.predict import main
+from eqmol.data.qm9.targets import TARGETS
 from eqmol.errors import InputError
 from eqmol.graph import collate
-from eqmol.graph.properties import FEATURES
+from eqmol.graph.keys import FEATURES
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.inference.molecules import FMAX
 from eqmol.molecules.features import atom_features, expand
@@ -26,8 +27,8 @@ ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
 def properties_recipe():
     backbone = {**recipe()["backbone"], "elements": [1, 6, 8], "degree_out": 1}
-    entry = {"e0": [-13.0, -1036.0, -2044.0], "mean": 1.0, "scale": 0.5}
-    statistics = {"U0": entry, "mu": entry, "homo": entry}
+    entry = {"e0": [-13.0, -1036.0, -2044.0], "mean": 1.0, "scale": 0.5, "spread": 0.5}
+    statistics = {name: TARGETS[name].plain() | entry for name in ("U0", "mu", "homo")}
     return {
         "_target_": "eqmol.models.Properties",
         "backbone": backbone,

@@ -7,9 +7,9 @@ from ase import Atoms
 from ase.build import molecule
 from scipy.spatial.transform import Rotation
 
+from eqmol.data.qm9 import targets as qm9
 from eqmol.errors import InputError
 from eqmol.graph import collate, from_atoms
-from eqmol.graph.properties import PROPERTIES
 from eqmol.models import MACE, Equiformer, Properties
 from eqmol.units import BOHR, DEBYE
 
@@ -18,7 +18,9 @@ TARGETS = ("mu", "alpha", "homo", "lumo", "gap", "r2", "U0")
 
 
 def statistics(*targets):
-    return {name: {"e0": [-13.6, -1036.0, -1487.5, -2044.0], "mean": 0.5, "scale": 0.7} for name in targets}
+    e0 = [-13.6, -1036.0, -1487.5, -2044.0]
+    sizes = {"e0": e0, "mean": 0.5, "scale": 0.7, "spread": 1.0}
+    return {name: qm9.TARGETS[name].plain() | sizes for name in targets}
 
 
 def model(kind="mace", targets=TARGETS, degree_out=1, **options):
@@ -149,8 +151,7 @@ def test_references_keep_bothprecision():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"targets": ("mu",), "degree_out": 0}, r"dipole moment \(mu\) reads vectors.*degree_out"),
-        ({"targets": ("energy",)}, "'energy' is unknown; choose among mu, alpha"),
+        ({"targets": ("mu",), "degree_out": 0}, r"dipole moment reads vectors.*degree_out"),
         ({"targets": ()}, "at least one property"),
         ({"gap": "both"}, "choose from direct, difference"),
         ({"pooling": "sum"}, "choose from mean, softmax"),
@@ -180,5 +181,77 @@ def test_further_inputs(float64):
 
 
 def test_every_property_has_a_head(float64):
-    found = predict(model(targets=tuple(PROPERTIES)), molecule("H2O"))
-    assert all(np.isfinite(found[name]).all() for name in PROPERTIES)
+    found = predict(model(targets=tuple(qm9.TARGETS)), molecule("H2O"))
+    assert all(np.isfinite(found[name]).all() for name in qm9.TARGETS)
+
+
+# --- targets of one's own
+
+
+OWN = {
+    "alpha": {"kind": "tensor", "unit": "a0³"},
+    "moment": {"kind": "dipole", "unit": "D"},
+    "field": {"kind": "vector", "unit": "eV/Å"},
+    "shift": {"kind": "atomic", "unit": "ppm"},
+    "logS": {"kind": "intensive", "unit": ""},
+}
+
+
+def own(targets=OWN, degree_out=2):
+    torch.manual_seed(0)
+    backbone = MACE("cg", "coupled", "o3", 1, 2, 8, 2, 2, 1, 4.0, ELEMENTS, 6.0, degree_out=degree_out)
+    sizes = {"e0": [1.0, 2.0, 3.0, 4.0], "mean": 0.5, "scale": 0.7, "spread": 1.0}
+    return Properties(backbone, ELEMENTS, {name: entry | sizes for name, entry in targets.items()}).eval()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_own_targets_turn_with_the_molecule(mirror, float64):
+    net = own()
+    atoms = molecule("CH3CONH2")
+    before = predict(net, atoms)
+    rotation = Rotation.random(random_state=5).as_matrix() * (-1 if mirror else 1)
+    turned = atoms.copy()
+    turned.positions = atoms.positions @ rotation.T + [3.0, -70.0, 11.0]
+    after = predict(net, turned)
+    for name in ("moment", "field"):
+        np.testing.assert_allclose(after[name], before[name] @ rotation.T, atol=1e-10)
+        assert np.linalg.norm(before[name]) > 1e-3
+    alpha = before["alpha"][0]
+    np.testing.assert_allclose(after["alpha"][0], rotation @ alpha @ rotation.T, atol=1e-10)
+    np.testing.assert_allclose(alpha, alpha.T, atol=1e-12)
+    assert np.ptp(np.linalg.eigvalsh(alpha)) > 1e-2
+    for name in ("shift", "logS"):
+        np.testing.assert_allclose(after[name], before[name], atol=1e-10)
+    assert before["shift"].shape == (len(atoms),)
+
+
+def test_tensors_and_vectors_are_sums_over_atoms(float64):
+    net = own({name: OWN[name] for name in ("alpha", "field")})
+    one = molecule("CH3OH")
+    two = one.copy()
+    two.translate([50.0, 0.0, 0.0])
+    apart, single = predict(net, one + two), predict(net, one)
+    for name in ("alpha", "field"):
+        np.testing.assert_allclose(apart[name], 2 * single[name], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("targets", "degree_out", "message"),
+    [
+        ({"alpha": OWN["alpha"]}, 1, "a tensor reads tensors.*degree_out.* to 2"),
+        ({"field": OWN["field"]}, 0, "a vector reads vectors.*degree_out.* to 1"),
+        ({"a.b": OWN["logS"]}, 2, "cannot name a target"),
+        ({"x": {"kind": "best", "unit": ""}}, 2, "kind='best'; choose from extensive, intensive"),
+        ({"x": {"kind": "tensor", "unit": 3}}, 2, "unit of the target x is 3"),
+    ],
+)
+def test_own_targets_that_cannot_be(targets, degree_out, message):
+    with pytest.raises(InputError, match=message):
+        own(targets, degree_out)
+
+
+def test_dipole_moments_of_periodic_structures_are_refused():
+    atoms = molecule("CH3OH", cell=[9.0] * 3, pbc=True)
+    with pytest.raises(InputError, match=r"moment \(dipole\) is a property of molecules"):
+        predict(own(), atoms)
+    assert predict(own({"alpha": OWN["alpha"]}), atoms)["alpha"].shape == (1, 3, 3)

@@ -48,6 +48,7 @@ def test_everything_of_a_run_lies_in_one_folder(tmp_path, monkeypatch):
         assert (tmp_path / "run" / picture).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.filterwarnings("ignore:.*is an extrapolation:UserWarning")  # few frames
 def test_reported_errors_are_those_of_the_saved_model(tmp_path):
     metrics = train(tmp_path)["test"]["later"]
     structures = read(tmp_path / "test.xyz", ":")

@@ -16,7 +16,7 @@ from ase.io import read
 from omegaconf import OmegaConf
 
 from eqmol import checkpoint
-from eqmol.convert import convert
+from eqmol.convert.convert import convert
 from eqmol.data.statistics import FreeAtom
 from eqmol.data.statistics import measure as statistics_of
 from eqmol.graph import AtomGraph, collate, from_atoms

@@ -18,11 +18,14 @@ from eqmol.data.places import find, folders, not_found
 from eqmol.data.qm9 import download, statistics
 from eqmol.data.qm9.download import FILES
 from eqmol.data.qm9.features import measure, with_features
+from eqmol.data.qm9.published import PUBLISHED
 from eqmol.data.qm9.raw import Molecules, read_sdf, read_xyz
+from eqmol.data.qm9.targets import COLUMNS, TARGETS
+from eqmol.data.targets import references_table, targets_table
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph, from_atoms
-from eqmol.graph.properties import FEATURES, PROPERTIES
+from eqmol.graph.keys import FEATURES
 from eqmol.molecules.features import expand
 
 SPLITS = ("train", "val", "test")
@@ -43,7 +46,7 @@ class MoleculeGraphs(Sequence[AtomGraph]):
         molecules: of all splits.
         rows: which of them.
         cutoff: Å.
-        targets: properties that graphs carry, each [1] by its name.
+        targets: names of the targets that graphs carry, each [1].
         source: where the molecules come from.
         features: further inputs [atoms, features] of every molecule; empty if there are none.
         kept: graphs that were made, by row.
@@ -75,15 +78,13 @@ class MoleculeGraphs(Sequence[AtomGraph]):
         source = f"{self.source}, gdb_{self.molecules.ids[row]}"
         graph = from_atoms(self.molecules.atoms(row), self.cutoff, source=source)
         for name in self.targets:
-            graph[name] = torch.tensor([self.molecules.values[row, _COLUMN[name]]], dtype=torch.float64)
+            value = self.molecules.values[row, COLUMNS[name]]
+            graph[TARGETS[name].field] = torch.tensor([value], dtype=torch.float64)
         if self.features:
             graph[FEATURES] = torch.tensor(self.features[row])
         if len(self.rows) <= KEPT:
             self.kept[row] = graph
         return graph
-
-
-_COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
 
 
 class QM9(GraphSets):
@@ -115,8 +116,8 @@ class QM9(GraphSets):
     ) -> None:
         super().__init__(required=required, **options)
         for name in required:
-            if name not in PROPERTIES:
-                raise InputError(f"QM9 has no target {name!r}; choose among {', '.join(PROPERTIES)}")
+            if name not in TARGETS:
+                raise InputError(f"QM9 has no target {name!r}; choose among {', '.join(TARGETS)}")
         self.folder = folder
         self.split_sizes = (num_train, num_val)
         self.split_file = None if split_file is None else Path(split_file)
@@ -161,7 +162,7 @@ class QM9(GraphSets):
         self.is_standard = len(molecules) == CHARACTERIZED and len(train) == STANDARD[0]
 
     def statistics(self) -> dict[str, Any]:
-        """Return "elements", "avg_num_neighbors", "properties" (see :mod:`eqmol.data.qm9.statistics`) and, if there are any,
+        """Return "elements", "avg_num_neighbors", "properties" (see :mod:`eqmol.data.targets`) and, if there are any,
         "features" (see :func:`eqmol.data.qm9.features.measure`).
         """
         train = self._training()
@@ -175,6 +176,10 @@ class QM9(GraphSets):
             **({"features": self._inputs} if self.features else {}),
         }
 
+    def comparisons(self) -> dict[str, dict[str, float]]:
+        """Return published errors (arXiv:2306.12059, table of its poster) where the split is that of the publications."""
+        return {f"{model} (published)": dict(errors) for model, errors in PUBLISHED.items()} if self.is_standard else {}
+
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, targets, atom references."""
         sets = Table("set", "molecules", title="data")
@@ -182,8 +187,9 @@ class QM9(GraphSets):
             sets.add_row(name, str(len(graphs)))
         train = self._training()
         measured = statistics.measure(train, self.required)
-        references = statistics.references_table(measured, np.unique(train.numbers).tolist())
-        shown: list[RenderableType] = [sets, statistics.table(train, self.required)]
+        references = references_table(measured, np.unique(train.numbers).tolist())
+        targets = [TARGETS[name] for name in self.required]
+        shown: list[RenderableType] = [sets, targets_table(targets, statistics.values_of(train, self.required))]
         return shown if references is None else [*shown, references]
 
     def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:

@@ -15,8 +15,8 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from eqmol.bounded import Text, read_lines
+from eqmol.data.qm9.targets import RAW_FACTORS
 from eqmol.errors import InputError, printable
-from eqmol.graph.properties import PROPERTIES
 
 #: Columns of the CSV, and of the second line of an .xyz file, which has only the first 15.
 COLUMNS = (
@@ -24,8 +24,8 @@ COLUMNS = (
     *("U0_atom", "U_atom", "H_atom", "G_atom"),
 )
 NUM_XYZ = 15
-_ORDER = [COLUMNS.index(name) for name in PROPERTIES]
-_FACTORS = np.array([entry.raw_factor for entry in PROPERTIES.values()])
+_ORDER = [COLUMNS.index(name) for name in RAW_FACTORS]
+_FACTORS = np.array(list(RAW_FACTORS.values()))
 _ID = re.compile(r"gdb[_ ]([0-9]{1,9})$")
 
 
@@ -38,7 +38,7 @@ class Molecules:
         offsets: int64 [M + 1], first atom of each molecule.
         numbers: int64 [N], atomic numbers.
         positions: float64 [N, 3], Å.
-        values: float64 [M, 19] in the order and units of :data:`eqmol.graph.properties.PROPERTIES`; NaN where unknown.
+        values: float64 [M, 19] in the order and units of :data:`eqmol.data.qm9.targets.TARGETS`; NaN where unknown.
     """
 
     ids: NDArray[np.int64]
@@ -192,7 +192,7 @@ def _read_csv(path: Path) -> tuple[list[int], NDArray[np.float64]]:
 
 
 def _convert(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the columns of the files to those of :data:`PROPERTIES`."""
+    """From the columns of the files to those of the targets."""
     return values[:, _ORDER] * _FACTORS
 
 

@@ -1,20 +1,18 @@
-"""What a property head must know about its training set: what atoms contribute at least, a mean and a scale."""
+"""Statistics of QM9's targets, and doubts about its labels."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from numpy.typing import NDArray
-from rich.table import Table
 
 from eqmol.data.qm9.raw import Molecules
+from eqmol.data.qm9.targets import ATOM_REFERENCES, COLUMNS, TARGETS
+from eqmol.data.targets import composition, measure_target, nuclear_extent
 from eqmol.graph.contacts import fill_gaps
-from eqmol.graph.properties import ATOM_REFERENCES, PROPERTIES
-from eqmol.units import BOHR, HARTREE
+from eqmol.units import HARTREE
 
-_COLUMN = {name: column for column, name in enumerate(PROPERTIES)}
 #: Hartree in kcal/mol, and the largest relative distance at which a factor between labels and expectation is recognised.
 _HARTREE_IN_KCAL = 627.5094740631
 _NEAR = 0.05
@@ -24,56 +22,21 @@ _TOGETHER = 1000
 _TYPICAL = {"gap": 6.9, "homo": -6.5, "zpve": 0.23}
 
 
-def composition(molecules: Molecules, elements: Sequence[int]) -> NDArray[np.float64]:
-    """How many atoms of each element every molecule has, [M, elements]."""
-    owner = np.repeat(np.arange(len(molecules)), np.diff(molecules.offsets))
-    counts = np.zeros((len(molecules), len(elements)))
-    np.add.at(counts, (owner, np.searchsorted(elements, molecules.numbers)), 1)
-    return counts
+def values_of(molecules: Molecules, targets: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Labels [M] by the name of the target."""
+    return {name: molecules.values[:, COLUMNS[name]] for name in targets}
 
 
 def measure(molecules: Molecules, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Per target: "e0" per element, "mean" and "scale", in its unit.
-
-    An extensive property is Σ e0 plus a remainder with the root mean square ``scale`` for each √atom: e0 are published atom
-    references, corrected by linear least squares per element. The extent is the same after the second moment of the nuclear
-    charges. Others are ``mean`` plus a remainder of the size ``scale``.
-    """
+    """Statistics by target, see :mod:`eqmol.data.targets`; published atom references are where the contributions start from."""
     elements = np.unique(molecules.numbers).tolist()
-    counts = composition(molecules, elements)
+    counts = composition(molecules.numbers, molecules.offsets, elements)
     measured = {}
-    for name in targets:
-        values = molecules.values[:, _COLUMN[name]]
-        if PROPERTIES[name].kind == "extent":
-            values = values - nuclear_extent(molecules)
-        measured[name] = _measure(name, values, counts, elements)
+    for name, values in values_of(molecules, targets).items():
+        if TARGETS[name].kind == "extent":
+            values = values - nuclear_extent(molecules.numbers, molecules.positions, molecules.offsets)
+        measured[name] = measure_target(TARGETS[name], values, counts, elements, ATOM_REFERENCES.get(name))
     return measured
-
-
-def nuclear_extent(molecules: Molecules) -> NDArray[np.float64]:
-    """Second moment Σ Z |r - R|² (a0²) of the nuclear charges about their centre R, [M]."""
-    first, charge = molecules.offsets[:-1], molecules.numbers.astype(np.float64)
-    total = np.add.reduceat(charge, first)
-    centre = np.add.reduceat(charge[:, None] * molecules.positions, first) / total[:, None]
-    arms = molecules.positions - np.repeat(centre, np.diff(molecules.offsets), axis=0)
-    return np.add.reduceat(charge * np.square(arms).sum(axis=1), first) / BOHR**2
-
-
-def _measure(
-    name: str, values: NDArray[np.float64], counts: NDArray[np.float64], elements: list[int]
-) -> dict[str, Any]:
-    kind = PROPERTIES[name].kind
-    if kind in ("extensive", "extent"):
-        references = ATOM_REFERENCES.get(name, {})
-        e0 = np.array([references.get(z, 0.0) for z in elements])
-        correction, *_ = np.linalg.lstsq(counts, values - counts @ e0, rcond=None)
-        e0 = e0 + correction
-        remainder, mean = (values - counts @ e0) / np.sqrt(counts.sum(axis=1)), 0.0
-    else:
-        e0, mean = np.zeros(len(elements)), float(values.mean()) if kind == "intensive" else 0.0
-        remainder = values - mean
-    scale = float(np.sqrt(np.mean(remainder**2)))
-    return {"e0": [float(energy) for energy in e0], "mean": mean, "scale": scale if scale > 1e-12 else 1.0}
 
 
 def shortest_distances(molecules: Molecules, elements: Sequence[int], cutoff: float) -> torch.Tensor:
@@ -96,33 +59,6 @@ def shortest_distances(molecules: Molecules, elements: Sequence[int], cutoff: fl
     return fill_gaps(shortest.reshape(number, number))
 
 
-def table(molecules: Molecules, targets: Sequence[str]) -> Table:
-    """What a person should see of the targets before training."""
-    shown = Table(
-        "target", "unit", "mean", "standard deviation", "least", "largest", title="targets of the training set"
-    )
-    for column in shown.columns[2:]:
-        column.justify = "right"
-    for name in targets:
-        values = molecules.values[:, _COLUMN[name]]
-        row = (values.mean(), values.std(), values.min(), values.max())
-        shown.add_row(name, PROPERTIES[name].unit, *(f"{value:.4f}" for value in row))
-    return shown
-
-
-def references_table(statistics: dict[str, dict[str, Any]], elements: Sequence[int]) -> Table | None:
-    """Contributions of the elements to the extensive targets; None if there is none."""
-    names = [name for name in statistics if PROPERTIES[name].kind == "extensive"]
-    if not names:
-        return None
-    shown = Table("element", *(f"{name} / {PROPERTIES[name].unit}" for name in names), title="atom references")
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row, number in enumerate(elements):
-        shown.add_row(chemical_symbols[number], *(f"{statistics[name]['e0'][row]:.4f}" for name in names))
-    return shown
-
-
 def open_shell_warnings(molecules: Molecules) -> list[str]:
     """A sentence about molecules with an odd number of electrons, with the first of them; QM9 has none."""
     odd = np.flatnonzero(np.add.reduceat(molecules.numbers, molecules.offsets[:-1]) % 2)
@@ -140,7 +76,7 @@ def unit_warnings(molecules: Molecules) -> list[str]:
     sizes = np.diff(molecules.offsets)
     found = []
     for name in ("U0", "U", "H", "G", *_TYPICAL):
-        values = molecules.values[:, _COLUMN[name]]
+        values = molecules.values[:, COLUMNS[name]]
         if name in ATOM_REFERENCES:
             known = np.array([ATOM_REFERENCES[name].get(int(z), np.nan) for z in molecules.numbers])
             expected, near = np.add.reduceat(known, molecules.offsets[:-1]), _NEAR
