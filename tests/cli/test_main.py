@@ -78,6 +78,7 @@ def test_a_wheel_holds_configuration_and_embedded_data(tmp_path: Path) -> None:
         "oc20_sample/emt_1.txt",
     ):
         assert f"eqmol/_data/{sample}" in names
+    assert "eqmol/py.typed" in names
     assert not any("prepared" in name or name.startswith(("tests", "data/")) for name in names)
 
     (sdist,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path / "b"), versions=["standard"])
