@@ -4,7 +4,17 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Calculator", "__version__", "load", "predict", "save"]
+__all__ = [
+    "Calculator",
+    "Spec",
+    "__version__",
+    "convolution",
+    "load",
+    "power",
+    "predict",
+    "product",
+    "save",
+]
 
 #: Public name -> module. Imported on first use, so that ``import eqmol`` does not load torch.
 _PUBLIC = {
@@ -12,6 +22,10 @@ _PUBLIC = {
     "save": "eqmol.checkpoint",
     "Calculator": "eqmol.inference.calculator",
     "predict": "eqmol.inference.structures",
+    "Spec": "eqmol.ops",
+    "convolution": "eqmol.ops",
+    "product": "eqmol.ops",
+    "power": "eqmol.ops",
 }
 
 

@@ -72,7 +72,14 @@ class NeighborList:
 
 
 def neighbor_list(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Return all pairs closer than ``cutoff`` Å; see :meth:`NeighborList.__call__`."""
+    """Return all pairs closer than ``cutoff`` Å; see :meth:`NeighborList.__call__`.
+
+    One atom in a cubic cell of 3 Å has six images nearer than 4 Å:
+
+    >>> edges, shifts = neighbor_list([[0, 0, 0]], 3 * np.eye(3), [True, True, True], cutoff=4.0)
+    >>> edges.shape, shifts.norm(dim=1).tolist()
+    (torch.Size([2, 6]), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    """
     return NeighborList(cutoff)(positions, cell, pbc)
 
 

@@ -57,6 +57,11 @@ def from_atoms(
 ) -> AtomGraph:
     """Turn an ASE structure into a graph.
 
+    >>> water = ase.Atoms("OHH", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]])
+    >>> from_atoms(water, cutoff=1.2).edge_index  # row 0 senders, row 1 receivers: the two bonds, in both directions
+    tensor([[1, 2, 0, 0],
+            [0, 0, 1, 2]])
+
     Args:
         atoms: structure in Å; constraints and calculators are ignored.
         cutoff: Å.

@@ -36,6 +36,9 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 class Target:
     """One property.
 
+    >>> Target("alpha", "tensor", "a0³").plain()
+    {'kind': 'tensor', 'unit': 'a0³'}
+
     Args:
         name: letters, digits, _ and -.
         kind: how it follows from atoms, see :data:`Kind`.

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from eqmol import ops
 from eqmol.errors import InputError
 from eqmol.nn import AttentionLogits, Gate, Linear, PairNetwork, RadialMatrix, attention_weights
 from eqmol.ops.contract import Convolution, Product, RadialWeight
-from eqmol.ops.registry import Backend, create
+from eqmol.ops.registry import Backend
 from eqmol.ops.spec import Family, Parity, Spec
 
 MESSAGES = ("linear", "nonlinear")
@@ -40,22 +41,17 @@ class Algebra(NamedTuple):
         """The convolution between these degrees; degrees of the filter that reach nothing are dropped.
 
         Raises:
-            InputError: no family for the operation, or what :class:`Spec` and :func:`create` refuse.
+            InputError: no family for the operation, or what :class:`Spec` and :func:`eqmol.ops.convolution` refuse.
         """
         reach = min(degree_filter, degree_in + degree_out)
         family = self._family("convolution")
         spec = Spec("convolution", family, self.parity, degree_in, reach, degree_out, order_max=self.order_max)
-        convolution = create(spec, self.backend)
-        assert isinstance(convolution, Convolution)
-        return convolution
+        return ops.convolution(spec, self.backend)
 
     def product(self, degree_in: int, degree_out: int) -> Product:
         """The product of two fields of one degree; raises as :meth:`convolution` does."""
-        product = create(
-            Spec("product", self._family("product"), self.parity, degree_in, degree_in, degree_out), self.backend
-        )
-        assert isinstance(product, Product)
-        return product
+        spec = Spec("product", self._family("product"), self.parity, degree_in, degree_in, degree_out)
+        return ops.product(spec, self.backend)
 
     def _family(self, operation: str) -> Family:
         if isinstance(self.family, str):

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from eqmol import ops
 from eqmol.errors import InputError
 from eqmol.models.arguments import (
     check_backend,
@@ -34,8 +35,8 @@ from eqmol.nn import (
     group_nodes,
     pad_degrees,
 )
-from eqmol.ops.contract import Convolution, Power, RadialWeight
-from eqmol.ops.registry import Backend, create
+from eqmol.ops.contract import RadialWeight
+from eqmol.ops.registry import Backend
 from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
 
 
@@ -57,9 +58,6 @@ class MACELayer(nn.Module):
         message_size: m, root mean square of the messages / n in the untrained layer.
     """
 
-    convolution: Convolution
-    power: Power
-
     def __init__(
         self,
         convolution: Spec,
@@ -77,8 +75,8 @@ class MACELayer(nn.Module):
         super().__init__()
         degree, middle, degree_out = convolution.degree_in, convolution.degree_out, power.degree_out
         self.message_scale = 1 / (avg_num_neighbors * message_size)
-        self.convolution = create(convolution, backend)  # type: ignore[assignment]
-        self.power = create(power, backend)  # type: ignore[assignment]
+        self.convolution = ops.convolution(convolution, backend)
+        self.power = ops.power(power, backend)
         self.up = Linear(degree, degree, channels, channels)
         self.radial = RadialNetwork(
             num_bessel, radial_hidden, convolution.num_weights, channels, num_elements if pair_radial else 0

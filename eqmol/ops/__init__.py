@@ -1,6 +1,19 @@
-"""First floor: tensor products. Exports the contract; implementations are reached through the registry only."""
+"""First floor: tensor products.
+
+A :class:`Spec` says what is computed, :func:`convolution`, :func:`product` and :func:`power` make the algorithm that computes it:
+
+>>> import torch
+>>> spec = Spec("product", "gaunt", "so3", 2, 2, 2)
+>>> x, y, weight = torch.randn(10, 9, 8), torch.randn(10, 9, 8), torch.randn(spec.num_weights, 8)
+>>> results = [product(spec, backend)(x, y, weight) for backend in ("cg", "gaunt", "grid")]
+>>> results[0].shape
+torch.Size([10, 9, 8])
+>>> all(torch.allclose(result, results[0], atol=1e-4) for result in results)
+True
+"""
 
 from eqmol.ops.contract import Convolution, Power, Product, RadialWeight
+from eqmol.ops.registry import convolution, power, product
 from eqmol.ops.spec import Spec
 
-__all__ = ["Convolution", "Power", "Product", "RadialWeight", "Spec"]
+__all__ = ["Convolution", "Power", "Product", "RadialWeight", "Spec", "convolution", "power", "product"]

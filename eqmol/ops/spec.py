@@ -44,6 +44,12 @@ PowerPath = tuple[tuple[int, ...], int, int]  # degrees of the factors, l3, inde
 class Spec:
     """The function that a tensor product computes.
 
+    >>> spec = Spec("product", "coupled", "o3", degree_in=1, degree_filter=1, degree_out=2)
+    >>> spec.pair_paths  # (l1, l2, l3): a scalar of two scalars and of two vectors, two vectors, a tensor
+    ((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 2))
+    >>> spec.num_weights, Spec("product", "gaunt", "o3", 1, 1, 2).num_weights
+    (5, 2)
+
     Attributes:
         operation: ``convolution`` (features with the harmonics of edges), ``product`` (two features) or ``power``.
         family, parity: see the module.

@@ -16,7 +16,11 @@ from eqmol.so3.quadrature import sphere_rule
 
 
 def is_coupled(l1: int, l2: int, l3: int) -> bool:
-    """Whether the degrees satisfy the triangle inequality."""
+    """Whether the degrees satisfy the triangle inequality.
+
+    >>> is_coupled(1, 1, 2), is_coupled(1, 1, 3)
+    (True, False)
+    """
     return abs(l1 - l2) <= l3 <= l1 + l2
 
 
@@ -57,6 +61,14 @@ def pairing_factor(l1: int, l2: int, l3: int) -> float:
 @lru_cache(maxsize=4096)
 def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     """Real 3j symbol of unit Frobenius norm, [2 l1 + 1, 2 l2 + 1, 2 l3 + 1], read-only.
+
+    Two vectors couple to their dot product, and to their cross product:
+
+    >>> x, y = np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 5.0])
+    >>> bool(np.isclose(x @ wigner_3j(1, 1, 0)[..., 0] @ y, x @ y / np.sqrt(3)))
+    True
+    >>> bool(np.allclose(np.einsum("a,b,abc->c", x, y, wigner_3j(1, 1, 1)), np.cross(x, y) / np.sqrt(6)))
+    True
 
     Raises:
         ValueError: the degrees violate the triangle inequality.

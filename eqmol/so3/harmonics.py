@@ -50,6 +50,11 @@ def _recurrence(degree: int, dtype: torch.dtype, device: torch.device) -> _Recur
 def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
     """Component-normalised real spherical harmonics of degrees 0 ... ``degree``.
 
+    Degree 1 is √3 (x, y, z):
+
+    >>> spherical_harmonics(torch.tensor([0.0, 0.6, 0.8]), 1)
+    tensor([1.0000, 0.0000, 1.0392, 1.3856])
+
     Args:
         directions: unit vectors [..., 3].
         degree: highest degree L.

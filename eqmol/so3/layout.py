@@ -10,7 +10,11 @@ CONVENTION = "y-polar/component/positive-integral-3j/1"
 
 
 def dim(degree: int) -> int:
-    """Number of components of all degrees 0 ... ``degree``."""
+    """Number of components of all degrees 0 ... ``degree``.
+
+    >>> dim(2)
+    9
+    """
     return (degree + 1) ** 2
 
 
@@ -20,10 +24,18 @@ def degree_slice(degree: int) -> slice:
 
 
 def degrees(degree: int) -> np.ndarray:
-    """Degree of every component, int64 [(degree + 1)²]."""
+    """Degree of every component, int64 [(degree + 1)²].
+
+    >>> degrees(2).tolist()
+    [0, 1, 1, 1, 2, 2, 2, 2, 2]
+    """
     return np.repeat(np.arange(degree + 1), 2 * np.arange(degree + 1) + 1)
 
 
 def orders(degree: int) -> np.ndarray:
-    """Order m of every component, int64 [(degree + 1)²]."""
+    """Order m of every component, int64 [(degree + 1)²].
+
+    >>> orders(2).tolist()
+    [0, -1, 0, 1, -2, -1, 0, 1, 2]
+    """
     return np.concatenate([np.arange(-l, l + 1) for l in range(degree + 1)])

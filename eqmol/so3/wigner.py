@@ -44,6 +44,13 @@ def _step(degree: int, order: int, dtype: torch.dtype, device: torch.device) -> 
 def wigner_matrices(rotations: Tensor, degree: int, order: int | None = None) -> list[Tensor]:
     """Wigner matrices of degrees 0 ... ``degree``.
 
+    Degree 1 is the rotation itself:
+
+    >>> quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> matrices = wigner_matrices(quarter, 2)
+    >>> [tuple(matrix.shape) for matrix in matrices], torch.equal(matrices[1], quarter)
+    ([(1, 1), (3, 3), (5, 5)], True)
+
     Args:
         rotations: [B, 3, 3].
         degree: highest degree L.

@@ -34,7 +34,7 @@ def test_rooms_are_entered_by_their_doors(monkeypatch: pytest.MonkeyPatch, capfd
 
 
 def test_public_names() -> None:
-    assert eqmol.__all__ == ["Calculator", "__version__", "load", "predict", "save"]
+    assert sorted(eqmol.__all__) == sorted([*SIGNATURES, "Spec", "__version__"])
     assert eqmol.__version__ == PROJECT["project"]["version"]
     for name in eqmol.__all__:
         assert getattr(eqmol, name) is not None
@@ -67,6 +67,7 @@ SIGNATURES = {
         "close_contacts='stop'",
         "electronic_state='stop'",
     ],
+    **{operation: ["spec", "backend='cg'"] for operation in ("convolution", "product", "power")},
 }
 
 

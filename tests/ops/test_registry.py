@@ -3,7 +3,7 @@
 import pytest
 
 from eqmol.errors import InputError
-from eqmol.ops import Spec
+from eqmol.ops import Spec, convolution, power, product
 from eqmol.ops.registry import BACKENDS, algorithm, candidates, create
 from tests.ops.cases import PAIRS, POWERS, spec_id
 
@@ -57,3 +57,13 @@ def test_a_mixture_names_one_algorithm_per_operation():
 def test_unknown_backend_lists_the_known():
     with pytest.raises(InputError, match=r"'gird'.*cg, escn, gaunt, grid"):
         create(PAIRS[0], "gird")
+
+
+@pytest.mark.parametrize("make", [convolution, product, power])
+@pytest.mark.parametrize("spec", [PAIRS[0], PAIRS[-20], POWERS[0]], ids=spec_id)
+def test_public_functions_make_their_operation_and_refuse_others(make, spec):
+    if make.__name__ == spec.operation:
+        assert type(make(spec)) is algorithm(spec, "cg")
+    else:
+        with pytest.raises(InputError, match=rf"{make.__name__}\(\) got .* of a {spec.operation}; "):
+            make(spec)
