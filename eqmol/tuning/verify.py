@@ -69,7 +69,7 @@ def verify(model: Predictor, graph: Any) -> list[Difference]:
 
     Returns:
         The differences; none if there is nothing to compare: every algorithm is the reference and none is compiled, the batch
-        has no edges, or this model was verified before.
+        has no edges, this model was verified before, or the reference's results are not finite.
 
     Raises:
         VerificationError: a difference is above its tolerance.
@@ -89,7 +89,8 @@ def verify(model: Predictor, graph: Any) -> list[Difference]:
             f"use {_remedy(model, suspects)}, or switch this check off by verify=off (train.py), --verify off (predict.py) or "
             f"verify=False"
         )
-    _verified.add(identity)
+    if differences:
+        _verified.add(identity)
     return differences
 
 
@@ -97,7 +98,8 @@ def _compare(model: Predictor, judge: Predictor, graph: Any) -> list[Difference]
     """Differences of all results; of a potential those of energies, forces and, for periodic structures, virials.
 
     The scale of a quantity is its largest value; for a potential at least what the unit of the network's output makes of it: in a
-    perfect crystal all forces vanish.
+    perfect crystal all forces vanish. There is nothing to compare with where the judge's own results are not finite, which
+    those who use them say.
     """
     tolerance = TOLERANCES[model.dtype]
     with torch.inference_mode(False):
@@ -114,6 +116,8 @@ def _compare(model: Predictor, judge: Predictor, graph: Any) -> list[Difference]
                 name: (expected[name] - (e0 if name == "energies" else 0.0)) for name in floors.keys() & expected.keys()
             }
             scales = {name: max(float(sizes[name].abs().max()), floors[name]) for name in floors if name in sizes}
+    if not all(bool(expected[name].isfinite().all()) for name in scales):
+        return []
     errors = {name: float((results[name] - expected[name]).abs().max()) for name in scales}
     return [Difference(name, errors[name], tolerance * scale) for name, scale in scales.items()]
 

@@ -4,9 +4,11 @@ import ctypes
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -141,9 +143,7 @@ def load(program: Program, source: str, unit: int = 1) -> Kernel | None:
     if compiler is None:
         return None
     try:
-        path = store.library(
-            identity(source, compiler), lambda output: compilers.compile_source(compiler, source, output)
-        )
+        path = store.library(identity(source, compiler), partial(_compile, compiler, source))
         return Kernel(str(path), program, unit)
     except (compilers.CompilationError, InputError, OSError, AttributeError) as error:
         if mode() == "require":
@@ -152,6 +152,18 @@ def load(program: Program, source: str, unit: int = 1) -> Kernel | None:
             ) from None
         _say(f"a kernel cannot be made by {compiler.command[0]} ({error}): slower forms are used instead")
         return None
+
+
+def _compile(compiler: compilers.Compiler, source: str, output: Path) -> None:
+    _announce(compiler)
+    compilers.compile_source(compiler, source, output)
+
+
+@lru_cache(maxsize=1)
+def _announce(compiler: compilers.Compiler) -> None:
+    """That some seconds pass; once per process, and only where something is compiled."""
+    first = ", which first builds its own runtime, about a minute" if "ziglang" in compiler.command else ""
+    print(f"compiling tensor products for this machine by {' '.join(compiler.command)}{first}", file=sys.stderr)
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eqmol.ops import RadialWeight, Spec, kernels
-from eqmol.ops.kernels import cpp, forms, library
+from eqmol.ops.kernels import compiler, cpp, forms, library
 from eqmol.ops.kernels.programs import edge_program, power_program
 from eqmol.ops.kernels.sparse import edge_terms
 from eqmol.ops.registry import create
@@ -251,3 +251,16 @@ def test_exchanged_arguments_in_one_sweep(kept, monkeypatch):
             slopes.append(torch.autograd.grad(sum(slope.cos().sum() for slope in first), leaves))
         torch.testing.assert_close(*slopes, atol=1e-10, rtol=1e-10)
     assert len(swept) >= 3
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_vectors_of_other_processors(size, monkeypatch):
+    """Of SSE and NEON, and of AVX-512: compilers split those that this processor does not have."""
+    monkeypatch.setattr(compiler, "vector_bytes", lambda: size)
+    for remembered in (forms.product_kernel, forms.edge_kernel):
+        remembered.cache_clear()
+    for spec in (OTHERS[1], OTHERS[3]):
+        _, compiled, expected = both(spec, nodes=4, channels=cpp.PART + 3, edges=20)
+        torch.testing.assert_close(compiled, expected, atol=1e-10, rtol=1e-10)
+    for remembered in (forms.product_kernel, forms.edge_kernel):
+        remembered.cache_clear()

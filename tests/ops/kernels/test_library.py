@@ -83,6 +83,16 @@ def test_a_compiler_that_fails_is_named_once(failing_compiler, monkeypatch, capl
         run()
 
 
+@pytest.mark.usefixtures("kernels")
+def test_that_it_compiles_is_said_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
+    for _ in range(2):
+        library._announce.cache_clear()
+        forms.product_kernel.cache_clear()
+        run()
+    assert capsys.readouterr().err.count("compiling tensor products for this machine by") == 1
+
+
 def test_off_is_off(monkeypatch):
     monkeypatch.setenv("EQMOL_KERNELS", "off")
     monkeypatch.setattr(compiler, "find", lambda: pytest.fail("looked for a compiler"))
