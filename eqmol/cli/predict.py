@@ -139,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _holds_molecules(path: Path) -> bool:
-    from eqmol.bounded import COMPRESSED
+    from eqmol.files import COMPRESSED
 
     return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower() in MOLECULES
 

@@ -18,8 +18,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 from rich.table import Table
 
-from eqmol.bounded import Text, bounded_memory, check_database, check_expansion
 from eqmol.errors import InputError, printable, reason_of
+from eqmol.files import Text, bounded_memory, check_database, check_expansion
 from eqmol.graph.keys import ENERGY, FORCES, STRESS
 from eqmol.graph.targets import Target
 

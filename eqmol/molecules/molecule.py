@@ -14,8 +14,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from eqmol.bounded import COMPRESSED, MAX_LINE, Text
 from eqmol.errors import InputError, printable, reason_of
+from eqmol.files import COMPRESSED, MAX_LINE, Text
 
 #: Endings of files that :func:`read_molecules` reads.
 ENDINGS = (".sdf", ".mol2", ".smi")
@@ -77,7 +77,7 @@ class Failure(NamedTuple):
 def read_molecules(path: str | Path, conformers: int = 10, seed: int = 0) -> Iterator[Molecule | Failure]:
     """Read the molecules of an .sdf, .mol2 or .smi file; those without coordinates in space get a conformer.
 
-    The file may be compressed and in any encoding that :class:`eqmol.bounded.Text` knows. A record that cannot be read is a
+    The file may be compressed and in any encoding that :class:`eqmol.files.Text` knows. A record that cannot be read is a
     failure and costs no other.
 
     Args:

@@ -14,11 +14,11 @@ from ase.db.row import AtomsRow
 from ase.io.jsonio import decode
 from ase.io.trajectory import Trajectory
 
-from eqmol.bounded import bounded_memory, check_database, decompress
 from eqmol.data.oc20.frames import Frame, check, infer_tags, integers
 from eqmol.data.oc20.lmdb_files import Entries
 from eqmol.data.oc20.reading import Reading, system_name
 from eqmol.errors import InputError, reason_of
+from eqmol.files import bounded_memory, check_database, decompress
 from eqmol.graph import check_numbers
 
 

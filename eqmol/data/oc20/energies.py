@@ -10,10 +10,10 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from eqmol.bounded import read_npz
 from eqmol.data.oc20.dataset import Library
 from eqmol.data.statistics import FreeAtom
 from eqmol.errors import InputError
+from eqmol.files import read_npz
 
 ENERGIES = ("auto", "adsorption", "total")
 

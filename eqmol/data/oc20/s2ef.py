@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers
 
-from eqmol.bounded import Text, read_lines
 from eqmol.data.oc20.frames import Frame, check
 from eqmol.data.oc20.reading import Reading
 from eqmol.errors import InputError, printable, reason_of
+from eqmol.files import Text, read_lines
 
 
 def labels_of(path: Path) -> Path | None:

@@ -14,9 +14,9 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from eqmol.bounded import Text, read_lines
 from eqmol.data.qm9.targets import RAW_FACTORS
 from eqmol.errors import InputError, printable
+from eqmol.files import Text, read_lines
 
 #: Columns of the CSV, and of the second line of an .xyz file, which has only the first 15.
 COLUMNS = (

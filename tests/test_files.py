@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from eqmol.bounded import FREE, MAX_LINE, RATIO, Text, bounded_memory, decompress, read_lines, read_npz
 from eqmol.data.oc20.ase_files import read_database
 from eqmol.data.oc20.reading import Reading
 from eqmol.data.oc20.records import read_torch
@@ -22,6 +21,7 @@ from eqmol.data.oc20.s2ef import read_s2ef
 from eqmol.data.qm9.raw import read_xyz
 from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
+from eqmol.files import FREE, MAX_LINE, RATIO, Text, bounded_memory, decompress, read_lines, read_npz
 from eqmol.molecules.molecule import Failure, Molecule, from_smiles, read_molecules
 
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
