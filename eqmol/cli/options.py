@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -26,12 +27,18 @@ def limit_threads() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def sentence(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as a sentence, without the place in the code that Python names."""
+    return f"warning: {message}\n"
+
+
 def exit_code(command: Callable[[], int | None], interrupted: str = "interrupted; nothing was written") -> int:
     """Run a command; say in one sentence why it failed.
 
     Returns:
         What the command returns or 0; 2 after bad input, 130 after Ctrl-C.
     """
+    warnings.formatwarning = sentence
     try:
         return command() or 0
     except KeyboardInterrupt:

@@ -4,12 +4,13 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from eqmol.cli.options import limit_threads
+from eqmol.cli.options import limit_threads, sentence
 from eqmol.errors import InputError
 from eqmol.files import shipped
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python train.py") ->
         return 0
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
     limit_threads()
+    warnings.formatwarning = sentence
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
