@@ -29,8 +29,9 @@ PRODUCT_SETS = ("v", "xy", "xyw", "xywv")
 EDGE_SETS = ("v", "wm", "xwm", "xwmv")
 #: Exchanged arguments whose sums are compiled, for derivatives of forces: features of the first layer do not depend on positions.
 JOINT_SETS = (frozenset("wm"), frozenset("wxm"))
-#: Statements of a program beyond which it is not compiled.
-MAX_STATEMENTS = 12_000
+#: Terms of a power beyond which it has no kernels, and statements beyond which a program is not compiled: the programs of all sets
+#: of what is within the limits have fewer. The largest take seven seconds.
+MAX_TERMS, MAX_STATEMENTS = 1600, 30_000
 #: Weights of edges that are made at a time: they stay in the cache.
 CHUNK = 1 << 17
 #: Weights of edges that are kept for derivatives if there are no more.
@@ -45,6 +46,8 @@ def smallest(sets: Sequence[str], wanted: Collection[str]) -> frozenset[str] | N
 @lru_cache(maxsize=512)
 def power_kernel(spec: Spec, wanted: frozenset[str], tangents: int, dtype: torch.dtype) -> Kernel | None:
     """The compiled program, or None where it cannot be made."""
+    if len(power_terms(spec).terms) > MAX_TERMS:
+        return None
     return _node_kernel(power_program(spec, wanted, tangents), dtype)
 
 

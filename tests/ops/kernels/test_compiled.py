@@ -83,6 +83,15 @@ def test_nothing_comes_of_nothing(spec, nodes, channels):
     assert not any(slope.any() for slope in (out, *slopes))
 
 
+def test_a_power_of_too_many_terms_is_left_to_its_algorithm(monkeypatch):
+    monkeypatch.setattr(forms, "MAX_TERMS", 50)
+    forms.power_kernel.cache_clear()
+    monkeypatch.setattr(forms, "PowerForm", lambda *_: pytest.fail("a kernel was used"))
+    case = make_case(POWER)
+    torch.testing.assert_close(case.run(create(POWER, "cg")), case.reference(), atol=1e-10, rtol=0)
+    forms.power_kernel.cache_clear()
+
+
 def test_a_group_without_nodes():
     case, op = make_case(POWER, nodes=4), create(POWER, "cg")
     case.group = torch.tensor([2, 0, 2, 2])

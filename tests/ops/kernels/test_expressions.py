@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from eqmol.ops import RadialWeight, Spec, kernels
+from eqmol.ops.kernels import forms
 from eqmol.ops.kernels.evaluate import evaluate
 from eqmol.ops.kernels.expressions import Expressions, Scaled, Variable, derive
-from eqmol.ops.kernels.sparse import is_small
+from eqmol.ops.kernels.programs import edge_program, power_program, product_program
+from eqmol.ops.kernels.sparse import is_small, power_terms
 from eqmol.ops.registry import create
 from tests.ops.cases import PAIRS, POWERS, make_case, spec_id
 
@@ -117,3 +119,15 @@ def test_a_program_has_what_its_results_need_and_no_more():
 )
 def test_size_is_known_before_anything_is_made(spec, small):
     assert is_small(spec) == small
+
+
+def test_all_sets_of_the_largest_specs_are_compiled():
+    """None is left to torch, which would take longer than the algorithms that kernels replace."""
+    power = Spec("power", "coupled", "o3", 3, 0, 3, 3)
+    assert 1500 < len(power_terms(power).terms) <= forms.MAX_TERMS
+    programs = [power_program(power, frozenset("xcv"), 1)]
+    for degrees in ((4, 4, 4), (2, 6, 6)):
+        programs.append(product_program(Spec("product", "coupled", "o3", *degrees), frozenset("xywv")))
+        edges = Spec("convolution", "coupled", "o3", *degrees)
+        programs.append(edge_program(edges, frozenset({"w", "w0", "x", "m", "v"}), frozenset("wxm")))
+    assert max(len(program.steps) for program in programs) <= forms.MAX_STATEMENTS
