@@ -53,11 +53,13 @@ class Step:
             "elements": elements,
             "e0": [0.0] * len(elements),
             "scale": 1.0,
+            "label_scales": {"energy": 1.0, "forces": 1.0},
             "avg_num_neighbors": graph.num_edges / graph.num_nodes,
         }
         task = OmegaConf.to_container(config.task, resolve=True)
         assert isinstance(task, dict)
-        self.loss = WeightedLoss.from_config(task["targets"], task["raise_at"])
+        self.loss = WeightedLoss(task["targets"], task["raise_at"])
+        self.loss.set_scales(config.statistics.label_scales)
         self.model = build(OmegaConf.to_container(config.predictor, resolve=True)).train()  # type: ignore[arg-type]
         self.optimizer = torch.optim.Adam(self.model.parameters(), LEARNING_RATE)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
-from eqmol.graph.keys import ENERGY, FORCES
+from eqmol.graph.keys import ENERGY, FORCES, STRESS
 
 #: eV per atom; no bond is that strong, so labels and atomic energies come from different methods.
 IMPLAUSIBLE = 100.0
@@ -22,6 +22,9 @@ CONVERGED = 1e-6
 NOISE = 0.1
 #: Energies vary over about a tenth of an Å, so that their slope per Å, which forces would tell, is so many times larger.
 SLOPE = 10.0
+#: Labels that vary by less than this fraction of what others do (energies per atom in eV, forces in eV/Å, stress times volume
+#: per atom in eV) count in the loss as if they varied by that much.
+FLOOR = 1e-3
 #: eV; two energies of the same isolated atom that differ by more contradict each other.
 SAME_ATOM = 1e-3
 #: ``config_type`` of isolated atoms, without its underscores and capitals.
@@ -38,6 +41,8 @@ class Statistics:
         e0_source: per element, where its energy comes from.
         scale: unit of the network's energies, eV, see :func:`summarise`.
         scale_source: what it was taken from, in words.
+        label_scales: what the loss divides errors by, for the labels there are: standard deviation of (E - Σ E0)/N in eV per
+            atom ("energy"), root mean square of the components in eV/Å ("forces") and in eV/Å³ ("stress").
         avg_num_neighbors: mean number of edges that end at an atom.
         binding: median of (E - Σ E0)/N over the frames, eV per atom; None without energies.
         rank_deficiency: how many atomic energies the compositions leave undetermined in the least squares.
@@ -48,6 +53,7 @@ class Statistics:
     e0_source: list[str]
     scale: float
     scale_source: str
+    label_scales: dict[str, float]
     avg_num_neighbors: float
     binding: float | None
     rank_deficiency: int
@@ -58,6 +64,7 @@ class Statistics:
             "elements": self.elements,
             "e0": self.e0,
             "scale": self.scale,
+            "label_scales": self.label_scales,
             "avg_num_neighbors": self.avg_num_neighbors,
         }
 
@@ -142,12 +149,15 @@ def measure(graphs: Sequence[AtomGraph], isolated: dict[int, FreeAtom]) -> Stati
     )
     energies = np.array([float(graph.energy) if ENERGY in graph else np.nan for graph in graphs])
     num_edges = sum(graph.edge_index.shape[1] for graph in graphs)
+    stressed = [graph for graph in graphs if STRESS in graph and bool(graph.stress.isfinite().all())]
     return summarise(
         elements,
         counts,
         energies,
         isolated,
         forces=torch.cat([graph.forces.flatten() for graph in graphs if FORCES in graph] or [torch.zeros(0)]).numpy(),
+        stress=torch.cat([graph.stress.flatten() for graph in stressed] or [torch.zeros(0)]).numpy(),
+        volume=float(np.mean([float(graph.cell.det().abs()) / graph.num_nodes for graph in stressed] or [np.nan])),
         avg_num_neighbors=float(num_edges / counts.sum()),
         source=graphs[0].source,
     )
@@ -163,6 +173,9 @@ def summarise(
     avg_num_neighbors: float,
     source: str,
     weights: NDArray[np.float64] | None = None,
+    within: NDArray[np.float64] | None = None,
+    stress: NDArray[np.float64] | None = None,
+    volume: float = np.nan,
 ) -> Statistics:
     """Return the statistics of S structures, or of S groups of structures of the same composition.
 
@@ -182,16 +195,21 @@ def summarise(
         avg_num_neighbors: mean number of edges that end at an atom.
         source: where the structures come from, for messages.
         weights: [S] size of each group; None for 1.
+        within: [S] variance of the energies of each group, eV²; None for 0.
+        stress: components, eV/Å³, of any shape; None for none.
+        volume: mean volume per atom where there is a stress, Å³.
 
     Raises:
         InputError: the energies are implausibly far from the sum of the atomic energies.
     """
     e0, deficiency = _atomic_energies(elements, counts, energies, isolated, weights)
     binding = (energies - counts @ e0) / counts.sum(axis=1)
-    binding = binding[np.isfinite(binding)]
-    median = float(np.median(binding)) if len(binding) > 0 else None
+    known = np.isfinite(binding)
+    median = float(np.median(binding[known])) if known.any() else None
     _check_plausible(source, elements, median, isolated)
-    scale, scale_source = _scale(forces[np.isfinite(forces)], binding)
+    deviation = _deviation(binding, counts.sum(axis=1), weights, within) if known.any() else None
+    spread = {ENERGY: deviation, FORCES: _root_mean_square(forces), STRESS: _root_mean_square(stress)}
+    scale, scale_source = _scale(spread[FORCES], spread[ENERGY], _root_mean_square(binding))
     fitted = "least squares" if median is not None else "no energies: 0"
     return Statistics(
         elements=elements,
@@ -199,6 +217,7 @@ def summarise(
         e0_source=[isolated[z].source if z in isolated else fitted for z in elements],
         scale=scale,
         scale_source=scale_source,
+        label_scales=_label_scales(spread, volume),
         avg_num_neighbors=avg_num_neighbors,
         binding=median,
         rank_deficiency=deficiency,
@@ -239,24 +258,54 @@ def _check_plausible(source: str, elements: list[int], median: float | None, iso
     )
 
 
-def _scale(forces: NDArray[np.float64], binding: NDArray[np.float64]) -> tuple[float, str]:
+def _deviation(
+    binding: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
+    within: NDArray[np.float64] | None,
+) -> float:
+    """Return the standard deviation of (E - Σ E0)/N (eV per atom) over all structures of all groups."""
+    known = np.isfinite(binding)
+    weight = (np.ones_like(binding) if weights is None else weights)[known]
+    variance = np.square(binding[known] - np.average(binding[known], weights=weight))
+    if within is not None:
+        variance = variance + (within / np.square(sizes))[known]
+    return float(np.sqrt(np.average(variance, weights=weight)))
+
+
+def _scale(force: float | None, deviation: float | None, binding: float | None) -> tuple[float, str]:
     """Return the unit of the network's energies (eV), and what it was taken from, in words.
 
     Args:
-        forces: known components, eV/Å.
-        binding: known (E - Σ E0)/N, eV.
+        force: root mean square of the forces, eV/Å.
+        deviation: standard deviation of (E - Σ E0)/N, eV.
+        binding: its root mean square, eV.
     """
-    force = _root_mean_square(forces)
-    deviation = float(np.std(binding)) if len(binding) > 0 else 0.0
-    if force > max(CONVERGED, NOISE * deviation):
+    if force is not None and force > max(CONVERGED, NOISE * (deviation or 0.0)):
         return force, f"force scale {force:.4g} eV/Å"
-    unused = f"force scale {force:.2g} eV/Å is only noise" if len(forces) > 0 else "no forces"
-    energy = max(_root_mean_square(binding), SLOPE * deviation)
+    unused = "no forces" if force is None else f"force scale {force:.2g} eV/Å is only noise"
+    energy = max(binding or 0.0, SLOPE * (deviation or 0.0))
     if energy > CONVERGED:
         return energy, f"energy scale {energy:.4g} eV, as energies per atom vary by {deviation:.2g} eV ({unused})"
     return 1.0, f"energy scale 1 eV, as energies do not vary ({unused})"
 
 
-def _root_mean_square(values: NDArray[np.float64]) -> float:
-    """Return the root mean square, 0 of nothing."""
-    return float(np.sqrt(np.mean(np.square(values)))) if len(values) > 0 else 0.0
+def _label_scales(spread: dict[str, float | None], volume: float) -> dict[str, float]:
+    """Return how much each label varies, at least ``FLOOR`` of what the others do; 1 for all where nothing varies.
+
+    Args:
+        spread: of each label in its unit; None without labels.
+        volume: per atom, Å³, which makes a stress comparable to an energy per atom.
+    """
+    size = {ENERGY: 1.0, FORCES: 1.0, STRESS: volume}
+    varies = {name: value for name, value in spread.items() if value is not None}
+    largest = max((value * size[name] for name, value in varies.items()), default=0.0)
+    if largest <= CONVERGED:
+        return dict.fromkeys(varies, 1.0)
+    return {name: max(value, FLOOR * largest / size[name]) for name, value in varies.items()}
+
+
+def _root_mean_square(values: NDArray[np.float64] | None) -> float | None:
+    """Return the root mean square of the numbers that are known, if any."""
+    known = np.zeros(0) if values is None else values[np.isfinite(values)]
+    return float(np.sqrt(np.mean(np.square(known)))) if len(known) > 0 else None

@@ -18,8 +18,8 @@ from eqmol.graph import AtomGraph
 from eqmol.graph.targets import Target
 from eqmol.units import BOHR
 
-#: Below this a label does not vary.
-CONSTANT = 1e-12
+#: Of the labels; what is left of them and is smaller is rounding.
+ROUNDING = 1e-10
 
 
 def measure_target(
@@ -68,15 +68,15 @@ def measure_target(
     return target.plain() | {
         "e0": [float(value) for value in e0],
         "mean": mean,
-        "scale": _size(per_atom),
-        "spread": _size(remainder),
+        "scale": _size(per_atom, values),
+        "spread": _size(remainder, values),
     }
 
 
-def _size(values: NDArray[np.float64]) -> float:
-    """Root mean square, 1 of what does not vary."""
-    size = float(np.sqrt(np.mean(values**2)))
-    return size if size > CONSTANT else 1.0
+def _size(remainder: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    """Root mean square of what is left of labels, 1 where that is rounding."""
+    size = float(np.sqrt(np.mean(remainder**2)))
+    return size if size > ROUNDING * float(np.abs(values).max(initial=1.0)) else 1.0
 
 
 def measure_targets(

@@ -1,13 +1,15 @@
 """The weighted loss: energy per atom, forces, stress.
 
-loss = Σ_t w_t · mean(error_t), with error_energy = (E - E*)/N per structure (eV per atom), error_forces over all force
-components of the batch's free atoms (eV/Å) and error_stress over the nine components of every labelled periodic structure
-(eV/Å³). Energies enter per atom so that large structures do not drown small ones. With several processes the means are
-those over the batches of all of them.
+loss = Σ_t w_t · mean(error_t), with error_energy that of (E - E*)/N per structure (eV per atom), error_forces that of all
+force components of the batch's free atoms (eV/Å) and error_stress that of the nine components of every labelled periodic
+structure (eV/Å³), each first divided by how much its label varies in the training set. So the loss has no unit, and equal
+weights mean equal relative errors whatever the system. Energies enter per atom so that large structures do not drown small
+ones. Labels that a structure lacks (NaN) do not count. With several processes the means are those over the batches of all
+of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +21,11 @@ from eqmol.graph import keys
 from eqmol.train import processes
 
 _ERRORS = ("mse", "mae", "norm", "huber")
+#: Weight of the stress beside that of the forces (or energies), where it is labelled and no weight is given.
+STRESS_WEIGHT = 0.1
+#: Weight of squared energies per atom (eV²) beside that of squared forces (eV²/Å²), both undivided, if none is given: what is
+#: learnt first are offsets of several eV per atom, which would drown the forces.
+EARLY_ENERGY_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
@@ -26,33 +33,37 @@ class Target:
     """How much one quantity counts.
 
     Args:
-        weight: factor of its mean error in the loss; 0 leaves it out.
+        weight: factor of its mean relative error in the loss; 0 leaves it out; None: see :meth:`WeightedLoss.set_scales`.
         final_weight: the factor at the end of the run (see :class:`WeightedLoss`); None keeps ``weight``.
-        loss: "mse" for e², "mae" for |e|, "norm" for the length of each vector of errors, "huber" for e² up to ``delta``
-            and delta·(2|e| - delta) beyond (twice Huber's function, so that it agrees with "mse" for small errors).
-        delta: where "huber" turns linear, in the quantity's unit.
+        loss: "mse" for e², "mae" for |e|, "norm" for the length of each vector of errors, "huber" for e² up to δ and
+            δ·(2|e| - δ) beyond (twice Huber's function, so that it agrees with "mse" for small errors); e is the error
+            divided by the scale.
+        delta: where "huber" turns linear, in the quantity's unit; None: at the scale (δ = 1).
+        scale: of the errors, in the quantity's unit.
     """
 
-    weight: float
+    weight: float | None
     final_weight: float | None = None
     loss: str = "mse"
-    delta: float = 0.01
+    delta: float | None = None
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.loss not in _ERRORS:
             raise InputError(f"unknown loss {self.loss!r}; choose one of {', '.join(_ERRORS)}")
-        if self.delta <= 0:
+        if self.delta is not None and self.delta <= 0:
             raise InputError(f"delta={self.delta} of a Huber loss must be positive")
-        if min(self.weight, self.weight if self.final_weight is None else self.final_weight) < 0:
+        if min(self.weight or 0.0, self.final_weight or 0.0) < 0:
             raise InputError(f"a loss weight cannot be negative: {self.weight}, final {self.final_weight}")
 
     @property
     def is_used(self) -> bool:
         """Whether the weight is not zero at any time of the run."""
-        return max(self.weight_at(0.0), self.weight_at(1.0)) > 0
+        return self.weight is None or max(self.weight, self.final_weight or 0.0) > 0
 
     def weight_at(self, raised: float) -> float:
         """Return the weight on its way from ``weight`` (0) to ``final_weight`` (1), by equal factors if it can."""
+        assert self.weight is not None
         if self.final_weight is None:
             return self.weight
         if self.weight == 0 or self.final_weight == 0:
@@ -60,28 +71,30 @@ class Target:
         return self.weight ** (1.0 - raised) * self.final_weight**raised
 
     def errors(self, difference: Tensor) -> Tensor:
-        """Return the errors of all elements of a difference, or of all its rows for "norm"."""
+        """Return the relative errors of all elements of a difference, or of all its rows for "norm"."""
+        relative = difference / self.scale
         match self.loss:
             case "huber":
-                return 2.0 * huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
+                delta = 1.0 if self.delta is None else self.delta / self.scale
+                return 2.0 * huber_loss(relative, torch.zeros_like(relative), reduction="none", delta=delta)
             case "mae":
-                return difference.abs()
+                return relative.abs()
             case "norm":
-                return torch.linalg.vector_norm(difference.reshape(-1, difference.shape[-1]), dim=-1)
+                return torch.linalg.vector_norm(relative.reshape(-1, relative.shape[-1]), dim=-1)
             case _:
-                return difference.square()
+                return relative.square()
 
 
 class WeightedLoss:
     """The sum of the weighted mean errors of all targets.
 
     Args:
-        targets: keys among "energy", "forces", "stress".
+        targets: settings by name, among "energy", "forces", "stress", as ``conf/task/forces.yaml`` has them.
         raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) from which on the weights move to their final
             values. They arrive at the end: a step would upset Adam's averages of squared gradients.
     """
 
-    def __init__(self, targets: Mapping[str, Target], raise_at: float = 1.0):
+    def __init__(self, targets: Mapping[str, Mapping[str, Any]], raise_at: float = 1.0):
         unknown = set(targets) - set(keys.LABELS)
         if unknown:
             raise InputError(
@@ -89,23 +102,64 @@ class WeightedLoss:
             )
         if not 0.0 <= raise_at <= 1.0:
             raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
-        self.targets = dict(targets)
         self.raise_at = raise_at
+        self.targets = {name: Target(**settings) for name, settings in targets.items()}
         for name, target in self.targets.items():
             if target.loss == "norm" and name != keys.FORCES:
                 raise InputError(f"task.targets.{name}.loss=norm is for vectors, the forces; choose mse, mae or huber")
-        if not self.required:
-            raise InputError("every loss weight is zero, so there is nothing to train on; set one in task.targets")
+        self._check_used()
 
-    @classmethod
-    def from_config(cls, targets: Mapping[str, Mapping[str, Any]], raise_at: float) -> "WeightedLoss":
-        """Return the loss for plain settings, as ``conf/task/forces.yaml`` has them."""
-        return cls({name: Target(**target) for name, target in targets.items()}, raise_at)
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The labels with a weight at any time of the run."""
+        return tuple(name for name, target in self.targets.items() if target.is_used)
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The labels that must be there: those with a weight at any time of the run."""
-        return tuple(name for name, target in self.targets.items() if target.is_used)
+        """The labels that must be there: those in use, but for a stress whose weight was not given."""
+        return tuple(name for name in self.used if name != keys.STRESS or self.targets[name].weight is not None)
+
+    def set_scales(self, scales: Mapping[str, float]) -> None:
+        """Divide errors by how much the labels of the training set vary, and settle weights that were not given.
+
+        The energy then counts by ``EARLY_ENERGY_WEIGHT``, at most by its final weight; the stress, where it has a scale, by
+        ``STRESS_WEIGHT``.
+
+        Args:
+            scales: eV per atom, eV/Å and eV/Å³, of the labels that the training set has.
+
+        Raises:
+            InputError: only the stress was to be trained on, and there is none.
+        """
+        energy, forces = (self.targets.get(name, Target(0.0)) for name in (keys.ENERGY, keys.FORCES))
+        if forces.weight is None:
+            forces = replace(forces, weight=1.0)
+        if energy.weight is None:
+            early = energy.final_weight or max(forces.weight_at(0.0), 1.0)
+            if forces.is_used and keys.ENERGY in scales and keys.FORCES in scales:
+                ratio = scales[keys.ENERGY] / scales[keys.FORCES]
+                early = min(early, EARLY_ENERGY_WEIGHT * forces.weight_at(0.0) * ratio**2)
+            energy = replace(energy, weight=early)
+        beside = forces.weight_at(0.0) if forces.is_used else energy.weight_at(1.0)
+        settled = {
+            keys.ENERGY: energy.weight,
+            keys.FORCES: forces.weight,
+            keys.STRESS: STRESS_WEIGHT * beside if keys.STRESS in scales else 0.0,
+        }
+        self.targets = {
+            name: replace(
+                target,
+                weight=settled[name] if target.weight is None else target.weight,
+                scale=scales.get(name, 1.0),
+            )
+            for name, target in self.targets.items()
+        }
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Refuse a loss of nothing."""
+        if not self.used:
+            raise InputError("every loss weight is zero, so there is nothing to train on; set one in task.targets")
 
     def raised(self, progress: float) -> float:
         """Return how far the weights are on their way to the final ones, 0 to 1, at a fraction of the run."""
@@ -121,25 +175,29 @@ class WeightedLoss:
             shared: means over the batches of all processes, which must all call this.
         """
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
-        errors = [self.targets[name].errors(_DIFFERENCES[name](output, batch)) for name in self.required]
+        names = [name for name in self.used if name in batch]
+        errors = [self.targets[name].errors(_DIFFERENCES[name](output, batch)) for name in names]
         counts = total.new_tensor([error.numel() for error in errors])
         if shared:  # gradients are averaged over processes, so sums divided by mean counts give the means over all
             counts = processes.mean(counts)
-        for name, error, count in zip(self.required, errors, counts, strict=True):
-            # a batch may hold no stress label at all
+        for name, error, count in zip(names, errors, counts, strict=True):
+            # a batch may hold no label of a kind at all
             total = total + self.targets[name].weight_at(raised) * error.sum() / count.clamp(min=1e-9)
         return total
 
 
 def _energy_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:
-    """Return the errors [G] of the energies, eV per atom."""
-    return (output["energy"] - batch.energy) / batch.ptr.diff()
+    """Return the errors [labelled structures] of the energies, eV per atom."""
+    difference = (output["energy"] - batch.energy) / batch.ptr.diff()
+    return difference[batch.energy.isfinite()]
 
 
 def _forces_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:
-    """Return the errors [free atoms, 3] of the forces, eV/Å; atoms that were held fixed do not count."""
-    difference = output["forces"] - batch.forces
-    return difference[~batch.fixed] if keys.FIXED in batch else difference
+    """Return the errors [labelled free atoms, 3] of the forces, eV/Å; atoms that were held fixed do not count."""
+    counts = batch.forces.isfinite().all(dim=1)
+    if keys.FIXED in batch:
+        counts = counts & ~batch.fixed
+    return (output["forces"] - batch.forces)[counts]
 
 
 def _stress_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,6 +26,8 @@ from eqmol.units import MEV
 #: Generator of the rotation that structures are turned by.
 TURN = [[0.0, 0.9, -0.4], [-0.9, 0.0, 0.7], [0.4, -0.7, 0.0]]
 METRICS = ("default", "oc20")
+ERRORS = {"mse": "squared", "mae": "absolute", "norm": "length", "huber": "Huber"}
+UNITS = {keys.ENERGY: "eV/atom", keys.FORCES: "eV/Å", keys.STRESS: "eV/Å³"}
 
 
 class PotentialTask(Task[Potential]):
@@ -68,9 +71,26 @@ class PotentialTask(Task[Potential]):
         if metrics not in METRICS:
             raise InputError(f"task.metrics={metrics} is unknown; choose one of {', '.join(METRICS)}")
         self.oc20 = metrics == "oc20"
-        self.weighted_loss = WeightedLoss.from_config(targets, raise_at)
+        self.weighted_loss = WeightedLoss(targets, raise_at)
         self.required = self.weighted_loss.required
         super().__init__(predictor, optimizer, schedule)
+
+    def begin(self, statistics: Mapping[str, Any]) -> list[RenderableType]:
+        """Divide errors by the scales of the labels; return the table of the loss.
+
+        Raises:
+            InputError: a weight for the stress of a model that has none.
+        """
+        scales = dict(statistics["label_scales"])
+        if not self.predictor.conservative:
+            scales.pop(keys.STRESS, None)
+            if keys.STRESS in self.required:
+                raise InputError(
+                    "predictor.forces=direct has no stress, which is a derivative of the energy; set "
+                    "task.targets.stress.weight=0, or use predictor.forces=conservative"
+                )
+        self.weighted_loss.set_scales(scales)
+        return [loss_table(self.weighted_loss, scales)]
 
     def on_fit_start(self) -> None:
         """Measure what the model has to beat."""
@@ -80,8 +100,8 @@ class PotentialTask(Task[Potential]):
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Return what the model predicts for a batch: energy, forces, and stress where it is labelled or trained on."""
-        stress = keys.STRESS in (self.required if self.training else batch)
-        return self.predictor(batch, forces=True, stress=stress)
+        stress = keys.STRESS in (self.weighted_loss.used if self.training else batch)
+        return self.predictor(batch, forces=True, stress=stress and self.predictor.conservative)
 
     def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
         """Return the weighted loss."""
@@ -93,7 +113,7 @@ class PotentialTask(Task[Potential]):
 
     def evaluate(self, model: Potential, batch: Any) -> dict[str, Tensor]:
         """Return energy, forces, and stress where it is labelled."""
-        return model(batch, forces=True, stress=keys.STRESS in batch)
+        return model(batch, forces=True, stress=keys.STRESS in batch and model.conservative)
 
     def parity(self, model: Potential, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
         """Return energies relative to isolated atoms (eV per atom) and force components of free atoms (eV/Å)."""
@@ -161,6 +181,16 @@ def image_error(model: Potential, loader: Any, device: torch.device, matrix: Ten
         image.pos, image.cell = image.pos @ matrix, image.cell @ matrix
         differences.append((model(image, forces=False)["energy"] - energy) / image.ptr.diff())
     return MEV * float(torch.cat(differences).square().mean().sqrt())
+
+
+def loss_table(loss: WeightedLoss, scales: Mapping[str, float]) -> Table:
+    """Return the table of the loss: which errors, divided by what, count how much."""
+    table = Table("label", "error", "scale", "weight", "at the end", title="loss: Σ weight · mean error / scale")
+    for name in sorted(loss.targets.keys() & scales.keys(), key=keys.LABELS.index):
+        target = loss.targets[name]
+        scale = f"{target.scale:.4g} {UNITS[name]}"
+        table.add_row(name, ERRORS[target.loss], scale, f"{target.weight_at(0.0):.3g}", f"{target.weight_at(1.0):.3g}")
+    return table
 
 
 def error_table(rows: list[tuple[str, dict[str, float]]]) -> Table:

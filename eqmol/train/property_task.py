@@ -162,7 +162,9 @@ class PropertyTask(Task[Properties]):
             counts = processes.mean(counts.to(batch.pos.device))
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
         for error, loss, count in zip(errors, self.errors, counts, strict=False):
-            total = total + loss.weight * error.sum() / count.clamp(min=1e-9)  # a batch may hold no label at all
+            total = total + loss.weight_at(0.0) * error.sum() / count.clamp(
+                min=1e-9
+            )  # a batch may hold no label at all
         if "xi" in output:
             total = total + self.noise_weight * (output["noise"] - output["xi"]).square().sum() / (3 * counts[-1])
         return total

@@ -29,7 +29,7 @@ from eqmol.train import processes
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.task import Task
 
-FORMAT = 4
+FORMAT = 5
 #: What the restored parts of a checkpoint are; what they hold is checked by whoever takes them over.
 PARTS: dict[str, type] = {
     "epoch": int,

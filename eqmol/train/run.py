@@ -100,6 +100,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             predictor.set_state(datamodule.electronic_state())
             started = None if warm is None else warm.fill(predictor)
             task.attach(predictor)
+            measured = task.begin(plain(cfg.statistics))
         if not is_first:
             torch.manual_seed(cfg.seed + processes.rank())  # its own noise
         name = run_name(config)
@@ -110,7 +111,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         if is_first:
             out.begin(cfg)
         print_summary(console, task, datamodule, out, trainer.strategy.root_device)
-        for shown in (started, tuned):
+        for shown in (*measured, started, tuned):
             if shown is not None:
                 console.print(shown, soft_wrap=True, highlight=False)
         datamodule.trainer = trainer  # training batches are those of this process
@@ -196,9 +197,10 @@ def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder,
     if warm is not None:
         warm.check_elements(statistics["elements"])
     if cfg.statistics is not None:
+        cfg.statistics = statistics | plain(cfg.statistics)
         return
     if warm is not None:
-        cfg.statistics = warm.statistics
+        cfg.statistics = statistics | warm.statistics
         return
     if out.config is None:
         cfg.statistics = statistics

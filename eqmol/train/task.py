@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import lightning.pytorch as pl
 import torch
+from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -93,6 +94,10 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     def attach(self, predictor: Model) -> None:
         """Say what is trained."""
         self.predictor = predictor
+
+    def begin(self, statistics: Mapping[str, Any]) -> list[RenderableType]:
+        """Take what was measured on the training set; return what a person should see of the loss."""
+        return []
 
     @abstractmethod
     def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:

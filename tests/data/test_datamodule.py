@@ -97,7 +97,7 @@ def test_files_become_sets_and_loaders(write):
     assert [source.split()[-1] for source in in_order] == [str(i) for i in range(6)]
     statistics = datamodule.statistics()
     assert statistics["elements"] == [1, 8]
-    assert set(statistics) == {"elements", "e0", "scale", "avg_num_neighbors"}
+    assert set(statistics) == {"elements", "e0", "scale", "label_scales", "avg_num_neighbors"}
 
 
 def test_batches_may_be_bounded_by_atoms_and_edges(write):

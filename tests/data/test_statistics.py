@@ -42,6 +42,10 @@ def test_isolated_atoms_are_taken_as_they_are():
         "elements": [1, 6, 8],
         "e0": [E0[1], E0[6], E0[8]],
         "scale": pytest.approx(2.0),
+        "label_scales": {
+            "energy": pytest.approx(2e-3),
+            "forces": pytest.approx(2.0),
+        },  # energies per atom are all the same
         "avg_num_neighbors": pytest.approx((5 * 4 + 3 * 2) / 8),
     }
     assert statistics.e0_source == ["iso.xyz"] * 3
@@ -91,7 +95,8 @@ def test_frames_without_energy_do_not_count():
 def test_scale_without_forces_is_that_of_the_binding_energies_and_never_zero():
     frames = [from_atoms(molecule("H2O"), 5.0, energy=total("H2O", -3.0))]
     assert measure(frames, ISOLATED).scale == pytest.approx(3.0)
-    assert measure([from_atoms(molecule("H2O"), 5.0)], {}).scale == 1.0
+    without = measure([from_atoms(molecule("H2O"), 5.0)], {})
+    assert (without.scale, without.label_scales) == (1.0, {})
 
 
 @pytest.mark.parametrize(
@@ -121,6 +126,33 @@ def test_scale_of_energies_that_do_not_vary_is_one(forces):
     statistics = measure(frames, {})
     assert statistics.scale == 1.0
     assert "energy scale 1 eV, as energies do not vary (" in text(statistics)
+
+
+def strained(energy: float, forces: float, stress: float | None):
+    """A frame of four atoms of 16 Å³ with labels of given sizes."""
+    atoms = ase.Atoms("Cu4", positions=[[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0]], cell=[4.0] * 3, pbc=True)
+    labels = {} if stress is None else {"stress": np.full((3, 3), stress)}
+    return from_atoms(atoms, 5.0, energy=4 * energy, forces=np.full((4, 3), forces), **labels)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # energies -3 ± 0.1, forces and stress by their root mean square; one frame has no stress
+        (
+            [(-2.9, 1.0, 0.03), (-3.1, 2.0, 0.04), (-3.0, 2.0, None)],
+            (0.1 * np.sqrt(2 / 3), np.sqrt(3), 0.025 * np.sqrt(2)),
+        ),
+        # what is only noise is divided by a thousandth of what varies most, per Å and per volume of an atom
+        ([(-2.9, 1e-12, 1e-12), (-3.1, 1e-12, 1e-12)], (0.1, 1e-4, 1e-4 / 16)),
+        ([(-3.0, 1.0, 0.03), (-3.0, 1.0, 0.03)], (1e-3, 1.0, 0.03)),
+        ([(-3.0, 0.0, 0.0), (-3.0, 0.0, 0.0)], (1.0, 1.0, 1.0)),
+    ],
+)
+def test_label_scales(rows, expected):
+    scales = measure([strained(*row) for row in rows], {29: FreeAtom(0.0, "iso.xyz")}).label_scales
+    assert list(scales) == ["energy", "forces", "stress"]
+    assert list(scales.values()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_forces_that_are_not_known_do_not_count_in_the_scale():
@@ -175,6 +207,8 @@ def test_groups_of_equal_compositions_are_as_good_as_their_members():
     common = {"forces": np.ones(3), "avg_num_neighbors": 4.0, "source": "a.xyz"}
     every = summarise([1, 6, 8], np.repeat(compositions, sizes, axis=0), np.concatenate(energies), {}, **common)
     means = np.array([energy.mean() for energy in energies])
-    grouped = summarise([1, 6, 8], compositions, means, {}, weights=np.array(sizes, float), **common)
+    within = np.array([energy.var() for energy in energies])
+    grouped = summarise([1, 6, 8], compositions, means, {}, weights=np.array(sizes, float), within=within, **common)
+    assert grouped.label_scales == pytest.approx(every.label_scales)
     assert grouped.e0 == pytest.approx(every.e0, abs=1e-9)
     assert grouped.e0 != pytest.approx(summarise([1, 6, 8], compositions, means, {}, **common).e0, abs=1e-3)

@@ -9,23 +9,24 @@ import torch
 
 from eqmol.errors import InputError
 from eqmol.train.ema import average_
-from eqmol.train.loss import WeightedLoss
+from eqmol.train.loss import Target, WeightedLoss
 from eqmol.train.memory import OutOfMemoryError, memory_errors
 from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Budget, Cosine, Plateau, parse_duration
+
+
+class Batch(SimpleNamespace):
+    def __contains__(self, name):
+        return name in vars(self)
+
+    def __getitem__(self, name):
+        return vars(self)[name]
 
 
 def made_up():
     """A batch of two structures with three and two atoms, and predictions."""
     labels = {"energy": torch.randn(2).double(), "forces": torch.randn(5, 3).double()}
     output = {name: value + 0.1 * torch.randn_like(value) for name, value in labels.items()}
-
-    class Batch(SimpleNamespace):
-        def __contains__(self, name):
-            return name in vars(self)
-
-        def __getitem__(self, name):
-            return vars(self)[name]
 
     ptr, batch = torch.tensor([0, 3, 5]), torch.tensor([0, 0, 0, 1, 1])
     fields = {"ptr": ptr, "batch": batch, "num_graphs": 2, "pos": torch.zeros(5, 3), "config_type": ["hot", "cold"]}
@@ -44,7 +45,7 @@ def test_loss(raised, weight):
         "energy": {"weight": 2.0, "final_weight": 50.0},
         "forces": {"weight": 3.0, "loss": "huber", "delta": 0.05},
     }
-    loss = WeightedLoss.from_config(targets, 0.5)
+    loss = WeightedLoss(targets, 0.5)
     energy = ((output["energy"] - batch.energy) / torch.tensor([3, 2])).numpy()
     forces = (output["forces"] - batch.forces).numpy()
     expected = weight * np.mean(energy**2) + 3.0 * np.mean(huber(forces, 0.05))
@@ -58,13 +59,72 @@ def test_forces_loss_is_that_of_free_atoms(kind):
     batch.fixed = torch.tensor([True, False, False, True, False])
     forces = (output["forces"] - batch.forces).numpy()[[1, 2, 4]]
     size = {"mse": forces**2, "mae": abs(forces), "norm": np.linalg.norm(forces, axis=1)}[kind]
-    loss = WeightedLoss.from_config({"forces": {"weight": 3.0, "loss": kind}}, 1.0)
+    loss = WeightedLoss({"forces": {"weight": 3.0, "loss": kind}}, 1.0)
     assert float(loss(output, batch, 0.0)) == pytest.approx(3.0 * size.mean(), rel=1e-12)
+
+
+SCALES = {"energy": 0.02, "forces": 1.5, "stress": 0.03}
+
+
+@pytest.mark.parametrize(("kind", "power"), [("mse", 2), ("mae", 1), ("norm", 1), ("huber", None)])
+def test_errors_are_divided_by_the_scales(kind, power):
+    difference = torch.randn(6, 3).double()
+    plain = Target(1.0, loss=kind, delta=0.4).errors(difference).numpy()
+    divided = Target(1.0, loss=kind, delta=0.4, scale=1.5).errors(difference).numpy()
+    expected = plain / 1.5**power if power else huber(difference.numpy(), 0.4) / 1.5**2
+    np.testing.assert_allclose(divided, expected, rtol=1e-12)
+    # the unit of labels, scales and delta does not matter, and without delta Huber's error turns linear at the scale
+    assert Target(1.0, loss=kind, delta=400.0, scale=1500.0).errors(1e3 * difference).numpy() == pytest.approx(divided)
+    if kind == "huber":
+        given = Target(1.0, loss=kind, delta=1.5, scale=1.5).errors(difference)
+        assert Target(1.0, loss=kind, scale=1.5).errors(difference).numpy() == pytest.approx(given.numpy())
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces", "stress", "labels", "expected"),
+    [
+        ((None, 1.0), 100.0, None, SCALES, ((0.02 / 1.5) ** 2, 1.0, 10.0)),  # 0.01 (eV/atom)² beside 1 (eV/Å)²
+        ((None, 1.0), 2.0, None, SCALES, (0.02 * (0.02 / 1.5) ** 2, 1.0, 0.2)),
+        ((3.0, None), 5.0, 7.0, SCALES, (3.0, 3.0, 7.0)),
+        ((None, 4.0), 0.0, None, SCALES, (4.0, 4.0, 0.4)),
+        ((None, 4.0), 100.0, None, {"energy": 0.02, "forces": 2e-5}, (4.0, 4.0, 0.0)),  # forces are noise
+        ((None, 1.0), 100.0, None, {"energy": 0.02, "forces": 1.5}, ((0.02 / 1.5) ** 2, 1.0, 0.0)),
+    ],
+)
+def test_weights_that_are_not_given(energy, forces, stress, labels, expected):
+    settings = {
+        "energy": {"weight": energy[0], "final_weight": energy[1]},
+        "forces": {"weight": forces},
+        "stress": {"weight": stress},
+    }
+    loss = WeightedLoss(settings, 0.75)
+    assert ("stress" in loss.required) == (stress is not None)
+    loss.set_scales(labels)
+    found = loss.targets["energy"].weight_at(0.0), loss.targets["energy"].weight_at(1.0), loss.targets["stress"].weight
+    assert found == pytest.approx(expected)
+    assert ("stress" in loss.used) == (expected[2] > 0)
+    assert [target.scale for name, target in loss.targets.items() if name in labels] == list(labels.values())
+
+
+def test_labels_that_a_structure_lacks_do_not_count():
+    output, batch = made_up()
+    loss = WeightedLoss({"energy": {"weight": 2.0}, "forces": {"weight": 3.0}, "stress": {"weight": 1.0}})
+    whole = {name: (output[name] - batch[name]).numpy() for name in ("energy", "forces")}
+    batch.energy[0] = torch.nan
+    batch.forces[3:] = torch.nan
+    expected = 2.0 * (whole["energy"][1] / 2) ** 2 + 3.0 * np.mean(whole["forces"][:3] ** 2)
+    assert float(loss(output, batch, 0.0)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nothing_but_a_stress_that_is_nowhere_is_nothing_to_train_on():
+    loss = WeightedLoss({"energy": {"weight": 0.0}, "stress": {"weight": None}})
+    with pytest.raises(InputError, match="every loss weight is zero"):
+        loss.set_scales({"energy": 1.0})
 
 
 def test_norm_is_for_vectors():
     with pytest.raises(InputError, match=r"energy.loss=norm is for vectors"):
-        WeightedLoss.from_config({"energy": {"weight": 1.0, "loss": "norm"}}, 1.0)
+        WeightedLoss({"energy": {"weight": 1.0, "loss": "norm"}}, 1.0)
 
 
 def test_stress_counts_only_where_it_is_defined_and_labelled():
@@ -76,8 +136,8 @@ def test_stress_counts_only_where_it_is_defined_and_labelled():
     volume = torch.tensor([64.0, 125.0, torch.nan]).double()
     output = {"virial": -strain, "stress": strain / volume[:, None, None]}
     pbc = torch.tensor([[True] * 3, [True] * 3, [False] * 3])
-    batch = SimpleNamespace(stress=label, cell=cell, pbc=pbc, pos=cell)
-    loss = WeightedLoss.from_config({"stress": {"weight": 7.0}}, 1.0)(output, batch, 0.0)
+    batch = Batch(stress=label, cell=cell, pbc=pbc, pos=cell)
+    loss = WeightedLoss({"stress": {"weight": 7.0}}, 1.0)(output, batch, 0.0)
     expected = 7.0 * np.mean((strain[0].detach().numpy() / 64.0 - label[0].numpy()) ** 2)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
     (gradient,) = torch.autograd.grad(loss, strain)
@@ -87,9 +147,9 @@ def test_stress_counts_only_where_it_is_defined_and_labelled():
 
 def test_labels_with_a_weight_at_any_time_are_required():
     targets = {"energy": {"weight": 0.0, "final_weight": 1.0}, "forces": {"weight": 0.0}}
-    assert WeightedLoss.from_config(targets, 0.5).required == ("energy",)
+    assert WeightedLoss(targets, 0.5).required == ("energy",)
     with pytest.raises(InputError, match="every loss weight is zero"):
-        WeightedLoss.from_config({"forces": {"weight": 0.0}}, 0.5)
+        WeightedLoss({"forces": {"weight": 0.0}}, 0.5)
 
 
 def test_errors():

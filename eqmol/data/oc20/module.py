@@ -248,16 +248,19 @@ class OC20(GraphSets):
         library = train.library
         systems, place, sizes = np.unique(library.system[train.indices], return_inverse=True, return_counts=True)
         elements = np.flatnonzero(known)
+        energy = train.energy[train.indices]
+        means = np.bincount(place, energy) / sizes
         some = train.spread(MEASURED)
         graphs = [some[i] for i in range(len(some))]
         given = {} if self.references is None else read_references(Path(self.references))
         self._statistics = summarise(
             elements.tolist(),
             library.composition[systems][:, elements].astype(np.float64),
-            np.bincount(place, train.energy[train.indices]) / sizes,
+            means,
             no_references() if self._adsorption else given,
             forces=some.free_forces(),
             avg_num_neighbors=sum(graph.edge_index.shape[1] for graph in graphs) / sum(g.num_nodes for g in graphs),
             source=str(self._raw()),
             weights=sizes.astype(np.float64),
+            within=np.bincount(place, np.square(energy - means[place])) / sizes,
         )
