@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from eqmol.inference.structures import Errors, Frame
     from eqmol.models.predictor import Predictor
 
-MOLECULES = (".sdf", ".mol2", ".smi")
+TABLES = (".csv", ".tsv")
+FAILURES = 50  #: molecules without a prediction that are named on the screen
+MOLECULES = (".sdf", ".mol2", ".smi", *TABLES)
 KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
 
 
@@ -38,7 +40,7 @@ def _parser(program: str) -> Parser:
         "properties, those, also for molecules without a structure.",
         epilog="The output is the input with eqmol_energy and eqmol_stress in info and eqmol_forces in arrays. "
         "Where the input has labels, a table of errors follows. Molecules give a table with one row each; those that fail are "
-        "listed with the reason.",
+        "listed with the reason. A table of molecules comes back with a column for each value.",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="model.safetensors of a training run")
@@ -46,10 +48,12 @@ def _parser(program: str) -> Parser:
         "input",
         nargs="*",
         metavar="IN",
-        help="structures in any format that ASE reads, or molecules as .sdf, .mol2 or .smi (one SMILES and name a line), also .gz; "
+        help="structures in any format that ASE reads, or molecules as .sdf, .mol2, .smi (one SMILES and name a line) or a "
+        ".csv with SMILES, also .gz; "
         "several files are read one after the other; with -o OUT.npz SPLIT=DATA names the splits: id=DATA ood_ads=DATA",
     )
     add("--smiles", metavar="SMILES", help="one molecule, instead of a file")
+    add("--smiles-column", metavar="NAME", help="column of a .csv or .tsv that has the SMILES (default: smiles)")
     add(
         "-o",
         "--output",
@@ -139,9 +143,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _holds_molecules(path: Path) -> bool:
+    return _ending(path) in MOLECULES
+
+
+def _ending(path: Path) -> str:
+    """What a file is by its name, compressed or not."""
     from eqmol.files import COMPRESSED
 
-    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower() in MOLECULES
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
 def _names(inputs: Sequence[Path]) -> str | list[str]:
@@ -152,8 +161,9 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
     """Predict molecules; the files are written when all are done."""
     from eqmol.checkpoint import prepare
     from eqmol.inference.calculator import Calculator
-    from eqmol.inference.molecules import screen, structure_note, table, write
+    from eqmol.inference.molecules import screen, structure_note, table, write, write_into
     from eqmol.molecules.molecule import from_smiles, read_molecules
+    from eqmol.molecules.table import SMILES, read_table
 
     if arguments.smiles is not None and inputs:
         raise InputError(f"give either {inputs[0]} or --smiles, not both")
@@ -162,11 +172,19 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         raise InputError(f"{others[0]} holds structures and {inputs[0]} molecules; predict them one after the other")
     if arguments.output is None and inputs:
         raise InputError(f"give the table to write for {inputs[0]}: -o OUT.csv")
-    if arguments.output is not None and arguments.output.suffix != ".csv":
-        raise InputError(f"{arguments.output}: molecules give a table; give a name that ends in .csv")
+    tables = [path for path in inputs if _ending(path) in TABLES]
+    if tables and len(inputs) > 1:
+        raise InputError(f"{tables[0]} is a table, which comes back with further columns; predict it alone")
+    if arguments.smiles_column is not None and not tables:
+        raise InputError("--smiles-column is for a .csv or .tsv; leave it out")
+    endings = TABLES if tables else TABLES[:1]
+    if arguments.output is not None and arguments.output.suffix not in endings:
+        raise InputError(f"{arguments.output}: molecules give a table; give a name that ends in {' or '.join(endings)}")
     for path in inputs:
-        if arguments.output.with_suffix(".sdf").resolve() == path.resolve():
-            raise InputError(f"{arguments.output} is written together with {path}, which is the input; rename one")
+        if path.resolve() in (arguments.output.resolve(), arguments.output.with_suffix(".sdf").resolve()):
+            raise InputError(
+                f"{arguments.output} is written, and its .sdf beside it, one of which is the input {path}; give another name"
+            )
     if arguments.metrics is not None:
         raise InputError(
             "--metrics compares with labels, which molecules from SMILES and SDF do not have; leave it out"
@@ -177,20 +195,27 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
     relax = (
         None if arguments.relax is None else Calculator(arguments.relax, device=arguments.device, close_contacts=mode)
     )
-    if arguments.smiles is not None:
-        entries: Any = [from_smiles(arguments.smiles, conformers=arguments.conformers)]
+    given = read_table(tables[0], arguments.smiles_column or SMILES) if tables else None
+    if given is not None:
+        entries: Any = given.molecules(arguments.conformers)
+    elif arguments.smiles is not None:
+        entries = [from_smiles(arguments.smiles, conformers=arguments.conformers)]
     else:
         entries = chain.from_iterable(read_molecules(path, arguments.conformers) for path in inputs)
     predictions = list(screen(model, entries, arguments.batch_size, relax, mode))
     failed = [prediction for prediction in predictions if prediction.problem]
-    if arguments.output is not None:
+    if given is not None:
+        write_into(given, predictions, arguments.output)
+    elif arguments.output is not None:
         write(predictions, arguments.output)
     if len(failed) < len(predictions):
         console.print(table(predictions))
     if note := structure_note(predictions):
         console.print(note, soft_wrap=True, highlight=False, markup=False)
-    for prediction in failed:
+    for prediction in failed[:FAILURES]:
         console.print(f"{prediction.name}: {prediction.problem}", soft_wrap=True, highlight=False, markup=False)
+    if len(failed) > FAILURES:
+        console.print(f"and {len(failed) - FAILURES} more, see the column of problems")
     if arguments.output is not None:
         sdf = arguments.output.with_suffix(".sdf")
         counts = f"{len(predictions) - len(failed)} of {len(predictions)} molecules"

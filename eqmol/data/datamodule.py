@@ -17,13 +17,12 @@ from torch.utils.data import DataLoader
 from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill
 from eqmol.data.reader import LabelSummary, missing_label, read_frames, read_target
 from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
-from eqmol.data.targets import measure_targets, references_table, target_values, targets_table
+from eqmol.data.targets import measure_targets, own_targets, references_table, target_values, targets_table
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate, from_atoms
 from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.electronic import DEFAULT, ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
-from eqmol.graph.targets import Target
 
 #: Training structures that an untrained model is measured on, and atoms that are enough from a fourth of them on.
 SAMPLE, SAMPLE_ATOMS = 32, 500
@@ -214,7 +213,7 @@ class DataModule(GraphSets):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.targets, self.target_keys = _own_targets(targets or {}, self.required)
+        self.targets, self.target_keys = own_targets(targets or {}, self.required)
         self.folder = Path()
         self.train_file = train_file
         self.val_file = val_file
@@ -362,32 +361,6 @@ class DataModule(GraphSets):
                         f"{', '.join(chemical_symbols[z] for z in known.tolist())}); add such structures to the "
                         f"training set or remove the frame from the set '{name}'"
                     )
-
-
-def _own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[list[Target], dict[str, str]]:
-    """Return the targets that are trained on and the keys under which files have them.
-
-    Raises:
-        InputError: a declaration that cannot be, or a target that is not declared.
-    """
-    if not isinstance(settings, Mapping):
-        raise InputError(
-            f"data.targets={settings!r} must declare targets, as in {{alpha: {{kind: tensor, unit: a0³}}}}"
-        )
-    found, keys = {}, {}
-    for name, node in settings.items():
-        key = node.get("key", name) if isinstance(node, Mapping) else name
-        if not isinstance(key, str):
-            raise InputError(f"data.targets.{name}.key={key!r} must be the name of a label in the files")
-        rest = {k: v for k, v in node.items() if k != "key"} if isinstance(node, Mapping) else node
-        found[str(name)], keys[str(name)] = Target.read(str(name), rest), key
-    for name in required:
-        if name not in LABELS and name not in found:
-            raise InputError(
-                f"the target {name} is not declared: add data.targets={{{name}: {{kind: ..., unit: ...}}}}; declared are "
-                f"{', '.join(found) or 'none'}"
-            )
-    return [found[name] for name in required if name in found], keys
 
 
 def _complete(graphs: list[AtomGraph]) -> list[AtomGraph]:

@@ -15,11 +15,38 @@ from rich.table import Table
 
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
+from eqmol.graph.keys import LABELS
 from eqmol.graph.targets import Target
 from eqmol.units import BOHR
 
 #: Of the labels; what is left of them and is smaller is rounding.
 ROUNDING = 1e-10
+
+
+def own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[list[Target], dict[str, str]]:
+    """Return the targets that are trained on and the keys under which files have them.
+
+    Raises:
+        InputError: a declaration that cannot be, or a target that is not declared.
+    """
+    if not isinstance(settings, Mapping):
+        raise InputError(
+            f"data.targets={settings!r} must declare targets, as in {{alpha: {{kind: tensor, unit: a0³}}}}"
+        )
+    found, keys = {}, {}
+    for name, node in settings.items():
+        key = node.get("key", name) if isinstance(node, Mapping) else name
+        if not isinstance(key, str):
+            raise InputError(f"data.targets.{name}.key={key!r} must be the name of a label in the files")
+        rest = {k: v for k, v in node.items() if k != "key"} if isinstance(node, Mapping) else node
+        found[str(name)], keys[str(name)] = Target.read(str(name), rest), key
+    for name in required:
+        if name not in LABELS and name not in found:
+            raise InputError(
+                f"the target {name} is not declared: add data.targets={{{name}: {{kind: ..., unit: ...}}}}; declared are "
+                f"{', '.join(found) or 'none'}"
+            )
+    return [found[name] for name in required if name in found], keys
 
 
 def measure_target(

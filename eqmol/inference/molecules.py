@@ -13,6 +13,7 @@ import torch
 from ase.stress import full_3x3_to_voigt_6_stress
 from rdkit import Chem
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from eqmol.errors import InputError
@@ -29,6 +30,7 @@ from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
 from eqmol.molecules.features import atom_features
 from eqmol.molecules.molecule import UFF, Failure, Molecule
+from eqmol.molecules.table import MoleculeTable
 
 #: eV/Å; relaxations stop below it, and fail after so many steps.
 FMAX = 0.02
@@ -160,23 +162,59 @@ def write(predictions: Sequence[Prediction], path: Path) -> None:
         predictions: in the order of the rows.
         path: a .csv file; the SDF has the same name with .sdf.
     """
-    names = list(dict.fromkeys(name for prediction in predictions for name in prediction.values))
+    names = _names(predictions)
     with replacing(path) as table, replacing(path.with_suffix(".sdf")) as sdf:
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(["name", "smiles", *names, "structure", "problem", "source"])
         for prediction in predictions:
             molecule = prediction.molecule
-            cells = [f"{prediction.values[name]:.10g}" if name in prediction.values else "" for name in names]
             smiles = "" if molecule is None else molecule.smiles
             structure = "" if molecule is None else molecule.structure
+            cells = _cells(prediction, names)
             rows.writerow([prediction.name, smiles, *cells, structure, prediction.problem, prediction.source])
-            if molecule is not None and prediction.values:
-                sdf.write(_record(prediction, molecule))
+            sdf.write(_record(prediction))
 
 
-def _record(prediction: Prediction, molecule: Molecule) -> str:
-    """One entry of the SDF, with the values as its data."""
-    mol = Chem.Mol(molecule.mol)
+def write_into(given: MoleculeTable, predictions: Sequence[Prediction], path: Path) -> None:
+    """Write a table of molecules with a column for each value and one for problems, and an SDF as :func:`write` does.
+
+    Args:
+        given: its cells, their order and what separates them are kept; columns that would have the name of another one are
+            called ``eqmol NAME``.
+        predictions: one for each row.
+        path: a .csv or .tsv file.
+    """
+    names, columns = _names(predictions), list(given.header)
+    for name in [*names, "problem"]:
+        while name in columns:
+            name = f"eqmol {name}"
+        columns.append(name)
+    with replacing(path) as table, replacing(path.with_suffix(".sdf")) as sdf:
+        rows = csv.writer(table, delimiter=given.delimiter, lineterminator="\n")
+        rows.writerow(columns)
+        for row, prediction in zip(given.rows, predictions, strict=True):
+            kept, surplus = list(row[: len(given.header)]), row[len(given.header) :]
+            kept[-1] = given.delimiter.join((kept[-1], *surplus))  # one cell, so that no column is shifted
+            blank = [""] * (len(given.header) - len(row))
+            rows.writerow([*kept, *blank, *_cells(prediction, names), prediction.problem])
+            sdf.write(_record(prediction))
+
+
+def _names(predictions: Sequence[Prediction]) -> list[str]:
+    """Names of all values."""
+    return list(dict.fromkeys(name for prediction in predictions for name in prediction.values))
+
+
+def _cells(prediction: Prediction, names: Sequence[str]) -> list[str]:
+    """Values as a table has them."""
+    return [f"{prediction.values[name]:.10g}" if name in prediction.values else "" for name in names]
+
+
+def _record(prediction: Prediction) -> str:
+    """One entry of the SDF, with the values as its data; "" where there are none."""
+    if prediction.molecule is None or not prediction.values:
+        return ""
+    mol = Chem.Mol(prediction.molecule.mol)
     mol.SetProp("_Name", prediction.name)
     for name, value in prediction.values.items():
         mol.SetProp(name, f"{value:.10g}")
@@ -189,9 +227,9 @@ def _record(prediction: Prediction, molecule: Molecule) -> str:
 def table(predictions: Sequence[Prediction], limit: int = 20) -> Table:
     """The first molecules and their values for a person: one row each, or for a single molecule one row per value."""
     shown = [prediction for prediction in predictions if prediction.values][:limit]
-    names = list(dict.fromkeys(name for prediction in shown for name in prediction.values))
+    names = _names(shown)
     if len(shown) == 1:
-        table = Table("value", shown[0].name, box=box.SIMPLE_HEAD)
+        table = Table("value", escape(shown[0].name), box=box.SIMPLE_HEAD)
         table.columns[1].justify = "right"
         for name in names:
             table.add_row(name, f"{shown[0].values[name]:.4f}")
@@ -201,5 +239,5 @@ def table(predictions: Sequence[Prediction], limit: int = 20) -> Table:
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     for prediction in shown:
-        table.add_row(prediction.name, *(f"{prediction.values[name]:.4f}" for name in names))
+        table.add_row(escape(prediction.name), *(f"{prediction.values[name]:.4f}" for name in names))
     return table

@@ -59,6 +59,16 @@ def atom_features(mol: Chem.Mol, names: Sequence[str]) -> NDArray[np.float64]:
     return np.stack(columns, axis=1)
 
 
+def measure_features(features: Sequence[NDArray[np.float64]], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Per feature "mean" and "scale" over all atoms; the scale of a constant one is 1."""
+    values = np.concatenate(features)
+    means, scales = values.mean(axis=0), values.std(axis=0)
+    return {
+        name: {"mean": float(mean), "scale": float(scale) if scale > 1e-9 else 1.0}
+        for name, mean, scale in zip(names, means, scales, strict=True)
+    }
+
+
 def _descriptor(mol: Chem.Mol, name: str) -> float:
     # most are defined for molecules without explicit hydrogens
     value = float(_DESCRIPTORS[name](Chem.RemoveHs(mol)))

@@ -5,17 +5,23 @@ minimisation by MMFF94s (Halgren 1999, doi 10.1002/(SICI)1096-987X(199905)20:7<7
 al. 1992, doi 10.1021/ja00051a040) where MMFF94s lacks parameters, as for boron, selenium and metals.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ase
 import numpy as np
+from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from eqmol.errors import InputError, printable, reason_of
 from eqmol.files import COMPRESSED, MAX_LINE, Text
+from eqmol.molecules.cache import ConformerCache
 
 #: Endings of files that :func:`read_molecules` reads.
 ENDINGS = (".sdf", ".mol2", ".smi")
@@ -26,6 +32,7 @@ _MAX_SMILES = 5000  #: characters
 _MAX_NAME = 200
 _MAX_ATTEMPTS = 50
 _MAX_ITERATIONS = 2000
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Molecule(NamedTuple):
@@ -37,17 +44,36 @@ class Molecule(NamedTuple):
         mol: with hydrogens and coordinates in Å.
         structure: where the coordinates come from: "given", with the number of hydrogens that were added, or the force field
             that minimised a conformer.
+        tags: data of its record in an .sdf, by name, as they are written.
     """
 
     name: str
     source: str
     mol: Chem.Mol
     structure: str = "given"
+    tags: Mapping[str, str] = _NO_TAGS
 
     @property
     def smiles(self) -> str:
         """Canonical SMILES without hydrogens."""
         return Chem.MolToSmiles(Chem.RemoveHs(self.mol))
+
+    @property
+    def skeleton(self) -> str:
+        """Canonical SMILES without hydrogens, stereochemistry and isotopes: the same for all ways to write a molecule."""
+        return Chem.MolToSmiles(self._plain(), isomericSmiles=False)
+
+    @property
+    def scaffold(self) -> str:
+        """SMILES of its rings and the chains between them (Bemis and Murcko 1996, doi 10.1021/jm9602928); "" without rings."""
+        return MurckoScaffold.MurckoScaffoldSmiles(mol=self._plain(), includeChirality=False)
+
+    def _plain(self) -> Chem.Mol:
+        """Without isotopes and hydrogens."""
+        mol = Chem.Mol(self.mol)
+        for atom in mol.GetAtoms():
+            atom.SetIsotope(0)
+        return Chem.RemoveHs(mol)
 
     def atoms(self) -> ase.Atoms:
         """The structure."""
@@ -74,7 +100,34 @@ class Failure(NamedTuple):
     reason: str
 
 
-def read_molecules(path: str | Path, conformers: int = 10, seed: int = 0) -> Iterator[Molecule | Failure]:
+class _Conformers(NamedTuple):
+    """How many conformers are tried, from which seed, and where the best ones are kept."""
+
+    number: int
+    seed: int
+    cache: ConformerCache | None
+
+    def of(self, mol: Chem.Mol, field: str, text: str) -> Chem.Mol | None:
+        """A molecule with the lowest conformer by a force field; ``text`` tells molecules apart, with the order of atoms."""
+        if self.cache is None:
+            positions = _embed(mol, field, self.number, self.seed)
+        else:
+            settings = [text, field, self.number, self.seed, _MAX_ATTEMPTS, _MAX_ITERATIONS, rdBase.rdkitVersion]
+            shape = (mol.GetNumAtoms(), 3)
+            positions = self.cache.get(settings, shape, lambda: _embed(mol, field, self.number, self.seed))
+        if positions is None:
+            return None
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.Set3D(True)
+        conformer.SetPositions(positions)
+        mol.RemoveAllConformers()
+        mol.AddConformer(conformer, assignId=True)
+        return mol
+
+
+def read_molecules(
+    path: str | Path, conformers: int = 10, seed: int = 0, cache: ConformerCache | None = None
+) -> Iterator[Molecule | Failure]:
     """Read the molecules of an .sdf, .mol2 or .smi file; those without coordinates in space get a conformer.
 
     The file may be compressed and in any encoding that :class:`eqmol.files.Text` knows. A record that cannot be read is a
@@ -84,6 +137,7 @@ def read_molecules(path: str | Path, conformers: int = 10, seed: int = 0) -> Ite
         path: one molecule per record; a line of a .smi file is a SMILES and, after a blank, a name.
         conformers: how many are tried.
         seed: of the conformers.
+        cache: where conformers are looked up and kept.
 
     Raises:
         InputError: the file is absent, empty, or of another kind.
@@ -94,7 +148,9 @@ def read_molecules(path: str | Path, conformers: int = 10, seed: int = 0) -> Ite
         raise InputError(f"{path} is none of {', '.join(ENDINGS)}")
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    found = {".sdf": _from_sdf, ".mol2": _from_mol2, ".smi": _from_smi}[ending](path, conformers, seed)
+    found = {".sdf": _from_sdf, ".mol2": _from_mol2, ".smi": _from_smi}[ending](
+        path, _Conformers(conformers, seed, cache)
+    )
     count = 0
     for count, entry in enumerate(found, start=1):  # noqa: B007  read after the loop
         yield entry
@@ -103,7 +159,12 @@ def read_molecules(path: str | Path, conformers: int = 10, seed: int = 0) -> Ite
 
 
 def from_smiles(
-    smiles: str, name: str = "", source: str = "", conformers: int = 10, seed: int = 0
+    smiles: str,
+    name: str = "",
+    source: str = "",
+    conformers: int = 10,
+    seed: int = 0,
+    cache: ConformerCache | None = None,
 ) -> Molecule | Failure:
     """Turn a SMILES into a molecule in space, the same one every time.
 
@@ -111,7 +172,7 @@ def from_smiles(
         smiles: of one molecule.
         name: the SMILES itself if empty.
         source: for messages; the SMILES itself if empty.
-        conformers, seed: as of :func:`read_molecules`.
+        conformers, seed, cache: as of :func:`read_molecules`.
     """
     name, source = name or printable(smiles), source or printable(smiles)
     if len(smiles) > _MAX_SMILES:
@@ -120,35 +181,46 @@ def from_smiles(
         mol = Chem.MolFromSmiles(smiles, sanitize=False)
     if mol is None or mol.GetNumAtoms() == 0:
         return Failure(name, source, f"{printable(smiles)!r} is not a SMILES")
-    return _complete(mol, name, source, conformers, seed)
+    return _complete(mol, name, source, _Conformers(conformers, seed, cache), smiles)
 
 
-def _from_smi(path: Path, conformers: int, seed: int) -> Iterator[Molecule | Failure]:
+def _from_smi(path: Path, conformers: _Conformers) -> Iterator[Molecule | Failure]:
     for line, source, problem in _lines(path):
         smiles, name = (*line.split(maxsplit=1), "", "")[:2]
         if problem:
             yield Failure(printable(name.strip() or smiles, 60), source, f"the line {problem}")
         elif smiles and not line.startswith("#"):
-            yield from_smiles(smiles, name.strip(), source, conformers, seed)
+            yield from_smiles(smiles, name.strip(), source, *conformers)
 
 
-def _from_sdf(path: Path, conformers: int, seed: int) -> Iterator[Molecule | Failure]:
+def _from_sdf(path: Path, conformers: _Conformers) -> Iterator[Molecule | Failure]:
     for index, (block, problem) in enumerate(_blocks(path, end="$$$$")):
         mol = None
         if not problem:
             with rdBase.BlockLogs():
                 mol = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
-        yield _from_record(mol, block, problem, path, index, conformers, seed)
+        found = _from_record(mol, block, problem, path, index, conformers)
+        yield found._replace(tags=_tags(block)) if isinstance(found, Molecule) else found
 
 
-def _from_mol2(path: Path, conformers: int, seed: int) -> Iterator[Molecule | Failure]:
+def _from_mol2(path: Path, conformers: _Conformers) -> Iterator[Molecule | Failure]:
     for index, (block, problem) in enumerate(_blocks(path, begin="@<TRIPOS>MOLECULE")):
         mol = None
         if not problem:
             with rdBase.BlockLogs():
                 mol = Chem.MolFromMol2Block(block, sanitize=False, removeHs=False)
         title = block.partition("\n")[2].lstrip()
-        yield _from_record(mol, title, problem, path, index, conformers, seed)
+        yield _from_record(mol, title, problem, path, index, conformers)
+
+
+def _tags(block: str) -> dict[str, str]:
+    """Data after the structure of a record: lines ``> <name>``, each with its value up to an empty line."""
+    tags: dict[str, str] = {}
+    lines = iter(block.partition("M  END")[2].splitlines())
+    for line in lines:
+        if line.startswith(">") and (found := re.search("<(.*)>", line)) is not None:
+            tags[found[1]] = "\n".join(takewhile(str.strip, lines)).strip()
+    return tags
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -194,17 +266,18 @@ def _blocks(path: Path, begin: str = "", end: str = "") -> Iterator[tuple[str, s
 
 
 def _from_record(
-    mol: Chem.Mol | None, text: str, problem: str, path: Path, index: int, conformers: int, seed: int
+    mol: Chem.Mol | None, text: str, problem: str, path: Path, index: int, conformers: _Conformers
 ) -> Molecule | Failure:
     source = f"{path}, molecule {index + 1}"
     title = text.partition("\n")[0].strip()
     name = (printable(title) if problem else title[:_MAX_NAME]) or f"{path.name.split('.')[0]}_{index + 1}"
     if problem or mol is None or mol.GetNumAtoms() == 0:
         return Failure(name, source, f"the record cannot be read{problem and ': '}{problem}")
-    return _complete(mol, name, source, conformers, seed)
+    record = text.partition("\n")[2].partition("M  END")[0]  # without its title and its data
+    return _complete(mol, name, source, conformers, record)
 
 
-def _complete(mol: Chem.Mol, name: str, source: str, conformers: int, seed: int) -> Molecule | Failure:
+def _complete(mol: Chem.Mol, name: str, source: str, conformers: _Conformers, text: str) -> Molecule | Failure:
     """Sanitise, refuse what has no meaning as one neutral molecule, and give it a structure if it has none."""
     if mol.GetNumAtoms() > MAX_ATOMS:
         return Failure(name, source, f"it has {mol.GetNumAtoms()} atoms; molecules of up to {MAX_ATOMS} are read")
@@ -239,7 +312,7 @@ def _complete(mol: Chem.Mol, name: str, source: str, conformers: int, seed: int)
             "RDKit has neither MMFF94s nor UFF parameters for it, so a conformer could not be minimised; give it with "
             "coordinates, as .sdf or .mol2",
         )
-    embedded = _embed(mol, field, conformers, seed)
+    embedded = conformers.of(mol, field, text)
     if embedded is None:
         return Failure(name, source, "RDKit finds no structure in space for it")
     return Molecule(name, source, embedded, field)
@@ -262,8 +335,8 @@ def _force_field(mol: Chem.Mol) -> str | None:
         return UFF if rdForceFieldHelpers.UFFHasAllMoleculeParams(mol) else None
 
 
-def _embed(mol: Chem.Mol, field: str, conformers: int, seed: int) -> Chem.Mol | None:
-    """The lowest conformer by a force field."""
+def _embed(mol: Chem.Mol, field: str, conformers: int, seed: int) -> NDArray[np.float64] | None:
+    """Positions [N, 3] of the lowest conformer by a force field."""
     parameters: Any = rdDistGeom.ETKDGv3()  # its stubs have the wrong types
     parameters.randomSeed = seed
     parameters.maxIterations = _MAX_ATTEMPTS
@@ -281,7 +354,4 @@ def _embed(mol: Chem.Mol, field: str, conformers: int, seed: int) -> Chem.Mol | 
         else:
             energies = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(mol, maxIters=_MAX_ITERATIONS)
         best = min(ids, key=lambda i: energies[i][1])
-    conformer = Chem.Conformer(mol.GetConformer(best))
-    mol.RemoveAllConformers()
-    mol.AddConformer(conformer, assignId=True)
-    return mol
+    return np.array(mol.GetConformer(best).GetPositions())

@@ -212,7 +212,7 @@ class PropertyTask(Task[Properties]):
     def describe(self, row: Mapping[str, Any]) -> str:
         """Return e.g. "val MAE U0 12.3 meV, mu 0.2 D"."""
         shown = [
-            f"{target.name} {row[f'val_{target.name}_mae']:.4g} {target.shown_unit}"
+            f"{target.name} {row[f'val_{target.name}_mae']:.4g} {target.shown_unit}".rstrip()
             for target in self.targets
             if f"val_{target.name}_mae" in row
         ]

@@ -91,6 +91,43 @@ def test_table_and_sdf_list_failures_with_reasons(model_file, tmp_path, capsys):
     assert "1 of 6 conformers are minimised by UFF, as MMFF94s lacks parameters (monoxide)" in printed
 
 
+def test_a_table_comes_back_with_its_rows_and_columns(model_file, tmp_path, capsys):
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    rows = [
+        "id;Structure;U0 (eV);note",
+        '7;CO;1;"a; b"',
+        "3;CF;2;x",
+        "5;c1cc[nH]c1;;",
+        "1;O;4;x;y",
+        "",
+        ";;;",
+        "9;O;3;é",
+    ]
+    source.write_text("\n".join(rows), encoding="latin-1")
+    options = ["--conformers", "1", "--smiles-column", "structure"]
+    assert main([str(model_file), str(source), "-o", str(out), *options]) == 0
+    with open(out, encoding="utf-8", newline="") as file:
+        header, *found = csv.reader(file, delimiter=";")
+    assert header[:5] == ["id", "Structure", "U0 (eV)", "note", "eqmol U0 (eV)"]
+    assert header[-1] == "problem"
+    assert [row[:4] for row in found] == [
+        ["7", "CO", "1", "a; b"],
+        ["3", "CF", "2", "x"],
+        ["5", "c1cc[nH]c1", "", ""],
+        ["1", "O", "4", "x;y"],
+        ["9", "O", "3", "é"],
+    ]
+    assert {len(row) for row in found} == {len(header)}
+    assert [bool(row[-1]) for row in found] == [False, True, True, True, False]
+    assert "is F, an element" in found[1][-1]
+    assert "5 cells and the header 4" in found[3][-1]
+    assert found[1][4] == found[3][4] == ""
+    molecule = from_smiles("CO", conformers=1)
+    (expected,) = eqmol.predict([molecule.atoms()], eqmol.load(model_file))
+    assert float(found[0][4]) == pytest.approx(expected["U0"], rel=1e-6)  # in other batches
+    assert "2 of 5 molecules" in capsys.readouterr().out
+
+
 def test_relaxation_by_a_potential(tmp_path):
     potential, out = tmp_path / "potential.safetensors", tmp_path / "a.csv"
     torch.manual_seed(0)
@@ -111,7 +148,11 @@ def test_relaxation_by_a_potential(tmp_path):
         (["--smiles", "C("], "no molecule could be predicted"),
         (["in.smi"], "-o OUT.csv"),
         (["in.smi", "-o", "out.xyz"], "ends in .csv"),
-        (["in.sdf", "-o", "in.csv"], "which is the input"),
+        (["in.sdf", "-o", "in.csv"], "which is the input in.sdf"),
+        (["in.csv", "-o", "in.csv"], "which is the input in.csv"),
+        (["in.csv", "in.smi", "-o", "out.csv"], "predict it alone"),
+        (["in.csv", "-o", "out.sdf"], "ends in .csv or .tsv"),
+        (["in.smi", "-o", "out.csv", "--smiles-column", "x"], "--smiles-column is for a .csv"),
         (["in.smi", "--smiles", "C"], "not both"),
         ([], "--smiles SMILES"),
         (["in.xyz", "-o", "out.xyz", "--relax", "p.safetensors"], "--relax is for molecules"),

@@ -1,6 +1,5 @@
 """QM9 (``data=qm9``) and the embedded sample in its format (``data=qm9_sample``)."""
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,18 +16,17 @@ from eqmol.data.datamodule import GraphSets
 from eqmol.data.places import find, folders, not_found
 from eqmol.data.qm9 import download, statistics
 from eqmol.data.qm9.download import FILES
-from eqmol.data.qm9.features import measure, with_features
+from eqmol.data.qm9.features import with_features
 from eqmol.data.qm9.published import PUBLISHED
 from eqmol.data.qm9.raw import Molecules, read_sdf, read_xyz
 from eqmol.data.qm9.targets import COLUMNS, TARGETS
+from eqmol.data.split_files import SPLITS, read_split, write_split
 from eqmol.data.targets import references_table, targets_table
 from eqmol.errors import InputError
-from eqmol.files import replacing
 from eqmol.graph import AtomGraph, from_atoms
 from eqmol.graph.keys import FEATURES
-from eqmol.molecules.features import expand
+from eqmol.molecules.features import expand, measure_features
 
-SPLITS = ("train", "val", "test")
 #: Molecules of the whole set without the uncharacterized ones, and the split that published errors refer to.
 CHARACTERIZED = 130_831
 STANDARD = (110_000, 10_000)
@@ -154,7 +152,7 @@ class QM9(GraphSets):
             MoleculeGraphs(molecules, rows[name], self.cutoff, self.required, source, inputs) for name in SPLITS
         )
         if self.features:
-            self._inputs = measure([inputs[row] for row in rows["train"]], self.features)
+            self._inputs = measure_features([inputs[row] for row in rows["train"]], self.features)
         self.train_graphs, self.val_graphs, self.test_graphs = train, val, {"test": test}
         chosen = np.zeros(len(molecules), dtype=bool)
         chosen[rows["train"]] = True
@@ -163,7 +161,7 @@ class QM9(GraphSets):
 
     def statistics(self) -> dict[str, Any]:
         """Return "elements", "avg_num_neighbors", "properties" (see :mod:`eqmol.data.targets`) and, if there are any,
-        "features" (see :func:`eqmol.data.qm9.features.measure`).
+        "features" (see :func:`eqmol.molecules.features.measure_features`).
         """
         train = self._training()
         order = np.random.default_rng(self.seed).permutation(len(self.train_graphs))[:COUNTED]
@@ -230,7 +228,9 @@ class QM9(GraphSets):
     def _split(self, molecules: Molecules) -> dict[str, NDArray[np.int64]]:
         """Return the rows of each split."""
         if self.split_file is not None and self.split_file.is_file():
-            return self._read_split(molecules, self.split_file)
+            split = read_split(self.split_file, molecules.ids.tolist())
+            row_of = {int(number): row for row, number in enumerate(molecules.ids)}
+            return {name: np.array([row_of[number] for number in part], np.int64) for name, part in split.items()}
         total = len(molecules)
         default = STANDARD if total == CHARACTERIZED else (round(0.76 * total), round(0.04 * total))
         num_train, num_val = (
@@ -245,30 +245,8 @@ class QM9(GraphSets):
         parts = np.split(order, [num_train, num_train + num_val])
         rows = {name: np.sort(part) for name, part in zip(SPLITS, parts, strict=True)}
         if self.split_file is not None:
-            self.split_file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.split_file) as file:
-                json.dump({name: molecules.ids[part].tolist() for name, part in rows.items()}, file)
+            write_split(self.split_file, {name: molecules.ids[part].tolist() for name, part in rows.items()})
         return rows
-
-    def _read_split(self, molecules: Molecules, path: Path) -> dict[str, NDArray[np.int64]]:
-        try:
-            numbers = {name: np.array(json.loads(path.read_text())[name], dtype=np.int64) for name in SPLITS}
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{path} must be JSON with lists of molecules for train, val and test; remove it"
-            ) from None
-        row_of = {int(number): row for row, number in enumerate(molecules.ids)}
-        seen: set[int] = set()
-        for name, part in numbers.items():
-            for number in part.tolist():
-                if number not in row_of:
-                    raise InputError(
-                        f"{path}: molecule {number} of '{name}' is not in the data set; give the split of this set"
-                    )
-                if number in seen:
-                    raise InputError(f"{path}: molecule {number} is in two splits; a molecule may be in one only")
-                seen.add(number)
-        return {name: np.array([row_of[number] for number in part.tolist()]) for name, part in numbers.items()}
 
     def _training(self) -> Molecules:
         """Return the training molecules; :meth:`setup` must have run."""

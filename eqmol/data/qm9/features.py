@@ -51,13 +51,3 @@ def with_features(molecules: Molecules, sdf: Path, names: Sequence[str]) -> tupl
         warnings.warn(f"{sdf}: molecules without features are left out: {listed}{more}", stacklevel=3)
     kept = np.isin(np.arange(len(molecules)), list(found))
     return molecules.select(kept), [found[row] for row in sorted(found)]
-
-
-def measure(features: Sequence[NDArray[np.float64]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Per feature "mean" and "scale" over all atoms; the scale of a constant one is 1."""
-    values = np.concatenate(features)
-    means, scales = values.mean(axis=0), values.std(axis=0)
-    return {
-        name: {"mean": float(mean), "scale": float(scale) if scale > 1e-9 else 1.0}
-        for name, mean, scale in zip(names, means, scales, strict=True)
-    }
