@@ -177,7 +177,8 @@ def test_models_without_conservative_forces(kind):
         net = trained(forces="direct", backbone={"degree_out": 1})
     else:
         sizes = {key: value for key, value in recipe()["backbone"].items() if key != "_target_"}
-        statistics = {"alpha": {"e0": [0.0] * 4, "mean": 0.0, "scale": 1.0}}
+        entry = {"kind": "extensive", "unit": "a0³", "e0": [0.0] * 4, "mean": 0.0, "scale": 1.0, "spread": 1.0}
+        statistics = {"alpha": entry}
         net = Properties(MACE(**sizes), ELEMENTS, statistics).eval()
     with pytest.raises(InputError, match="Å apart"):
         graph_of(net, stretched(0.3), contacts=close_contacts(net))
