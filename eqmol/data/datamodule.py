@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from eqmol.data import duplicates
 from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill
 from eqmol.data.reader import LabelSummary, missing_label, read_frames, read_target
 from eqmol.data.statistics import Statistics, free_atoms, is_isolated, measure
@@ -260,11 +261,23 @@ class DataModule(GraphSets):
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
         statistics = self._measured()
         if not self.targets:
-            return [sets, self._labels.table(), statistics.table(), statistics.notes(), *self._states.notes()]
+            return [
+                sets,
+                self._labels.table(),
+                statistics.table(),
+                statistics.notes(),
+                *self._states.notes(),
+                *duplicates.notes(self._sets()),
+            ]
         values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
         references = references_table(self._properties, statistics.elements)
         shown: list[RenderableType] = [sets, targets_table(self.targets, values)]
-        return [*shown, *([] if references is None else [references]), *self._states.notes()]
+        return [
+            *shown,
+            *([] if references is None else [references]),
+            *self._states.notes(),
+            *duplicates.notes(self._sets()),
+        ]
 
     def read(self, file: str | Path, required: Sequence[str] | None = None) -> list[AtomGraph]:
         """Read the frames of one file; all get the same labels, NaN where a frame has none.
