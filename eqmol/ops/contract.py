@@ -40,21 +40,11 @@ class RadialWeight(NamedTuple):
         return RadialWeight(self.hidden, torch.einsum("hwc,wv->hvc", self.matrix, basis))
 
 
-class TensorProduct(nn.Module, ABC):
-    """An algorithm for one spec. ``state_dict()`` is empty: tables are non-persistent buffers.
+class Tables(nn.Module):
+    """A module whose constants are non-persistent buffers, so that it has an empty ``state_dict()``."""
 
-    Attributes:
-        may_compile: whether compiled kernels may be used where there are some, see :mod:`eqmol.ops.kernels`. Algorithms
-            that have none ignore it.
-    """
-
-    operation: Operation
-    may_compile = True
-
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        assert spec.operation == self.operation, f"{type(self).__name__} computes a {self.operation}, not {spec}"
-        self.spec = spec
         self._exact: dict[str, np.ndarray] = {}
 
     def add_table(self, name: str, values: np.ndarray) -> None:
@@ -75,6 +65,23 @@ class TensorProduct(nn.Module, ABC):
                 exact = torch.tensor(self._exact[name], dtype=table.dtype, device=table.device)
                 self.register_buffer(name, exact, persistent=False)
         return self
+
+
+class TensorProduct(Tables, ABC):
+    """An algorithm for one spec.
+
+    Attributes:
+        may_compile: whether compiled kernels may be used where there are some, see :mod:`eqmol.ops.kernels`. Algorithms
+            that have none ignore it.
+    """
+
+    operation: Operation
+    may_compile = True
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        assert spec.operation == self.operation, f"{type(self).__name__} computes a {self.operation}, not {spec}"
+        self.spec = spec
 
     def extra_repr(self) -> str:
         s = self.spec

@@ -47,7 +47,7 @@ def sum_messages(
     rows: int,
     x: Tensor,
     geometry: Sequence[Tensor],
-    weight: RadialWeight,
+    weight: RadialWeight | Tensor,
     nodes: Nodes | None = None,
 ) -> Tensor:
     """Sum over the edges of every receiver, or the message of every edge.
@@ -57,71 +57,92 @@ def sum_messages(
         rows: components of the result.
         x: [N, lm_in, C].
         geometry: tensors [E, ...].
-        weight: S weights per edge.
+        weight: S weights per edge, [E, S, C] if they are made already.
         nodes: by default x and the result have one row per edge.
 
     Returns:
         [num_receivers, rows, C].
     """
-    number = len(weight.hidden) if nodes is None else nodes.num_receivers
-    form = _EdgeSum(message, nodes, (number, rows, x.shape[-1]))
-    arguments = [weight.hidden, weight.matrix, x, *geometry, None]
+    own = [weight] if isinstance(weight, Tensor) else [weight.hidden, weight.matrix]
+    number = len(own[0]) if nodes is None else nodes.num_receivers
+    form = _EdgeSum(message, nodes, (number, rows, x.shape[-1]), isinstance(weight, RadialWeight))
+    arguments = [*own, x, *geometry, None]
     return partials(form, [len(arguments) - 1], arguments)[0]
 
 
 @dataclass(frozen=True)
 class _EdgeSum:
-    """The form of the sum in hidden, matrix, features, geometry and cotangent."""
+    """The form of the sum in hidden and matrix, or weights, then features, geometry and cotangent."""
 
     message: Message
     nodes: Nodes | None
     shape: tuple[int, int, int]
+    is_factored: bool  # weights are hidden @ matrix
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
-        hidden, matrix, *others = (None if a is None else a.contiguous() for a in arguments)
-        assert hidden is not None
-        assert matrix is not None
-        flat = matrix.flatten(1)
+        arguments = [None if a is None else a.contiguous() for a in arguments]
         shapes = [self.shape if a is None else a.shape for a in arguments]
-        result = {slot: hidden.new_zeros(shapes[slot]) for slot in slots}
+        like = next(a for a in arguments if a is not None)
         # hidden and matrix are one argument of the message, its weights
-        wanted = sorted({max(slot - 1, 0) for slot in slots})
+        shift = 1 if self.is_factored else 0
+        summed = {slot for slot in slots if self._is_summed(slot, len(arguments))}
+        result = {slot: (like.new_zeros if slot in summed else like.new_empty)(shapes[slot]) for slot in slots}
+        wanted = sorted({max(slot - shift, 0) for slot in slots})
+        sizes = [shape[1:] for shape in shapes[shift:]]
         bound: dict[int, tuple[list[Tensor], Callable[[Sequence[int]], Sequence[Tensor]]]] = {}
-        for rows in self._chunks(hidden, flat, shapes):
+        for rows in self._chunks(like, shapes[0][0], sizes):
             edges = rows.stop - rows.start
             if edges not in bound:
-                buffers = [hidden.new_empty(edges, *shape[1:]) for shape in (matrix.shape, *shapes[2:])]
+                buffers = [like.new_empty(edges, *size) for size in sizes]
                 bound[edges] = buffers, self.message.bind(buffers)
-            (weight, *own), derivatives = bound[edges]
-            indices = [self._index(i, len(others), rows) for i in range(len(others))]
-            if wanted != [0]:
-                torch.mm(hidden[rows], flat, out=weight.view(edges, -1))
-            for i, (source, index, buffer) in enumerate(zip(others, indices, own, strict=True)):
-                if wanted != [i + 1]:
-                    _take(source, index, buffer)
-            for i, part in zip(wanted, derivatives(wanted), strict=True):
-                if i > 0:
-                    _add(result[i + 1], indices[i - 1], part)
+            own, derivatives = bound[edges]
+            indices = [self._index(i, len(own), rows) for i in range(len(own))]
+            for i, (index, buffer) in enumerate(zip(indices, own, strict=True)):
+                if wanted == [i]:
                     continue
+                if i == 0 and self.is_factored:
+                    hidden, flat = _factors(arguments)
+                    torch.mm(hidden[rows], flat, out=buffer.view(edges, -1))
+                else:
+                    _take(arguments[i + shift], index, buffer)
+            for i, part in zip(wanted, derivatives(wanted), strict=True):
+                if i > 0 or not self.is_factored:
+                    _add(result[i + shift], indices[i], part)
+                    continue
+                hidden, flat = _factors(arguments)
                 if 0 in result:
                     torch.mm(part.flatten(1), flat.T, out=result[0][rows])
                 if 1 in result:
                     result[1].view_as(flat).addmm_(hidden[rows].T, part.flatten(1))
         return [result[slot] for slot in slots]
 
-    def _index(self, i: int, number: int, rows: slice) -> Tensor | slice:
-        """Where the edges find features (i = 0), geometry and the cotangent (the last)."""
-        if self.nodes is None or 0 < i < number - 1:
-            return rows
-        return self.nodes.senders[..., rows] if i == 0 else self.nodes.receivers[rows]
+    def _is_summed(self, slot: int, number: int) -> bool:
+        """Whether a derivative is a sum over edges; others have a row per edge."""
+        if self.is_factored and slot <= 1:
+            return slot == 1
+        return self.nodes is not None and slot in (1 + self.is_factored, number - 1)
 
-    def _chunks(self, hidden: Tensor, flat: Tensor, shapes: Sequence[Sequence[int]]) -> Iterator[slice]:
+    def _index(self, i: int, number: int, rows: slice) -> Tensor | slice:
+        """Where the edges find the arguments of the message: features (i = 1) and the cotangent (the last) at nodes."""
+        if self.nodes is None or i not in (1, number - 1):
+            return rows
+        return self.nodes.senders[..., rows] if i == 1 else self.nodes.receivers[rows]
+
+    def _chunks(self, like: Tensor, edges: int, sizes: Sequence[Sequence[int]]) -> Iterator[slice]:
         """Slices of edges of equal length, but for the last."""
-        per_edge = flat.shape[1] + 2 * (shapes[2][1] + self.shape[1]) * self.shape[2]
-        limit = CHUNK if hidden.device.type == "cpu" else CHUNK_ELSEWHERE
-        edges = hidden.shape[0]
+        (weights, channels), (rows, _) = sizes[:2]
+        per_edge = weights * channels + 2 * (rows + self.shape[1]) * self.shape[2]
+        limit = CHUNK if like.device.type == "cpu" else CHUNK_ELSEWHERE
         size = -(-edges // max(-(-edges * per_edge // limit), 1))
         return (slice(first, min(first + size, edges)) for first in range(0, edges, max(size, 1)))
+
+
+def _factors(arguments: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """Hidden [E, H] and matrix [H, S · C]."""
+    hidden, matrix = arguments[:2]
+    assert hidden is not None
+    assert matrix is not None
+    return hidden, matrix.flatten(1)
 
 
 def _take(source: Tensor | None, rows: Tensor | slice, out: Tensor) -> None:

@@ -33,9 +33,10 @@ class ESCNConvolution(Convolution):
         super().__init__(spec)
         blocks, paths = edge_frame_blocks(spec)
         self.add_table("basis", spec.paths @ paths)
-        self.frame = EdgeFrame(spec.degree_in, spec.degree_out, _highest_order(spec), blocks)
+        degrees_in, degrees_out = range(spec.degree_in + 1), range(spec.degree_out + 1)
+        self.frame = EdgeFrame(degrees_in, degrees_out, _highest_order(spec), blocks)
         self.degree = max(spec.degree_in, spec.degree_out)
-        self.rotation_sizes = [self.frame.rotation_size(degree) for degree in (spec.degree_in, spec.degree_out)]
+        self.rotation_sizes = [self.frame.rotation_size(degrees) for degrees in (degrees_in, degrees_out)]
 
     @property
     def geometry_key(self) -> Hashable:
@@ -43,12 +44,7 @@ class ESCNConvolution(Convolution):
 
     def geometry(self, vectors: Tensor) -> Tensor:
         """Rotations into the edge frame, flat as in :mod:`eqmol.ops.so2`."""
-        inward = []
-        for matrix in wigner_matrices(edge_frames(unit(vectors)), self.degree, self.frame.order):
-            k = matrix.shape[-1] // 2
-            order = torch.tensor([*range(k, 2 * k + 1), *range(k - 1, -1, -1)], device=matrix.device)
-            inward.append(matrix.mT.index_select(-2, order).flatten(1))
-        return torch.cat(inward, dim=1)
+        return inward_rotations(vectors, self.degree, self.frame.order)
 
     def forward(
         self, x: Tensor, geometry: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
@@ -61,6 +57,19 @@ class ESCNConvolution(Convolution):
     def _sum(self, x: Tensor, geometry: Tensor, weight: RadialWeight, nodes: Nodes | None = None) -> Tensor:
         rotations = [geometry[:, :size] for size in self.rotation_sizes]
         return sum_messages(self.frame, dim(self.spec.degree_out), x, rotations, weight.rebased(self.basis), nodes)
+
+
+def inward_rotations(vectors: Tensor, degree: int, order: int) -> Tensor:
+    """Rotations of degrees 0 ... ``degree`` into the frames of edges [E, 3], kept to orders |m| <= ``order``.
+
+    Flat as in :mod:`eqmol.ops.so2`: those of lower degrees come first.
+    """
+    inward = []
+    for matrix in wigner_matrices(edge_frames(unit(vectors)), degree, order):
+        k = matrix.shape[-1] // 2
+        rows = torch.tensor([*range(k, 2 * k + 1), *range(k - 1, -1, -1)], device=matrix.device)
+        inward.append(matrix.mT.index_select(-2, rows).flatten(1))
+    return torch.cat(inward, dim=1)
 
 
 def _highest_order(spec: Spec) -> int:

@@ -6,9 +6,11 @@ A rotation R of every edge, restricted to the orders that couple, takes features
 
 for every pair of degrees (l1, l3), summed over l1, with weights c and s of their own; the message is Rᵀ y'.
 
-Shapes: e edges of a chunk, C channels, S weights. In the frame features are one tensor [e, 2k + 1, C] per degree l,
-k = min(l, order), of orders 0 ... k, then -1 ... -k. Rotations are flat, [e, Σ over degrees l of (2k + 1) (2l + 1)], and hold the 1
-of degree 0, without which the message would not be linear in them.
+Features are a sequence of tensors, each of one degree; models have one of every degree, others may have several of a degree.
+
+Shapes: e edges of a chunk, C channels, S weights. In the frame a tensor of degree l is [e, 2k + 1, C], k = min(l, order), of
+orders 0 ... k, then -1 ... -k. Rotations are flat, [e, Σ over degrees l of (2k + 1) (2l + 1)], and hold the 1 of degree 0, without
+which the message would not be linear in them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +25,7 @@ BMM_LOOP = 400
 
 
 class Block(NamedTuple):
-    """The weights of one pair of degrees l1, l3: of the cosines 0 ... k if there are any, then of the sines 1 ... k."""
+    """The weights of one pair of tensors: of the cosines 0 ... k if there are any, then of the sines 1 ... k."""
 
     source: int
     target: int
@@ -43,20 +45,20 @@ class Term(NamedTuple):
 
 
 class EdgeFrame(NamedTuple):
-    """The message as a form in weights [e, S, C], features, rotations of degrees in and out, and the cotangent."""
+    """The message as a form in weights [e, S, C], features, their rotations, those of the result, and the cotangent."""
 
-    degree_in: int
-    degree_out: int
+    degrees_in: Sequence[int]
+    degrees_out: Sequence[int]
     order: int  # highest that couples
     blocks: tuple[Block, ...]
 
-    def rows(self, degree: int) -> list[int]:
-        """Components of degrees 0 ... ``degree`` in the frame."""
-        return [2 * min(l, self.order) + 1 for l in range(degree + 1)]
+    def rotation_shapes(self, degrees: Sequence[int]) -> list[tuple[int, int]]:
+        """Rows and columns of the rotation of every degree up to the highest of ``degrees``."""
+        return [(2 * min(l, self.order) + 1, 2 * l + 1) for l in range(max(degrees) + 1)]
 
-    def rotation_size(self, degree: int) -> int:
-        """Entries of the rotation of all degrees up to ``degree``."""
-        return sum(rows * (2 * l + 1) for l, rows in enumerate(self.rows(degree)))
+    def rotation_size(self, degrees: Sequence[int]) -> int:
+        """Entries of these rotations."""
+        return sum(rows * columns for rows, columns in self.rotation_shapes(degrees))
 
     def bind(self, arguments: Sequence[Tensor]) -> Callable[[Sequence[int]], list[Tensor]]:
         return _Bound(self, *arguments).derivatives
@@ -70,28 +72,35 @@ class _Side:
         mixed: the features of the other side after the weights, which have the degrees of this side.
     """
 
-    def __init__(self, rows: list[int], rotation: Tensor, outside: Tensor) -> None:
+    def __init__(
+        self, degrees: Sequence[int], shapes: list[tuple[int, int]], rotation: Tensor, outside: Tensor
+    ) -> None:
         edges, _, channels = outside.shape
-        widths = [2 * l + 1 for l in range(len(rows))]
-        matrices = rotation.split([r * w for r, w in zip(rows, widths, strict=True)], dim=1)
-        self.matrices = [m.unflatten(1, (r, -1)) for m, r in zip(matrices, rows, strict=True)]
-        self.outside = outside.split(widths, dim=1)
+        parts = rotation.split([rows * columns for rows, columns in shapes], dim=1)
+        self.degrees = degrees
+        self.matrices = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        self.outside = outside.split([2 * l + 1 for l in degrees], dim=1)
+        rows = [shapes[l][0] for l in degrees]
         self.inside = [outside.new_empty(edges, r, channels) for r in rows]
         self.all_mixed = outside.new_empty(edges * sum(rows), channels)
         self.mixed = [m.view(edges, -1, channels) for m in self.all_mixed.split([edges * r for r in rows])]
 
     def enter(self) -> None:
-        for matrix, outside, inside in zip(self.matrices, self.outside, self.inside, strict=True):
-            matmul(matrix, outside, inside)
+        for l, outside, inside in zip(self.degrees, self.outside, self.inside, strict=True):
+            matmul(self.matrices[l], outside, inside)
 
     def leave(self) -> Tensor:
-        parts = [matmul(matrix.mT, mixed) for matrix, mixed in zip(self.matrices, self.mixed, strict=True)]
+        parts = [matmul(self.matrices[l].mT, mixed) for l, mixed in zip(self.degrees, self.mixed, strict=True)]
         return torch.cat(parts, dim=1)
 
     def by_rotation(self) -> Tensor:
         """Derivative of <mixed, rotated outside> by the rotation."""
-        parts = [torch.bmm(m, outside.mT).flatten(1) for m, outside in zip(self.mixed, self.outside, strict=True)]
-        return torch.cat(parts, dim=1)
+        parts: list[Tensor | None] = [None] * len(self.matrices)
+        for l, mixed, outside in zip(self.degrees, self.mixed, self.outside, strict=True):
+            part, earlier = torch.bmm(mixed, outside.mT), parts[l]
+            parts[l] = part if earlier is None else earlier + part
+        found = [torch.zeros_like(m) if p is None else p for m, p in zip(self.matrices, parts, strict=True)]
+        return torch.cat([part.flatten(1) for part in found], dim=1)
 
 
 class _Bound:
@@ -99,8 +108,8 @@ class _Bound:
 
     def __init__(self, frame: EdgeFrame, weight: Tensor, x: Tensor, inward: Tensor, outward: Tensor, v: Tensor) -> None:
         self.blocks, self.weight = frame.blocks, weight
-        self.sender = _Side(frame.rows(frame.degree_in), inward, x)
-        self.receiver = _Side(frame.rows(frame.degree_out), outward, v)
+        self.sender = _Side(frame.degrees_in, frame.rotation_shapes(frame.degrees_in), inward, x)
+        self.receiver = _Side(frame.degrees_out, frame.rotation_shapes(frame.degrees_out), outward, v)
 
     def derivatives(self, slots: Sequence[int]) -> list[Tensor]:
         if set(slots) - {1, 2}:
