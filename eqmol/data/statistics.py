@@ -19,7 +19,7 @@ IMPLAUSIBLE = 100.0
 #: eV per atom, eV/Å; what varies by less varies by no more than the convergence of a calculation.
 CONVERGED = 1e-6
 #: 1/Å; forces smaller than this fraction of the standard deviation of the energies per atom do not set the scale.
-NOISE = 0.1
+NOISE = 0.01
 #: Energies vary over about a tenth of an Å, so that their slope per Å, which forces would tell, is so many times larger.
 SLOPE = 10.0
 #: Labels that vary by less than this fraction of what others do (energies per atom in eV, forces in eV/Å, stress times volume
