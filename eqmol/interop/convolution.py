@@ -17,7 +17,7 @@ from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.escn import inward_rotations
 from eqmol.ops.registry import create
 from eqmol.ops.so2 import Block, EdgeFrame
-from eqmol.ops.spec import Parity, Spec
+from eqmol.ops.spec import MAX_DEGREE, Parity, Spec
 from eqmol.so3.frames import polar_coupling
 from eqmol.so3.harmonics import spherical_harmonics
 from eqmol.so3.layout import degrees
@@ -78,6 +78,8 @@ class Convolution(Grouped):
             raise InputError(
                 f"normalization={normalization!r} of harmonics is unknown; choose component, norm or integral"
             )
+        if type(degree_filter) is not int or not 0 <= degree_filter <= MAX_DEGREE:
+            raise InputError(f"degree_filter={degree_filter!r} must be an integer from 0 to {MAX_DEGREE}")
         irreps_in, irreps_out = read_irreps(irreps_in), read_irreps(irreps_out)
         harmonics = read_irreps([(1, (l, p**l)) for l in range(degree_filter + 1)])
         if instructions is None:
@@ -111,8 +113,10 @@ class Convolution(Grouped):
     ) -> Self:
         """The convolution that gathers, applies ``product`` to harmonics of the given normalisation, and sums.
 
+        Weights are given to every call, in the same order; so is the ``weight`` of a product that has one.
+
         Raises:
-            InputError: the second factor is not 0e + 1p + 2e + ..., or modes or weights are others than those of a convolution.
+            InputError: the second factor is not 0e + 1p + 2e + ..., or a mode is another than uvu.
         """
         irreps = product.irreps_in2
         p = irreps[1].ir.p if len(irreps) > 1 else -1
