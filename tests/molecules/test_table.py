@@ -23,7 +23,7 @@ TEXT = "name,SMILES,logS\nmethanol,CO,-1.5\nunknown,CC,\nbroken,C(,1e-2\n"
         TEXT.replace(",", "\t").replace("\n", "\r\n").encode(),
         TEXT.replace("methanol", '"méthanol, ""dry"""').encode("latin-1"),
         ("\n".join(f"{line}, a;b;c;d;e" for line in TEXT.splitlines())).encode(),  # more semicolons than commas
-        gzip.compress(TEXT.encode()),
+        gzip.compress(TEXT.encode(), mtime=0),
     ],
 )
 def test_delimiters_and_encodings(tmp_path, content):
