@@ -6,6 +6,7 @@ Compressed files may become :data:`RATIO` times their size, which coordinates ne
 
 import bz2
 import codecs
+import glob
 import gzip
 import io
 import lzma
@@ -15,7 +16,7 @@ import sqlite3
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -43,6 +44,47 @@ def cache_folder() -> Path:
     if base:
         return Path(base)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eqmol"
+
+
+def expand_paths(given: object, option: str, folder: str | os.PathLike[str] = "") -> list[Path]:
+    """Return the files that an option names.
+
+    Args:
+        given: a path, or a pattern for which its files stand in the order of their names (``*``, ``?``, ``[ab]``, and ``**`` for
+            folders of any depth), or several of them. ``~`` is the home folder; what exists as it is written is no pattern.
+        option: name of the option, for messages.
+        folder: where relative paths begin.
+
+    Raises:
+        InputError: something else, nothing, a pattern without files, or a file that is named twice.
+    """
+    several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    paths: list[Path] = []
+    for entry in given if several else [given]:  # type: ignore[attr-defined]
+        if not isinstance(entry, str | os.PathLike) or not os.fspath(entry):
+            raise InputError(f"{option}={given!r} must be the path of a file, or several: [a.xyz, b.xyz]")
+        paths += _expand(os.fspath(entry), option, Path(folder))
+    if not paths:
+        raise InputError(f"{option} names no file; give a path, or several: [a.xyz, b.xyz]")
+    known: set[Path] = set()
+    for path in paths:
+        if (place := path.resolve()) in known:
+            raise InputError(f"{option} names {path} twice; give every file once")
+        known.add(place)
+    return paths
+
+
+def _expand(text: str, option: str, folder: Path) -> list[Path]:
+    text = os.path.expanduser(text)
+    path = folder / text
+    if not glob.has_magic(text) or path.exists():
+        return [path]
+    root = "" if path == Path(text) else glob.escape(str(folder))
+    for pattern in (text, text.replace("[", "[[]")):  # brackets beside a star may be meant as they are
+        pattern = os.path.join(root, pattern)
+        if found := [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]:
+            return sorted(found)
+    raise InputError(f"{option}: no file matches {text!r}")
 
 
 @contextmanager

@@ -21,7 +21,17 @@ from eqmol.data.oc20.s2ef import read_s2ef
 from eqmol.data.qm9.raw import read_xyz
 from eqmol.data.reader import read_frames
 from eqmol.errors import InputError
-from eqmol.files import FREE, MAX_LINE, RATIO, Text, bounded_memory, decompress, read_lines, read_npz
+from eqmol.files import (
+    FREE,
+    MAX_LINE,
+    RATIO,
+    Text,
+    bounded_memory,
+    decompress,
+    expand_paths,
+    read_lines,
+    read_npz,
+)
 from eqmol.molecules.molecule import Failure, Molecule, from_smiles, read_molecules
 
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
@@ -254,3 +264,53 @@ def test_qm9_raw_of_every_encoding(tmp_path, encoding):
     ):
         with pytest.raises(InputError, match=r"is not a raw file of QM9|no element"):
             read_xyz([write(path, bad.encode())])
+
+
+# --- several files
+
+
+def test_files_of_an_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ["b 1.xyz", "a=(1),2.xyz", "c[1].xyz", "run[2]/d1.xyz", "run[2]/d2.xyz", ".hidden.xyz", "~x.xyz"]
+    (tmp_path / "run[2]").mkdir()
+    (tmp_path / "e.xyz").mkdir()  # a folder is no file
+    for name in names:
+        (tmp_path / name).touch()
+    top = ["a=(1),2.xyz", "b 1.xyz", "c[1].xyz", "~x.xyz"]
+
+    def expanded(given, folder=""):
+        return [str(path) for path in expand_paths(given, "data.train_file", folder)]
+
+    assert expanded("*.xyz") == expanded(Path("*.xyz")) == top
+    assert expanded(["c[1].xyz", "b?1.xyz"]) == ["c[1].xyz", "b 1.xyz"]  # as given, sorted within a pattern
+    assert expanded(("run[2]/d*.xyz", "absent.xyz")) == ["run[2]/d1.xyz", "run[2]/d2.xyz", "absent.xyz"]
+    assert expanded("[ab]*.xyz") == top[:2]
+    assert expanded("**/d?.xyz") == ["run[2]/d1.xyz", "run[2]/d2.xyz"]
+    assert expanded("~/b 1.xyz") == [str(tmp_path / "b 1.xyz")]
+    assert expanded(["~x.xyz", "~nobody/a.xyz"]) == ["~x.xyz", "~nobody/a.xyz"]
+    assert expanded("d*.xyz", tmp_path / "run[2]") == [str(tmp_path / "run[2]" / f"d{i}.xyz") for i in (1, 2)]
+    assert expanded(str(tmp_path / "b*"), "elsewhere") == [str(tmp_path / "b 1.xyz")]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "data.train_file=3 must be the path of a file, or several"),
+        (None, "data.train_file=None must be"),
+        (b"a.xyz", "must be the path"),
+        ("", "data.train_file='' must be"),
+        (["a.xyz", True], r"data.train_file=\['a.xyz', True\] must be"),
+        ([["a.xyz"]], "must be the path"),
+        ({"a": "a.xyz"}, "must be the path"),
+        ([], "data.train_file names no file"),
+        ("*.cif", r"data.train_file: no file matches '\*\.cif'"),
+        (["a.xyz", "./a.xyz"], "data.train_file names a.xyz twice"),
+        (["a*", "a.xyz"], "twice"),
+    ],
+)
+def test_no_files_of_an_option(tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.xyz").touch()
+    with pytest.raises(InputError, match=message):
+        expand_paths(given, "data.train_file")
