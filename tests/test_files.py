@@ -288,7 +288,7 @@ def test_files_of_an_option(tmp_path, monkeypatch):
     assert expanded("[ab]*.xyz") == top[:2]
     assert expanded("**/d?.xyz") == ["run[2]/d1.xyz", "run[2]/d2.xyz"]
     assert expanded("~/b 1.xyz") == [str(tmp_path / "b 1.xyz")]
-    assert expanded(["~x.xyz", "~nobody/a.xyz"]) == ["~x.xyz", "~nobody/a.xyz"]
+    assert expanded(["~x.xyz", "~no one/a.xyz"]) == ["~x.xyz", "~no one/a.xyz"]
     assert expanded("d*.xyz", tmp_path / "run[2]") == [str(tmp_path / "run[2]" / f"d{i}.xyz") for i in (1, 2)]
     assert expanded(str(tmp_path / "b*"), "elsewhere") == [str(tmp_path / "b 1.xyz")]
 
