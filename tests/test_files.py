@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from eqmol.data.oc20.ase_files import read_database
-from eqmol.data.oc20.reading import Reading
-from eqmol.data.oc20.records import read_torch
-from eqmol.data.oc20.s2ef import read_s2ef
-from eqmol.data.qm9.raw import read_xyz
-from eqmol.data.reader import read_frames
+from eqmol.data.oc20.frame import Reading
+from eqmol.data.oc20.readers.ase_files import read_database
+from eqmol.data.oc20.readers.geometric import read_torch
+from eqmol.data.oc20.readers.s2ef import read_s2ef
+from eqmol.data.qm9.reader import read_xyz
+from eqmol.data.xyz.reader import read_frames
 from eqmol.errors import InputError
 from eqmol.files import (
     FREE,

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from eqmol.checkpoint import build
 from eqmol.data import places
-from eqmol.data.oc20.reading import Reading
-from eqmol.data.oc20.sources import reader
+from eqmol.data.oc20.frame import Reading
+from eqmol.data.oc20.readers.find import reader
 from eqmol.graph import AtomGraph, collate, from_atoms
 from eqmol.train.loss import WeightedLoss
 

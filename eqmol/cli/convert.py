@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _structures(file: Path | None, model: "Potential") -> "list[ase.Atoms]":
     from eqmol.convert.convert import example_structures
-    from eqmol.data.reader import read_frames
+    from eqmol.data.xyz.reader import read_frames
 
     if file is None:
         found = list(example_structures(model.elements, model.cutoff))

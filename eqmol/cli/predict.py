@@ -289,7 +289,7 @@ def _check_labels(inputs: Sequence[Path], keys: dict[str, str], given: dict[str,
 
 
 def _frames(inputs: Sequence[Path], keys: dict[str, str]) -> "Iterator[Frame]":
-    from eqmol.data.reader import read_frames
+    from eqmol.data.xyz.reader import read_frames
 
     return chain.from_iterable(read_frames(path, keys["energy"], keys["forces"], keys["stress"]) for path in inputs)
 

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqmol.checkpoint import prepare
-from eqmol.data.oc20.frames import Frame
-from eqmol.data.oc20.reading import Reading
+from eqmol.data.oc20.frame import Frame, Reading
+from eqmol.data.oc20.readers.find import FORMATS, find, reader
 from eqmol.data.oc20.shards import INDEX, S2EF, Index, Shard
-from eqmol.data.oc20.sources import FORMATS, find, reader
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph.contacts import CloseContacts

@@ -11,12 +11,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim import Optimizer
 
-from eqmol.data.oc20.dataset import Frames
+from eqmol.data.oc20 import baseline
+from eqmol.data.oc20.graphs import FrameGraphs
 from eqmol.errors import InputError
 from eqmol.graph import keys
 from eqmol.models import Potential
 from eqmol.plots import Quantity
-from eqmol.train import baseline
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Schedule
@@ -95,7 +95,7 @@ class PotentialTask(Task[Potential]):
     def on_fit_start(self) -> None:
         """Measure what the model has to beat."""
         train = self.trainer.datamodule.train_graphs  # type: ignore[attr-defined]
-        if self.oc20 and isinstance(train, Frames):
+        if self.oc20 and isinstance(train, FrameGraphs):
             self.baseline = baseline.MeanEnergy(train, self.predictor.elements, self.predictor.recipe["e0"])
 
     def forward(self, batch: Any) -> dict[str, Tensor]:

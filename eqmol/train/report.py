@@ -13,9 +13,10 @@ from rich.console import Console
 from torch import Tensor
 
 from eqmol import checkpoint, plots
+from eqmol.data.oc20 import baseline
 from eqmol.files import replacing
 from eqmol.models.predictor import Predictor
-from eqmol.train import baseline, folder
+from eqmol.train import folder
 from eqmol.train.folder import RunFolder
 from eqmol.train.task import Task
 

@@ -30,15 +30,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from rdkit import Chem
 
 from eqmol import checkpoint
-from eqmol.data.oc20.reading import Reading
+from eqmol.data.oc20.frame import Reading
+from eqmol.data.oc20.readers.find import reader
 from eqmol.data.oc20.shards import Shard, pack
-from eqmol.data.oc20.sources import reader
-from eqmol.data.qm9.raw import COLUMNS, read_sdf, read_xyz
-from eqmol.data.reader import read_frames
+from eqmol.data.qm9.reader import COLUMNS, read_sdf, read_xyz
+from eqmol.data.xyz.reader import read_frames
 from eqmol.errors import InputError
 from eqmol.files import read_npz
 from eqmol.molecules.molecule import Molecule, from_smiles, read_molecules
-from tests.data.oc20_files import record, relaxation, write_ase_lmdb, write_database, write_pickled, write_s2ef
+from tests.data.oc20.files import record, relaxation, write_ase_lmdb, write_database, write_pickled, write_s2ef
 from tests.recipes import recipe
 
 MEMORY = 2 * 2**30  #: bytes that reading one file may take

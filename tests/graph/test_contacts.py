@@ -200,8 +200,8 @@ def test_warn_predicts(tmp_path):
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", ["3bpa", "qm9", "oc20"])
 def test_no_frame_of_the_evaluation_sets_is_refused(name, tmp_path):
-    from eqmol.data.bpa import ThreeBPA
-    from eqmol.data.oc20.module import OC20
+    from eqmol.data.bpa.datamodule import ThreeBPA
+    from eqmol.data.oc20.datamodule import OC20
     from eqmol.data.qm9.datamodule import QM9
 
     if name == "3bpa":

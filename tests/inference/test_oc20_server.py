@@ -11,7 +11,7 @@ import eqmol
 from eqmol.checkpoint import save
 from eqmol.cli.predict import main
 from eqmol.data.oc20.prepare import prepare
-from tests.data.oc20_files import record, relaxation, write_lmdb, write_s2ef
+from tests.data.oc20.files import record, relaxation, write_lmdb, write_s2ef
 from tests.recipes import model
 
 SYSTEMS = {"random12": relaxation(frames=3), "random7": relaxation(adsorbate="O", seed=1, frames=2)}

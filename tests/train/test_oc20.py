@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from eqmol.cli.train import CONF
-from eqmol.data.oc20.module import OC20
+from eqmol.data.oc20.baseline import NAME, MeanEnergy
+from eqmol.data.oc20.datamodule import OC20
 from eqmol.graph import collate
-from eqmol.train.baseline import NAME, MeanEnergy
 from eqmol.train.run import run
-from tests.data.oc20_files import relaxation, write_s2ef
+from tests.data.oc20.files import relaxation, write_s2ef
 
 TINY = ["data=oc20", "model.channels=2", "model.filter_degree=1", "model.radial_hidden=[4]", "model.cutoff=3.0"]
 TINY += ["logger=csv", "trainer.accelerator=cpu", "trainer.max_epochs=1", "data.num_workers=0", "data.split=blocks"]

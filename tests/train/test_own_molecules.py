@@ -10,7 +10,7 @@ from rich.console import Console
 from eqmol.cli.predict import main
 from eqmol.cli.train import CONF
 from eqmol.train.run import run
-from tests.data.test_molecules import table
+from tests.data.molecules.test_datamodule import table
 from tests.train.runs import TINY
 
 

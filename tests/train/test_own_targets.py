@@ -6,7 +6,7 @@ from ase.io import read, write
 from scipy.spatial.transform import Rotation
 
 import eqmol
-from eqmol.data.datamodule import DataModule
+from eqmol.data.xyz.datamodule import FileSets
 from eqmol.errors import InputError
 from tests.train.runs import train
 
@@ -68,7 +68,7 @@ def test_statistics_of_own_targets(labelled):
 
     path = runs.frames(labelled / "some.xyz", 0, 6)
     targets = {"logS": {"kind": "intensive"}, "nmr": {"kind": "atomic", "unit": "ppm"}, "alpha": {"kind": "tensor"}}
-    data = DataModule(cutoff=3.0, train_file=path, val_fraction=0.2, targets=targets, required=("logS", "nmr", "alpha"))
+    data = FileSets(cutoff=3.0, train_file=path, val_fraction=0.2, targets=targets, required=("logS", "nmr", "alpha"))
     data.setup()
     found = data.statistics()
     elements, properties = found["elements"], found["properties"]
@@ -99,4 +99,4 @@ def test_what_cannot_be_a_target(labelled, targets, required, message):
 
     path = runs.frames(labelled / "some.xyz", 0, 4)
     with pytest.raises(InputError, match=message):
-        DataModule(cutoff=3.0, train_file=path, val_fraction=0.3, targets=targets, required=required).setup()
+        FileSets(cutoff=3.0, train_file=path, val_fraction=0.3, targets=targets, required=required).setup()

@@ -4,16 +4,11 @@ The adsorption energy is the total energy less that of the slab and of the adsor
 element's own energy is 0. Total energies have per-element energies, fitted to the training set or given.
 """
 
-from pathlib import Path
-
 import numpy as np
-from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from eqmol.data.oc20.dataset import Library
-from eqmol.data.statistics import FreeAtom
+from eqmol.data.oc20.graphs import Library
 from eqmol.errors import InputError
-from eqmol.files import read_npz
 
 ENERGIES = ("auto", "adsorption", "total")
 
@@ -53,26 +48,3 @@ def relaxed(library: Library, energies: NDArray[np.float64]) -> tuple[NDArray[np
     systems = np.arange(len(library.systems))
     last = np.searchsorted(library.system, systems, side="right") - 1
     return np.searchsorted(library.system, systems), energies[last][library.system]
-
-
-def read_references(path: Path) -> dict[int, FreeAtom]:
-    """Return per-element energies from an ``.npz`` with ``coeff``, whose index is the atomic number (eV).
-
-    Raises:
-        InputError: not such a file.
-    """
-    try:
-        energies = np.asarray(read_npz(path)["coeff"], np.float64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no .npz with per-element energies 'coeff' ({error})") from error
-    if energies.ndim != 1 or not np.isfinite(energies).all():
-        raise InputError(
-            f"{path}: 'coeff' has shape {list(energies.shape)}; it should hold an energy per atomic number"
-        )
-    last = min(len(energies), len(chemical_symbols))
-    return {z: FreeAtom(float(energies[z]), path.name) for z in range(1, last)}
-
-
-def no_references() -> dict[int, FreeAtom]:
-    """Return the per-element energies of adsorption energies."""
-    return {z: FreeAtom(0.0, "adsorption energies: 0") for z in range(1, len(chemical_symbols))}

@@ -14,10 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eqmol.data.oc20.frames import Frame, why_dropped
-from eqmol.data.oc20.reading import Reading, read_tags
+from eqmol.data.oc20.frame import Frame, Reading, read_tags, why_dropped
+from eqmol.data.oc20.readers.find import FORMATS, Unit, find, parts, reader, units
 from eqmol.data.oc20.shards import FORMAT, INDEX, Entry, Index, Shard, file_hash, pack
-from eqmol.data.oc20.sources import FORMATS, Unit, find, parts, reader, units
 from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
 from eqmol.files import replacing
@@ -41,7 +40,7 @@ def prepare(
         folder: raw files, at any depth.
         out: folder of shards.
         files: pattern of the raw files below ``folder``.
-        infer_tags, total: see :class:`eqmol.data.oc20.reading.Reading`.
+        infer_tags, total: see :class:`eqmol.data.oc20.frame.Reading`.
         workers: processes; None for one per core.
         console: where to print; None for nowhere.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from eqmol.data.oc20.frames import Frame
+from eqmol.data.oc20.frame import Frame
 from eqmol.errors import InputError
 from eqmol.files import replacing
 

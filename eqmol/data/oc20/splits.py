@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from eqmol.data.oc20.dataset import Library
+from eqmol.data.oc20.graphs import Library
 from eqmol.errors import InputError
 
 SPLITS = ("systems", "blocks")

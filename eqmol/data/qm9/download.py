@@ -12,7 +12,7 @@ import numpy as np
 import pooch
 
 from eqmol.data.places import not_found
-from eqmol.data.qm9.raw import read_sdf, read_uncharacterized
+from eqmol.data.qm9.reader import read_sdf, read_uncharacterized
 from eqmol.errors import InputError
 
 FILES = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 
-from eqmol.data.qm9.raw import Molecules
+from eqmol.data.qm9.reader import Molecules
 from eqmol.errors import InputError
 from eqmol.molecules.features import atom_features
 

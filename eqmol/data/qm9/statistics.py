@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eqmol.data.qm9.raw import Molecules
+from eqmol.data.qm9.reader import Molecules
 from eqmol.data.qm9.targets import ATOM_REFERENCES, COLUMNS, TARGETS
 from eqmol.data.targets import composition, measure_target, nuclear_extent
 from eqmol.graph.contacts import fill_gaps

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from eqmol.data.oc20.unpickle import ForbiddenPickleError, Record, keys, load, pairs, require
+from eqmol.data.oc20.readers.unpickle import ForbiddenPickleError, Record, keys, load, pairs, require
 from eqmol.errors import InputError, printable
 
 

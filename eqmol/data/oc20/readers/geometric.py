@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eqmol.data.oc20 import unpickle
-from eqmol.data.oc20.frames import Frame, check, integers
-from eqmol.data.oc20.known import KNOWN, storage_of
-from eqmol.data.oc20.lmdb_files import Entries
-from eqmol.data.oc20.reading import Reading, system_name
+from eqmol.data.oc20.frame import Frame, Reading, check, integers, system_name
+from eqmol.data.oc20.readers import unpickle
+from eqmol.data.oc20.readers.lmdb_files import Entries
+from eqmol.data.oc20.readers.pickle_names import KNOWN, storage_of
 from eqmol.errors import InputError, printable, reason_of
 from eqmol.graph import check_numbers
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eqmol.data.oc20.lmdb_files import Entries
+from eqmol.data.oc20.readers.lmdb_files import Entries
 from eqmol.errors import InputError
-from tests.data.oc20_files import write_lmdb
+from tests.data.oc20.files import write_lmdb
 
 PAGE = 4096
 

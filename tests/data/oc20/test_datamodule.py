@@ -12,16 +12,16 @@ from ase.data import chemical_symbols
 from rich.console import Console
 
 from eqmol.data import places
-from eqmol.data.oc20.dataset import count_edges, keep_nearest
-from eqmol.data.oc20.module import OC20
+from eqmol.data.oc20.datamodule import OC20
+from eqmol.data.oc20.graphs import count_edges, keep_nearest
 from eqmol.data.oc20.prepare import prepare
 from eqmol.data.oc20.splits import BLOCKS, hold_out
 from eqmol.errors import InputError
 from eqmol.graph import collate, edge_vectors, from_atoms
-from tests.data.oc20_files import REFERENCE, changed, relaxation, write_s2ef, write_trajectories
-from tests.data.test_oc20_prepare import contents
+from tests.data.oc20.files import REFERENCE, changed, relaxation, write_s2ef, write_trajectories
+from tests.data.oc20.test_prepare import contents
 
-SAMPLE = Path(__file__).parents[2] / "data" / "oc20_sample"
+SAMPLE = Path(__file__).parents[3] / "data" / "oc20_sample"
 METALS = ("Cu", "Pt", "Pd", "Ni")
 #: Every adsorbate on every metal, but gold only once.
 SYSTEMS = {
@@ -113,7 +113,7 @@ def test_edges_are_counted_once(shards, most, monkeypatch):
     frames = ready(shards, max_neighbors=most).train_graphs
     expected = [graph.edge_index.shape[1] for graph in frames]
     assert count_edges(frames).tolist() == expected
-    monkeypatch.setattr("eqmol.data.oc20.dataset.from_atoms", None)
+    monkeypatch.setattr("eqmol.data.oc20.graphs.from_atoms", None)
     assert count_edges(frames).tolist() == expected
 
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from eqmol.data.oc20.ase_files import read_ase_lmdb, read_database, read_trajectory
-from eqmol.data.oc20.lmdb_files import Entries
-from eqmol.data.oc20.reading import Reader
-from eqmol.data.oc20.records import read_lmdb, read_torch
-from eqmol.data.oc20.s2ef import labels_of, read_s2ef
+from eqmol.data.oc20.frame import Reader
+from eqmol.data.oc20.readers.ase_files import read_ase_lmdb, read_database, read_trajectory
+from eqmol.data.oc20.readers.geometric import read_lmdb, read_torch
+from eqmol.data.oc20.readers.lmdb_files import Entries
+from eqmol.data.oc20.readers.s2ef import labels_of, read_s2ef
 
 READERS: dict[str, Reader] = {
     ".extxyz.xz": read_s2ef,

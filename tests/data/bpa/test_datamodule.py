@@ -10,12 +10,13 @@ import pooch
 import pytest
 import torch
 
-from eqmol.data import bpa, places
-from eqmol.data.bpa import Sample, ThreeBPA
-from eqmol.data.reader import read_frames
+from eqmol.data import places
+from eqmol.data.bpa.datamodule import Sample, ThreeBPA
+from eqmol.data.bpa.download import SHA256, TESTS, URL, git_blob_id
+from eqmol.data.xyz.reader import read_frames
 from eqmol.errors import InputError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SAMPLE = REPOSITORY / "data" / "sample"
 
 
@@ -110,7 +111,7 @@ def test_what_is_absent_is_fetched_and_checked_by_sha256(nowhere, monkeypatch):
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     datamodule = ThreeBPA(cutoff=5.0)
     datamodule.prepare_data()
-    assert fetched == [(bpa.URL + name, f"sha256:{sha}", "data/3bpa") for name, sha in bpa.SHA256.items()]
+    assert fetched == [(URL + name, f"sha256:{sha}", "data/3bpa") for name, sha in SHA256.items()]
     datamodule.prepare_data()
     assert len(fetched) == 3
     with pytest.raises(InputError, match=r"data/3bpa/train_300K\.xyz is not the published file: its sha256 is"):
@@ -122,7 +123,7 @@ def test_3bpa_is_split_as_documented():
     datamodule = ThreeBPA(cutoff=5.0, seed=3)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    published = {name for name, (file, _) in bpa.TESTS.items() if (datamodule.folder / file).is_file()}
+    published = {name for name, (file, _) in TESTS.items() if (datamodule.folder / file).is_file()}
     assert len(datamodule.train_graphs) == 450
     assert len(datamodule.val_graphs) == 50
     assert set(datamodule.test_graphs) == {"mixedT_hot", *published}
@@ -147,7 +148,7 @@ def test_3bpa_is_split_as_documented():
 def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch, file, kind):
     folder = tmp_path / "3bpa"
     folder.mkdir()
-    for name in bpa.SHA256:
+    for name in SHA256:
         shutil.copyfile(Path(os.environ["EQMOL_DATA"], "3bpa", name), folder / name)
     with open(folder / file, "a") as changed:
         changed.write("\n")
@@ -159,4 +160,4 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch, 
 def test_git_blob_ids_are_those_of_git(tmp_path):
     path = tmp_path / "file"
     path.write_text("what is up, doc?")  # the example of the book Pro Git, chapter 10.2
-    assert bpa._git_blob_id(path) == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
+    assert git_blob_id(path) == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"

@@ -15,7 +15,7 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 
-from eqmol.data.reader import LabelSummary, missing_label, read_frames
+from eqmol.data.xyz.reader import LabelSummary, missing_label, read_frames
 from eqmol.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch_geometric.data import Batch, Data
 
-from eqmol.data.oc20.known import KNOWN
-from eqmol.data.oc20.reading import Reading
-from eqmol.data.oc20.records import read_torch
-from eqmol.data.oc20.unpickle import ForbiddenPickleError, load
+from eqmol.data.oc20.frame import Reading
+from eqmol.data.oc20.readers.geometric import read_torch
+from eqmol.data.oc20.readers.pickle_names import KNOWN
+from eqmol.data.oc20.readers.unpickle import ForbiddenPickleError, load
 from eqmol.errors import InputError
-from tests.data.oc20_files import record, relaxation
+from tests.data.oc20.files import record, relaxation
 
 REAL = Path(os.environ.get("EQMOL_DATA", "")) / "oc20" / "is2re"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eqmol.data.qm9.raw import COLUMNS, read_sdf, read_uncharacterized, read_xyz
+from eqmol.data.qm9.reader import COLUMNS, read_sdf, read_uncharacterized, read_xyz
 from eqmol.data.qm9.targets import TARGETS
 from eqmol.errors import InputError
 from eqmol.units import HARTREE, KCAL_PER_MOL

@@ -14,13 +14,13 @@ from ase.constraints import FixAtoms
 
 from eqmol.cli.prepare import main
 from eqmol.data.oc20 import prepare as prepare_module
-from eqmol.data.oc20.frames import Frame, adsorbate, infer_tags, why_dropped
+from eqmol.data.oc20.frame import Frame, adsorbate, infer_tags, why_dropped
 from eqmol.data.oc20.prepare import prepare
 from eqmol.data.oc20.shards import Index, Shard
 from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
-from tests.data.oc20_files import (
+from tests.data.oc20.files import (
     REFERENCE,
     WRITERS,
     changed,

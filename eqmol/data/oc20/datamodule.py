@@ -13,22 +13,19 @@ from torch.utils.data import DataLoader
 
 from eqmol.data import places
 from eqmol.data.datamodule import GraphSets, check_integers
-from eqmol.data.oc20.dataset import Frames, Library, count_edges
-from eqmol.data.oc20.energies import ENERGIES, choose_energies, no_references, read_references, relaxed
+from eqmol.data.oc20.energies import ENERGIES, choose_energies, relaxed
+from eqmol.data.oc20.graphs import FrameGraphs, Library, count_edges
 from eqmol.data.oc20.prepare import prepare, report
+from eqmol.data.oc20.readers.find import find
 from eqmol.data.oc20.shards import INDEX, IS2RE, S2EF, Index
-from eqmol.data.oc20.sources import find
 from eqmol.data.oc20.splits import SPLITS, split, without_unknown
-from eqmol.data.statistics import summarise
+from eqmol.data.oc20.statistics import MEASURED, measure
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.keys import FORCES
 
 KINDS = (S2EF, IS2RE)
-#: Frames that give the scale of forces and the mean number of neighbours, and that stand for the training set in the
-#: final table.
-MEASURED = 500
 #: Frames that give the shortest distances.
 COMPARED = 2000
 
@@ -49,15 +46,15 @@ class OC20(GraphSets):
         held_out: number of systems that are tested on and not trained on.
         energy: "adsorption", "total", or "auto" for the first where every frame has a reference.
         references: energies per element for total energies: an ``.npz`` with ``coeff``; None to fit them.
-        infer_tags, total: see :class:`eqmol.data.oc20.reading.Reading`.
-        max_neighbors: see :class:`eqmol.data.oc20.dataset.Frames`.
+        infer_tags, total: see :class:`eqmol.data.oc20.frame.Reading`.
+        max_neighbors: see :class:`eqmol.data.oc20.graphs.FrameGraphs`.
         verify: compare the sha256 of every shard before use.
         options: see :class:`eqmol.data.datamodule.GraphSets`.
     """
 
-    train_graphs: Frames
-    val_graphs: Frames
-    test_graphs: dict[str, Frames]
+    train_graphs: FrameGraphs
+    val_graphs: FrameGraphs
+    test_graphs: dict[str, FrameGraphs]
 
     def __init__(
         self,
@@ -151,7 +148,9 @@ class OC20(GraphSets):
                 raise InputError(
                     f"the set '{name}' is empty; {len(self.refused)} systems have elements of no other system"
                 )
-        self._measure(train, known)
+        self._statistics = measure(
+            train, np.flatnonzero(known), bool(self._adsorption), self.references, str(self._raw())
+        )
         for graphs in self._sets().values():
             self._limits(graphs)
 
@@ -161,7 +160,7 @@ class OC20(GraphSets):
 
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and, where they are limited, of edges of frames."""
-        assert isinstance(graphs, Frames)
+        assert isinstance(graphs, FrameGraphs)
         atoms = graphs.library.atoms[graphs.indices]
         return atoms, None if self.batch_edges is None else count_edges(graphs)
 
@@ -178,7 +177,7 @@ class OC20(GraphSets):
         """Return what a person should see before training: frames dropped, sets, refused systems, element energies."""
         sets = Table("set", "systems", "frames", "atoms", title=f"data: {self.kind}, split by {self.split}")
         for name, graphs in self._sets().items():
-            assert isinstance(graphs, Frames)
+            assert isinstance(graphs, FrameGraphs)
             library = graphs.library
             systems = len(np.unique(library.system[graphs.indices]))
             sets.add_row(name, str(systems), str(len(graphs)), str(library.atoms[graphs.indices].sum()))
@@ -224,7 +223,7 @@ class OC20(GraphSets):
             return out, Index.read(out)
         return out, prepare(folder, out, console=Console(), **self.reading)
 
-    def _open(self, folder: Path) -> Frames:
+    def _open(self, folder: Path) -> FrameGraphs:
         """Return all frames of a folder."""
         out, index = self._shards(folder)
         index.verify(out, self.verify)
@@ -238,29 +237,7 @@ class OC20(GraphSets):
         chosen = np.arange(len(library.system))
         if derived:
             chosen, energies = relaxed(library, energies)
-        frames = Frames(library, chosen, energies, self.cutoff, self.max_neighbors, forces=not derived)
+        frames = FrameGraphs(library, chosen, energies, self.cutoff, self.max_neighbors, forces=not derived)
         if self.batch_edges is not None:
             count_edges(frames, Console())
         return frames
-
-    def _measure(self, train: Frames, known: NDArray[np.bool_]) -> None:
-        """Take the statistics of the training set: element energies from all its frames, the rest from some."""
-        library = train.library
-        systems, place, sizes = np.unique(library.system[train.indices], return_inverse=True, return_counts=True)
-        elements = np.flatnonzero(known)
-        energy = train.energy[train.indices]
-        means = np.bincount(place, energy) / sizes
-        some = train.spread(MEASURED)
-        graphs = [some[i] for i in range(len(some))]
-        given = {} if self.references is None else read_references(Path(self.references))
-        self._statistics = summarise(
-            elements.tolist(),
-            library.composition[systems][:, elements].astype(np.float64),
-            means,
-            no_references() if self._adsorption else given,
-            forces=some.free_forces(),
-            avg_num_neighbors=sum(graph.edge_index.shape[1] for graph in graphs) / sum(g.num_nodes for g in graphs),
-            source=str(self._raw()),
-            weights=sizes.astype(np.float64),
-            within=np.bincount(place, np.square(energy - means[place])) / sizes,
-        )

@@ -7,7 +7,7 @@ import pytest
 
 from eqmol.data.qm9.datamodule import QM9
 from eqmol.data.qm9.features import with_features
-from eqmol.data.qm9.raw import read_sdf
+from eqmol.data.qm9.reader import read_sdf
 from eqmol.errors import InputError
 from eqmol.files import shipped
 

@@ -10,7 +10,7 @@ import torch
 
 from eqmol.data.qm9 import statistics
 from eqmol.data.qm9.datamodule import QM9
-from eqmol.data.qm9.raw import Molecules
+from eqmol.data.qm9.reader import Molecules
 from eqmol.data.qm9.targets import TARGETS
 from eqmol.data.targets import composition, nuclear_extent
 from eqmol.errors import InputError

@@ -14,9 +14,8 @@ from ase.db.row import AtomsRow
 from ase.io.jsonio import decode
 from ase.io.trajectory import Trajectory
 
-from eqmol.data.oc20.frames import Frame, check, infer_tags, integers
-from eqmol.data.oc20.lmdb_files import Entries
-from eqmol.data.oc20.reading import Reading, system_name
+from eqmol.data.oc20.frame import Frame, Reading, check, infer_tags, integers, system_name
+from eqmol.data.oc20.readers.lmdb_files import Entries
 from eqmol.errors import InputError, reason_of
 from eqmol.files import bounded_memory, check_database, decompress
 from eqmol.graph import check_numbers

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqmol.data.oc20.dataset import Frames
+from eqmol.data.oc20.graphs import FrameGraphs
 
 NAME = "mean energy, zero forces"  #: in tables
 
@@ -24,7 +24,7 @@ class MeanEnergy:
         e0: their energies, eV; 0 where adsorption energies are learnt.
     """
 
-    def __init__(self, train: Frames, elements: Sequence[int], e0: Sequence[float]) -> None:
+    def __init__(self, train: FrameGraphs, elements: Sequence[int], e0: Sequence[float]) -> None:
         library, systems = train.library, train.library.system[train.indices]
         self.of_element = np.zeros(library.composition.shape[1])
         self.of_element[list(elements)] = e0

@@ -11,7 +11,7 @@ import torch
 from ase.build import bulk, molecule
 from rich.console import Console
 
-from eqmol.data.datamodule import DataModule
+from eqmol.data.xyz.datamodule import FileSets
 from eqmol.errors import InputError
 
 E0 = {1: -13.6, 6: -1029.5, 7: -1485.0, 8: -2042.0}
@@ -51,12 +51,12 @@ def write(tmp_path):
     return _write
 
 
-def ready(train_file, **options) -> DataModule:
+def ready(train_file, **options) -> FileSets:
     """A data module after setup."""
     options = {"cutoff": 4.0, "train_file": train_file, **options}
     if "val_file" not in options:
         options.setdefault("val_fraction", 0.2)
-    datamodule = DataModule(**options)
+    datamodule = FileSets(**options)
     datamodule.prepare_data()
     datamodule.setup("fit")
     return datamodule
@@ -240,7 +240,7 @@ def test_elements_that_the_training_set_lacks_are_refused(write, kind):
 )
 def test_contradicting_options_are_refused(options, words):
     with pytest.raises(InputError) as error:
-        DataModule(**{"cutoff": 4.0, "train_file": "a.xyz", "val_fraction": 0.1, **options})
+        FileSets(**{"cutoff": 4.0, "train_file": "a.xyz", "val_fraction": 0.1, **options})
     assert words in str(error.value)
 
 

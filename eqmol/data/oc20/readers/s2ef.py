@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers
 
-from eqmol.data.oc20.frames import Frame, check
-from eqmol.data.oc20.reading import Reading
+from eqmol.data.oc20.frame import Frame, Reading, check
 from eqmol.errors import InputError, printable, reason_of
 from eqmol.files import Text, read_lines
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from eqmol.data.oc20.frames import adsorbate
+from eqmol.data.oc20.frame import adsorbate
 from eqmol.data.oc20.shards import Index, Shard
 from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
@@ -36,7 +36,7 @@ class Library:
         shard, row: [F] where each frame is.
         system: [F] index of its system.
         number: [F] its place in the trajectory.
-        energy, reference: [F] eV, see :class:`eqmol.data.oc20.frames.Frame`.
+        energy, reference: [F] eV, see :class:`eqmol.data.oc20.frame.Frame`.
     """
 
     shards: list[Shard]
@@ -101,7 +101,7 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Frames(Sequence[AtomGraph]):
+class FrameGraphs(Sequence[AtomGraph]):
     """Some frames of a library, as graphs.
 
     Args:
@@ -127,8 +127,8 @@ class Frames(Sequence[AtomGraph]):
     @overload
     def __getitem__(self, index: int) -> AtomGraph: ...
     @overload
-    def __getitem__(self, index: slice) -> "Frames": ...
-    def __getitem__(self, index: int | slice) -> "AtomGraph | Frames":
+    def __getitem__(self, index: slice) -> "FrameGraphs": ...
+    def __getitem__(self, index: int | slice) -> "AtomGraph | FrameGraphs":
         """Return a graph, or a part of the frames."""
         if isinstance(index, slice):
             return replace(self, indices=self.indices[index])
@@ -147,11 +147,11 @@ class Frames(Sequence[AtomGraph]):
         )
         return graph if self.max_neighbors is None else keep_nearest(graph, self.max_neighbors)
 
-    def within(self, indices: NDArray[np.int64]) -> "Frames":
+    def within(self, indices: NDArray[np.int64]) -> "FrameGraphs":
         """Return those of the frames that have these indices in the library."""
         return replace(self, indices=self.indices[np.isin(self.indices, indices)])
 
-    def spread(self, number: int) -> "Frames":
+    def spread(self, number: int) -> "FrameGraphs":
         """Return at most so many of the frames, at even distances."""
         if len(self) <= number:
             return self
@@ -178,7 +178,7 @@ def keep_nearest(graph: AtomGraph, number: int) -> AtomGraph:
     return graph
 
 
-def count_edges(frames: Frames, console: Console | None = None) -> NDArray[np.int64]:
+def count_edges(frames: FrameGraphs, console: Console | None = None) -> NDArray[np.int64]:
     """Return the number of edges of each frame [n], counted once per cutoff and kept beside the shards.
 
     Args:

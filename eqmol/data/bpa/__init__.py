@@ -1,0 +1,1 @@
+"""3BPA and the embedded sample in its format."""

@@ -1,0 +1,1 @@
+"""The forms in which OC20's frames lie in files."""

@@ -1,0 +1,1 @@
+"""Your own files, of any kind that ASE reads."""
