@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,7 @@ from eqmol.tuning import AUTO, at_first_use, default_backend
 __all__ = ["build", "load", "prepare", "read_header", "save"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_DEFAULT_DTYPE = threading.RLock()  #: torch has one default for all threads
 
 
 def build(recipe: Mapping[str, Any]) -> Predictor:
@@ -192,13 +194,14 @@ def as_device(device: str | torch.device) -> torch.device:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Build modules in ``dtype``; their tables are then exact to its precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    """Build modules in ``dtype``, one thread at a time; their tables are then exact to its precision."""
+    with _DEFAULT_DTYPE:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def _filled(

@@ -1,6 +1,7 @@
 """ASE calculator: ``atoms.calc = eqmol.Calculator("model.safetensors")``."""
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ class Calculator(ASECalculator):
     [N, 3] and, for structures that are periodic in three directions and no others, ``stress`` [6] in ASE's order
     (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V).
 
+    Threads may share a calculator: they take turns, and ``atoms.get_forces()`` is right in each of them.
+
     Args:
         path_or_model: a model file, or a model, of which a copy is made.
         backend: algorithm of the tensor products, ``"auto"`` for the fastest on the first structure; None keeps the model's.
@@ -39,8 +42,8 @@ class Calculator(ASECalculator):
             model does not know; ``"warn"`` only says so, see :mod:`eqmol.graph.electronic`.
 
     Raises:
-        InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, an element that the model
-            has not seen, positions that are not finite, atoms that are much too close, or a result that is not finite.
+        InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, no structure, an element that the
+            model has not seen, positions that are not finite, atoms that are much too close, or a result that is not finite.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's interface)
@@ -72,6 +75,7 @@ class Calculator(ASECalculator):
         self._neighbors = NeighborList(self.model.cutoff, skin)
         self._contacts = guard_of(self.model, close_contacts)
         self._states = StateGuard(self.model.electronic_state, electronic_state)
+        self._turn = threading.RLock()
         # plain values: trajectories write them
         self.parameters.update(
             model="in memory" if isinstance(path_or_model, Potential) else os.fspath(path_or_model),
@@ -91,9 +95,11 @@ class Calculator(ASECalculator):
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a result, of the last calculation where nothing has changed; ASE does not count ``info`` as a change."""
-        if atoms is not None:
+        with self._turn:
+            if atoms is None:
+                atoms = self._last_atoms()
             self._states.check(atoms)
-        return super().get_property(name, atoms, allow_calculation)
+            return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
@@ -102,7 +108,24 @@ class Calculator(ASECalculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Fill ``self.results`` for ``atoms``; ASE calls this when something has changed."""
-        atoms = self.atoms if atoms is None else atoms
+        with self._turn:
+            self._calculate(self._last_atoms() if atoms is None else atoms, properties, system_changes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or another process gets: all but the turn of threads."""
+        return {name: value for name, value in self.__dict__.items() if name != "_turn"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__ |= {**state, "_turn": threading.RLock()}
+
+    def _last_atoms(self) -> ase.Atoms:
+        if self.atoms is None:
+            raise InputError(
+                "the calculator has no structure yet; set atoms.calc = calculator and ask the atoms, or give the atoms here"
+            )
+        return self.atoms
+
+    def _calculate(self, atoms: ase.Atoms, properties: Sequence[str], system_changes: Sequence[str]) -> None:
         if "stress" in properties and not atoms.pbc.all():
             raise PropertyNotImplementedError(
                 f"stress is defined for three periodic directions only, and this structure has pbc={atoms.pbc.tolist()}"

@@ -3,6 +3,9 @@
 import copy
 import json
 import pickle
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ase
@@ -27,6 +30,7 @@ from eqmol.checkpoint import build, save
 from eqmol.errors import InputError
 from eqmol.graph import NeighborList, collate, from_atoms
 from eqmol.graph.electronic import ElectronicState
+from eqmol.inference.evaluate import evaluate_graphs
 from tests.recipes import model, recipe
 
 
@@ -266,7 +270,61 @@ def test_trajectory(path: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "run.xyz").get_potential_energy() == pytest.approx(atoms.get_potential_energy())
 
 
+# --- threads
+
+
+def test_threads_share_a_calculator(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    structures = [molecule(name) for name in ("H2O", "CO", "CH4")]
+    expected = [fresh(path, atoms) for atoms in structures]
+    calc = eqmol.Calculator(path)
+
+    def slow(model, graphs):
+        results = evaluate_graphs(model, graphs)
+        time.sleep(0.002)  # others come in between
+        return results
+
+    def work(number: int) -> None:
+        atoms = structures[number % 3].copy()
+        atoms.calc = calc
+        for _ in range(2):
+            assert abs(atoms.get_potential_energy() - expected[number % 3][0]) < 1e-9
+            assert np.abs(atoms.get_forces() - expected[number % 3][1]).max() < 1e-9
+
+    monkeypatch.setattr("eqmol.inference.calculator.evaluate_graphs", slow)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_threads_make_calculators_of_several_precisions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    energy, _ = fresh(path, ethanol())
+
+    def work(number: int) -> float:
+        atoms = ethanol()
+        atoms.calc = eqmol.Calculator(path, dtype=("float32", "float64")[number % 2])
+        return atoms.get_potential_energy()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            energies = list(pool.map(work, range(12)))
+    finally:
+        sys.setswitchinterval(before)
+    assert np.abs(np.array(energies) - energy).max() < 1e-4
+    assert np.abs(np.array(energies[1::2]) - energy).max() < 1e-9
+    assert torch.get_default_dtype() == torch.float32
+
+
 # --- bad input
+
+
+def test_no_structure(path: Path) -> None:
+    calc = eqmol.Calculator(path)
+    for ask in (calc.get_potential_energy, calc.get_forces, calc.get_stress, calc.calculate):
+        with pytest.raises(InputError, match=r"has no structure yet; set atoms\.calc"):
+            ask()
+    energy = calc.get_potential_energy(ethanol())
+    assert calc.get_potential_energy() == energy  # of the last one
 
 
 def test_unseen_element(path: Path) -> None:
