@@ -27,8 +27,10 @@ from eqmol.graph.contacts import SHORTEST, check_shortest
 from eqmol.graph.electronic import ElectronicState
 from eqmol.models.arguments import check_integer
 from eqmol.models.predictor import Predictor
+from eqmol.ops.contract import KernelMode
+from eqmol.ops.kernels import check_mode
 from eqmol.so3.layout import CONVENTION
-from eqmol.tuning import AUTO, at_first_use, default_backend
+from eqmol.tuning import AUTO, at_first_use, default_backend, operations, use_kernels
 
 __all__ = ["build", "load", "prepare", "read_header", "save"]
 
@@ -94,6 +96,7 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     verify: bool = True,
+    kernels: str | None = None,
 ) -> Predictor:
     """Read a model file, ready to predict (evaluation mode). Runs nothing that the file contains.
 
@@ -105,13 +108,17 @@ def load(
         dtype: ``"float32"`` or ``"float64"``; None keeps the stored one.
         verify: compare the algorithms with the reference on a small part of the first batch; a difference is a
             :class:`eqmol.errors.VerificationError`.
+        kernels: whether tensor products are compiled for this machine, see :mod:`eqmol.ops.kernels`: ``"auto"`` where there is a
+            compiler, ``"off"``, or ``"require"``; None as ``$EQMOL_KERNELS`` says, else ``"auto"``.
 
     Raises:
         InputError: not a model file, damaged, made by a newer eqmol, a recipe that cannot be built or does not fit the
-            tensors, non-finite weights, or a backend that cannot compute the model's family.
+            tensors, non-finite weights, a backend that cannot compute the model's family, or kernels that are required and
+            cannot be made.
     """
     file = ModelFile(path)
     header = file.header
+    mode = None if kernels is None else check_mode(kernels)
     target, dtype = as_device(device), header.dtype if dtype is None else as_dtype(dtype)
     recipe = header.document["recipe"]
     if backend is not None:
@@ -124,7 +131,7 @@ def load(
             tensors = file.tensors()
             _check_finite(tensors, "the file")
             weights = {name: tensors[name] for name in header.shapes}
-            model = _filled(recipe, weights, target, dtype, verify)
+            model = _filled(recipe, weights, target, dtype, verify, mode)
             model.aux = {name: tensors[name].clone() for name in header.aux}
             model.sections = {name: header.document[name] for name in SECTIONS if name in header.document}
             _check_sections(model.sections, model.aux, len(model.elements))
@@ -139,18 +146,21 @@ def prepare(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     verify: bool = True,
+    kernels: str | None = None,
 ) -> Predictor:
     """A private, frozen copy of a model for prediction, from its file or from itself; arguments as in :func:`load`."""
     if isinstance(path_or_model, Predictor):
         model = path_or_model
         recipe = model.recipe if backend is None else _with_backend(model.recipe, backend)
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        own = (operation.kernels for operation in operations(model).values())
+        mode = next(own, None) if kernels is None else check_mode(kernels)
         with torch.random.fork_rng(devices=[]):
             target = model.dtype if dtype is None else as_dtype(dtype)
-            model = _filled(recipe, tensors, as_device(device), target, verify)
+            model = _filled(recipe, tensors, as_device(device), target, verify, mode)
         model.sections, model.aux = copy.deepcopy(path_or_model.sections), dict(path_or_model.aux)
     else:
-        model = load(path_or_model, backend, device, dtype, verify)
+        model = load(path_or_model, backend, device, dtype, verify, kernels)
     return model.requires_grad_(False)
 
 
@@ -205,11 +215,17 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _filled(
-    recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, verify: bool
+    recipe: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    verify: bool,
+    kernels: KernelMode | None,
 ) -> Predictor:
     with default_dtype(dtype):
         model = build(recipe)
     model.load_state_dict(dict(tensors))  # casts to the model's types
+    use_kernels(model, kernels)
     at_first_use(model, _is_auto(recipe), verify)
     return model.to(device).eval()
 

@@ -78,6 +78,12 @@ def _parser(program: str) -> Parser:
         help="compare the algorithm with the reference on a part of the first batch (default: on)",
     )
     add(
+        "--kernels",
+        choices=("auto", "off", "require"),
+        help="compile tensor products for this machine: where there is a compiler, never, or always (default: $EQMOL_KERNELS, "
+        "else auto)",
+    )
+    add(
         "--close-contacts",
         choices=("stop", "warn"),
         default="stop",
@@ -120,7 +126,9 @@ def _run(arguments: argparse.Namespace) -> None:
         from eqmol.graph.electronic import StateGuard
 
         verify = arguments.verify == "on"
-        model = prepare(arguments.model, arguments.backend, arguments.device, arguments.dtype, verify)
+        model = prepare(
+            arguments.model, arguments.backend, arguments.device, arguments.dtype, verify, arguments.kernels
+        )
         _check_labels(inputs, keys, given, metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
         errors, num_frames = _predict_files(
@@ -189,12 +197,12 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         raise InputError(
             "--metrics compares with labels, which molecules from SMILES and SDF do not have; leave it out"
         )
-    settings = (arguments.backend, arguments.device, arguments.dtype, arguments.verify == "on")
+    settings = (arguments.backend, arguments.device, arguments.dtype, arguments.verify == "on", arguments.kernels)
     model = prepare(arguments.model, *settings)
     mode = arguments.close_contacts
-    relax = (
-        None if arguments.relax is None else Calculator(arguments.relax, device=arguments.device, close_contacts=mode)
-    )
+    relax = None
+    if arguments.relax is not None:
+        relax = Calculator(arguments.relax, device=arguments.device, kernels=arguments.kernels, close_contacts=mode)
     given = read_table(tables[0], arguments.smiles_column or SMILES) if tables else None
     if given is not None:
         entries: Any = given.molecules(arguments.conformers)
@@ -234,6 +242,7 @@ def _run_oc20_server(arguments: argparse.Namespace, console: "Console") -> None:
         arguments.output,
         backend=arguments.backend,
         device=arguments.device,
+        kernels=arguments.kernels,
         batch_size=arguments.batch_size,
         close_contacts=arguments.close_contacts,
     )

@@ -37,6 +37,7 @@ def write_predictions(
     *,
     backend: str | None = None,
     device: str = "cpu",
+    kernels: str | None = None,
     batch_size: int = 32,
     close_contacts: str = "stop",
 ) -> dict[str, int]:
@@ -47,7 +48,7 @@ def write_predictions(
         splits: name ("id", "ood_ads", "ood_cat", "ood_both") -> a file or folder of OC20, or shards; the name "" for arrays
             without a prefix.
         path: ``.npz``; replaced only when all is predicted.
-        backend, device: see :func:`eqmol.load`.
+        backend, device, kernels: see :func:`eqmol.load`.
         batch_size: most frames evaluated together.
         close_contacts: see :class:`eqmol.Calculator`.
 
@@ -57,7 +58,7 @@ def write_predictions(
     Raises:
         InputError: no frames, a frame that occurs twice, what the model does not know, or a result that is not finite.
     """
-    potential = prepare(model, backend, device)
+    potential = prepare(model, backend, device, kernels=kernels)
     if not isinstance(potential, Potential):
         raise InputError("the model predicts properties of molecules; the leaderboard asks for energies and forces")
     with replacing(path, "wb") as file:  # opened first: a folder that cannot be written is found at once

@@ -36,6 +36,7 @@ def predict(
     verify: bool = True,
     close_contacts: str = "stop",
     electronic_state: str = "stop",
+    kernels: str | None = None,
 ) -> Any:
     """Predict energies and forces of structures.
 
@@ -43,7 +44,7 @@ def predict(
         atoms: one structure, or several.
         model: a model file or a model.
         batch_size: structures evaluated together; the results do not depend on it.
-        backend, device, dtype, verify: see :func:`eqmol.load`; a backend is tuned and verified on the first batch.
+        backend, device, dtype, verify, kernels: see :func:`eqmol.load`; a backend is tuned and verified on the first batch.
         close_contacts, electronic_state: see :class:`eqmol.Calculator`.
 
     Returns:
@@ -63,7 +64,7 @@ def predict(
             raise InputError(f"predict takes ase.Atoms or several of them, not {type(structure).__name__}")
     sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
-    potential = prepare(model, backend, device, dtype, verify)
+    potential = prepare(model, backend, device, dtype, verify, kernels)
     states = StateGuard(potential.electronic_state, electronic_state)
     results = [result for _, result in evaluated(potential, frames, batch_size, close_contacts, states)]
     return results[0] if single else results

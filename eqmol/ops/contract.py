@@ -8,7 +8,7 @@ Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, W own weig
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from eqmol.ops.spec import Operation, Spec
 from eqmol.so3.harmonics import spherical_harmonics
+
+#: Whether compiled code is used: where it can be made, never, or always.
+KernelMode = Literal["auto", "off", "require"]
 
 
 class RadialWeight(NamedTuple):
@@ -71,12 +74,12 @@ class TensorProduct(Tables, ABC):
     """An algorithm for one spec.
 
     Attributes:
-        may_compile: whether compiled kernels may be used where there are some, see :mod:`eqmol.ops.kernels`. Algorithms
+        kernels: whether compiled kernels are used, see :mod:`eqmol.ops.kernels`; None: as ``$EQMOL_KERNELS`` says. Algorithms
             that have none ignore it.
     """
 
     operation: Operation
-    may_compile = True
+    kernels: KernelMode | None = None
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """``last.ckpt``: everything that continues a run as if it had never stopped.
 
 Lightning's checkpoint (averaged and raw weights, optimiser, loops, the loader's cursor, early stopping) plus the
-schedule, the random states, the clock, the best score, the algorithms and the configuration. It holds plain values and
-tensors only, so it is loaded with ``weights_only=True``. The SHA-256 of all other bytes ends the file, as the comment of
-its zip archive; :func:`torch.load` reads it all the same.
+schedule, the random states, the clock, the best score, the algorithms, their compiled code and the configuration. It holds
+plain values and tensors only, so it is loaded with ``weights_only=True``. The SHA-256 of all other bytes ends the file, as
+the comment of its zip archive; :func:`torch.load` reads it all the same.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import random
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +25,13 @@ from torch import nn
 from eqmol import tuning
 from eqmol.data.loader import ResumableLoader
 from eqmol.errors import InputError
+from eqmol.models.predictor import Predictor
+from eqmol.ops import kernels
 from eqmol.train import processes
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.task import Task
 
-FORMAT = 5
+FORMAT = 6
 #: What the restored parts of a checkpoint are; what they hold is checked by whoever takes them over.
 PARTS: dict[str, type] = {
     "epoch": int,
@@ -45,7 +47,7 @@ PARTS: dict[str, type] = {
     "loader": dict,
     "eqmol": dict,
 }
-OWN_PARTS: dict[str, type] = {"format": int, "config": dict, "algorithms": dict, "run": str}
+OWN_PARTS: dict[str, type] = {"format": int, "config": dict, "algorithms": dict, "kernels": dict, "run": str}
 SEAL = b"eqmol sha256 "  #: followed by the digest in hexadecimal digits
 SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
 BLOCK = 2**20  #: bytes read at a time
@@ -159,10 +161,15 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the configuration, the algorithms and the loader's cursor."""
+        """Add the configuration, the algorithms, the identity of their compiled code and the loader's cursor."""
         assert isinstance(pl_module, Task)
-        chosen = algorithms(pl_module.predictor)
-        checkpoint["eqmol"] = {"format": FORMAT, "config": self.config, "algorithms": chosen, "run": self.run}
+        checkpoint["eqmol"] = {
+            "format": FORMAT,
+            "config": self.config,
+            "algorithms": algorithms(pl_module.predictor),
+            "kernels": compiled_code(pl_module.predictor),
+            "run": self.run,
+        }
         checkpoint["loader"] = _loader(trainer).state_dict()
 
     def on_load_checkpoint(
@@ -211,6 +218,39 @@ def _loader(trainer: pl.Trainer) -> ResumableLoader:
 def algorithms(model: nn.Module) -> dict[str, str]:
     """Return the algorithm of every operation of a model."""
     return {name: tuning.backend_of(operation) for name, operation in tuning.operations(model).items()}
+
+
+def compiled_code(model: Predictor) -> dict[str, str]:
+    """Return what identifies the compiled code of a model that is trained, see :func:`eqmol.ops.kernels.identity`."""
+    device = next(model.parameters()).device
+    return kernels.identity(tuning.operations(model).values(), device, model.dtype)
+
+
+def compare_compiled_code(path: Path, saved: Mapping[str, str], model: Predictor) -> str | None:
+    """Return what to say where a run continues with other compiled code, which rounds differently.
+
+    Args:
+        path: of the checkpoint.
+        saved: its ``kernels``.
+        model: that continues.
+
+    Raises:
+        InputError: it is other code, and kernels are required.
+    """
+    found = compiled_code(model)
+    if found == saved:
+        return None
+    if saved and found:
+        different = [name for name in ("compiler", "flags", "processor") if found[name] != saved.get(name)]
+        change = f"by tensor products compiled otherwise ({', '.join(different) or 'by another version of eqmol'})"
+    else:
+        change = f"{'with' if saved else 'without'} compiled tensor products, unlike this run"
+    if any(kernels.mode(operation) == "require" for operation in tuning.operations(model).values()):
+        raise InputError(
+            f"{path} was trained {change}, and EQMOL_KERNELS=require refuses to continue it; EQMOL_KERNELS=auto continues with "
+            "other rounding"
+        )
+    return f"{path} was trained {change}: results differ by rounding from those of an uninterrupted run"
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from eqmol.train.guard import Guard, fit, watch
 from eqmol.train.log import EpochLog, Screen
 from eqmol.train.precision import BFLOAT16, allow_tf32, multiply_in_bfloat16
 from eqmol.train.report import print_summary, write_report
-from eqmol.train.resume import LastCheckpoint, Loaded, algorithms
+from eqmol.train.resume import LastCheckpoint, Loaded, algorithms, compare_compiled_code
 from eqmol.train.schedule import Budget, parse_duration
 from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
@@ -108,10 +108,13 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         interrupt = Interrupt(announce=is_first)
         trainer = make_trainer(cfg, config, name, task, best, interrupt, out, console)
         tuned = settle_algorithms(task, datamodule, out, trainer.strategy.root_device, verify)
+        code = None
+        if out.checkpoint is not None and out.state is not None:
+            code = compare_compiled_code(out.checkpoint, out.state["eqmol"]["kernels"], task.predictor)
         if is_first:
             out.begin(cfg)
         print_summary(console, task, datamodule, out, trainer.strategy.root_device)
-        for shown in (*measured, started, tuned):
+        for shown in (*measured, started, tuned, code):
             if shown is not None:
                 console.print(shown, soft_wrap=True, highlight=False)
         datamodule.trainer = trainer  # training batches are those of this process

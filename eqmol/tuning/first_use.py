@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from eqmol.models.predictor import Predictor
+from eqmol.ops import kernels
 from eqmol.tuning.measure import Mode
 from eqmol.tuning.operations import is_reference, operations
 from eqmol.tuning.tune import Tuning, tune
@@ -15,7 +16,7 @@ WIDTH = 100  #: columns of the table where the terminal has fewer
 
 
 def settle(model: Predictor, graph: Any, mode: Mode | None, check: bool) -> Tuning | None:
-    """Choose algorithms by measurement, then verify; weights, gradients and random numbers are left alone.
+    """Choose algorithms by measurement, compile what they use, then verify; weights, gradients and random numbers are left alone.
 
     Args:
         model: on its device.
@@ -27,8 +28,10 @@ def settle(model: Predictor, graph: Any, mode: Mode | None, check: bool) -> Tuni
         VerificationError: the model computes something else than the reference.
     """
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels.said():
         tuning = None if mode is None else tune(model, graph, mode)
+        learns = any(parameter.requires_grad for parameter in model.parameters())
+        kernels.build(operations(model).values(), device, model.dtype, learns)
         if check:
             verify(model, graph)
     return tuning
@@ -67,8 +70,9 @@ class FirstUse:
 
 
 def at_first_use(model: Predictor, measured: bool, check: bool) -> None:
-    """Let a model be tuned and verified when it is first evaluated; arguments as of :class:`FirstUse`."""
+    """Let a model be tuned, compiled and verified when it is first evaluated; arguments as of :class:`FirstUse`."""
     # compiled code runs on the CPU, where the model may be moved later
-    cpu = torch.device("cpu")
-    if measured or (check and not all(is_reference(op, cpu, model.dtype) for op in operations(model).values())):
+    cpu, ops = torch.device("cpu"), operations(model).values()
+    compiled = any(kernels.apply(op, cpu, model.dtype) for op in ops)
+    if measured or compiled or (check and not all(is_reference(op, cpu, model.dtype) for op in ops)):
         model.register_forward_pre_hook(FirstUse(measured, check), with_kwargs=True)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
 from eqmol.ops import kernels
-from eqmol.ops.contract import TensorProduct
+from eqmol.ops.contract import KernelMode, TensorProduct
 from eqmol.ops.registry import algorithm, candidates, create
 
 #: The backend that is chosen by measurement.
@@ -48,7 +48,9 @@ def is_reference(operation: TensorProduct, device: torch.device, dtype: torch.dt
 
 def alternative(operation: TensorProduct, backend: str, model: Predictor) -> TensorProduct:
     """The algorithm of a backend for an operation of a model, in its precision and on its device."""
-    return create(operation.spec, backend).to(next(model.parameters()).device, model.dtype)
+    found = create(operation.spec, backend).to(next(model.parameters()).device, model.dtype)
+    found.kernels = operation.kernels
+    return found
 
 
 def reference(operation: TensorProduct, model: Predictor) -> TensorProduct:
@@ -60,7 +62,7 @@ def reference(operation: TensorProduct, model: Predictor) -> TensorProduct:
             found = alternative(operation, backend, model)
         except InputError:
             continue
-        found.may_compile = False
+        found.kernels = "off"
         return found
     return operation
 
@@ -82,6 +84,12 @@ def apply(model: Predictor, choices: Mapping[str, str]) -> None:
     for name in choices.keys() - found.keys():
         raise InputError(f"the model has no tensor product {name!r} to be computed by backend {choices[name]}")
     replace(model, {name: alternative(found[name], backend, model) for name, backend in choices.items()})
+
+
+def use_kernels(model: Predictor, mode: KernelMode | None) -> None:
+    """Set whether a model's operations run compiled code; None: as ``$EQMOL_KERNELS`` says."""
+    for operation in operations(model).values():
+        operation.kernels = mode
 
 
 def frozen(model: Predictor) -> Predictor:

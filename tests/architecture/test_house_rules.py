@@ -44,7 +44,7 @@ def test_public_names() -> None:
 
 
 SIGNATURES = {
-    "load": ["path", "backend=None", "device='cpu'", "dtype=None", "verify=True"],
+    "load": ["path", "backend=None", "device='cpu'", "dtype=None", "verify=True", "kernels=None"],
     "save": ["model", "path", "recipe=None", "metrics=None"],
     "Calculator": [
         "path_or_model",
@@ -55,6 +55,7 @@ SIGNATURES = {
         "verify=True",
         "close_contacts='stop'",
         "electronic_state='stop'",
+        "kernels=None",
     ],
     "predict": [
         "atoms",
@@ -66,6 +67,7 @@ SIGNATURES = {
         "verify=True",
         "close_contacts='stop'",
         "electronic_state='stop'",
+        "kernels=None",
     ],
     **{operation: ["spec", "backend='cg'"] for operation in ("convolution", "product", "power")},
 }

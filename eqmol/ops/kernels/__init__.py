@@ -1,20 +1,38 @@
 """Tensor products written out term by term and compiled for this machine.
 
-Every algorithm whose geometry are harmonics may use them on the CPU. ``EQMOL_KERNELS=auto`` uses kernels where there is a
-compiler, ``require`` refuses to go on without, ``off`` uses none. Specs too large to be written out have none.
+Every algorithm whose geometry are harmonics may use them on the CPU. ``EQMOL_KERNELS=auto``, the default, uses kernels where
+there is a compiler, ``require`` refuses to go on without, ``off`` uses none; what an operation says itself goes first. Specs too
+large to be written out have none.
 """
+
+import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import HarmonicConvolution, Power, Product, RadialWeight, TensorProduct
-from eqmol.ops.kernels import forms
-from eqmol.ops.kernels.library import are_possible
+from eqmol.ops.contract import HarmonicConvolution, KernelMode, Power, Product, RadialWeight, TensorProduct
+from eqmol.ops.kernels import compiler, forms, library
+from eqmol.ops.kernels.library import said
 from eqmol.ops.kernels.sparse import is_small
 from eqmol.ops.multilinear import partials
 from eqmol.so3.layout import dim
 
-__all__ = ["apply", "convolution", "power", "product"]
+__all__ = ["apply", "build", "check_mode", "convolution", "identity", "mode", "power", "product", "said"]
+
+
+def check_mode(value: object) -> KernelMode:
+    """What a user chose.
+
+    Raises:
+        InputError: there is no such mode.
+    """
+    return library.check_mode("kernels", value)
+
+
+def mode(op: TensorProduct) -> KernelMode:
+    """Whether an operation uses kernels: as it says itself, else as ``$EQMOL_KERNELS`` says."""
+    return op.kernels or library.mode()
 
 
 def apply(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
@@ -24,37 +42,79 @@ def apply(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
         KernelError: kernels are required, and there is no compiler.
     """
     has_forms = isinstance(op, HarmonicConvolution | Product | Power)
-    return op.may_compile and has_forms and are_possible(device, dtype) and is_small(op.spec)
+    return has_forms and library.are_possible(device, dtype, mode(op)) and is_small(op.spec)
+
+
+def build(
+    ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dtype, weights: bool
+) -> list[library.Kernel]:
+    """Make the kernels of a model's operations at a time, and say how long it took where something was compiled.
+
+    Args:
+        ops: its operations.
+        device, dtype: of its tensors.
+        weights: whether they have derivatives, as in training.
+
+    Returns:
+        The kernels.
+
+    Raises:
+        KernelError: kernels are required, and one cannot be made.
+    """
+    found: dict[str, library.Kernel] = {}
+    with said():
+        for op in ops:
+            if apply(op, device, dtype):
+                components = dim(op.degree_geometry) if isinstance(op, HarmonicConvolution) else 0
+                found |= {k.key: k for k in forms.usual(op.spec, components, dtype, mode(op), weights)}
+    return list(found.values())
+
+
+def identity(ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What the rounding of trained operations depends on: compiler, flags, processor, and a SHA-256 of all kernels with them.
+
+    Nothing where none is compiled.
+    """
+    keys = sorted(kernel.key for kernel in build(ops, device, dtype, weights=True))
+    chosen = compiler.find()
+    if not keys or chosen is None:
+        return {}
+    return {
+        "compiler": chosen.identity,
+        "flags": " ".join(compiler.flags()),
+        "processor": compiler.processor(),
+        "kernels": hashlib.sha256("".join(keys).encode()).hexdigest(),
+    }
 
 
 def power(op: Power, x: Tensor, weight: Tensor, group: Tensor) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Power.forward`; None where there is no kernel."""
-    if not _can_run(op, x, weight, group) or forms.power_kernel(op.spec, frozenset("v"), 0, x.dtype) is None:
+    if not _can_run(op, x, weight, group) or forms.power_kernel(op.spec, frozenset("v"), 0, x.dtype, mode(op)) is None:
         return None
-    return power_by_program(op, x, weight, group, True)
+    return power_by_program(op, x, weight, group, mode(op))
 
 
-def power_by_program(op: Power, x: Tensor, weight: Tensor, group: Tensor, compiled: bool) -> Tensor:
-    """A power by its program, compiled or evaluated by torch."""
+def power_by_program(op: Power, x: Tensor, weight: Tensor, group: Tensor, how: KernelMode) -> Tensor:
+    """A power by its program, compiled, or with mode "off" evaluated by torch."""
     coefficients = forms.coefficient_table(op.spec, x.dtype) @ weight
-    form = forms.PowerForm(op.spec, forms.Groups(group, len(x), len(weight)), compiled)
+    form = forms.PowerForm(op.spec, forms.Groups(group, len(x), len(weight)), how)
     return partials(form, [2], [x, coefficients, None])[0]
 
 
 def product(op: Product, x: Tensor, y: Tensor, weight: Tensor) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Product.forward`; None where there is no kernel."""
-    if not _can_run(op, x, y, weight) or forms.product_kernel(op.spec, frozenset("v"), x.dtype) is None:
+    if not _can_run(op, x, y, weight) or forms.product_kernel(op.spec, frozenset("v"), x.dtype, mode(op)) is None:
         return None
-    return product_by_program(op, x, y, weight, True)
+    return product_by_program(op, x, y, weight, mode(op))
 
 
-def product_by_program(op: Product, x: Tensor, y: Tensor, weight: Tensor, compiled: bool) -> Tensor:
-    """A product by its program, compiled or evaluated by torch."""
+def product_by_program(op: Product, x: Tensor, y: Tensor, weight: Tensor, how: KernelMode) -> Tensor:
+    """A product by its program, compiled, or with mode "off" evaluated by torch."""
     if weight.dim() == 2:
         weight, groups = weight.unsqueeze(0), forms.Groups(None, len(x), 1)
     else:
         groups = forms.Groups(torch.arange(len(x)), len(x), len(x))
-    form = forms.ProductForm(op.spec, groups, compiled)
+    form = forms.ProductForm(op.spec, groups, how)
     return partials(form, [2], [x, y, None, weight])[0]
 
 
@@ -70,9 +130,9 @@ def convolution(
     """As :meth:`eqmol.ops.contract.Convolution.forward`; None where there is no kernel."""
     if senders.dim() > 1 or not _can_run(op, x, harmonics, *weight, senders, receivers):
         return None
-    if forms.edge_kernel(op.spec, frozenset("v"), frozenset(), harmonics.shape[1], x.dtype) is None:
+    if forms.edge_kernel(op.spec, frozenset("v"), frozenset(), harmonics.shape[1], x.dtype, mode(op)) is None:
         return None
-    return convolution_by_program(op, x, harmonics, weight, senders, receivers, num_receivers, True)
+    return convolution_by_program(op, x, harmonics, weight, senders, receivers, num_receivers, mode(op))
 
 
 def convolution_by_program(
@@ -83,11 +143,11 @@ def convolution_by_program(
     senders: Tensor,
     receivers: Tensor,
     num_receivers: int,
-    compiled: bool,
+    how: KernelMode,
 ) -> Tensor:
-    """A convolution by its program, compiled or evaluated by torch."""
+    """A convolution by its program, compiled, or with mode "off" evaluated by torch."""
     shape = num_receivers, dim(op.spec.degree_out), x.shape[2]
-    form = forms.EdgeForm(op.spec, senders, receivers, shape, compiled)
+    form = forms.EdgeForm(op.spec, senders, receivers, shape, how)
     return partials(form, [4], [weight.hidden, weight.matrix, x, harmonics, None])[0]
 
 

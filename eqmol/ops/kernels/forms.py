@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import RadialWeight
+from eqmol.ops.contract import KernelMode, RadialWeight
 from eqmol.ops.kernels import cpp, library
 from eqmol.ops.kernels.evaluate import evaluate
 from eqmol.ops.kernels.expressions import SLOPE, Program
@@ -29,6 +29,8 @@ PRODUCT_SETS = ("v", "xy", "xyw", "xywv")
 EDGE_SETS = ("v", "wm", "xwm", "xwmv")
 #: Exchanged arguments whose sums are compiled, for derivatives of forces: features of the first layer do not depend on positions.
 JOINT_SETS = (frozenset("wm"), frozenset("wxm"))
+#: What is made of them.
+ALL_SLOPES = frozenset({"w", "w0", "x", "m", "v"})
 #: Terms of a power beyond which it has no kernels, and statements beyond which a program is not compiled: the programs of all sets
 #: of what is within the limits have fewer. The largest take seven seconds.
 MAX_TERMS, MAX_STATEMENTS = 1600, 30_000
@@ -44,36 +46,68 @@ def smallest(sets: Sequence[str], wanted: Collection[str]) -> frozenset[str] | N
 
 
 @lru_cache(maxsize=512)
-def power_kernel(spec: Spec, wanted: frozenset[str], tangents: int, dtype: torch.dtype) -> Kernel | None:
+def power_kernel(
+    spec: Spec, wanted: frozenset[str], tangents: int, dtype: torch.dtype, mode: KernelMode
+) -> Kernel | None:
     """The compiled program, or None where it cannot be made."""
     if len(power_terms(spec).terms) > MAX_TERMS:
         return None
-    return _node_kernel(power_program(spec, wanted, tangents), dtype)
+    return _node_kernel(power_program(spec, wanted, tangents), dtype, mode)
 
 
 @lru_cache(maxsize=512)
-def product_kernel(spec: Spec, wanted: frozenset[str], dtype: torch.dtype) -> Kernel | None:
+def product_kernel(spec: Spec, wanted: frozenset[str], dtype: torch.dtype, mode: KernelMode) -> Kernel | None:
     """The compiled program, or None where it cannot be made."""
-    return _node_kernel(product_program(spec, wanted), dtype)
+    return _node_kernel(product_program(spec, wanted), dtype, mode)
 
 
-def _node_kernel(program: Program, dtype: torch.dtype) -> Kernel | None:
-    if cpp.statements(program) > MAX_STATEMENTS:
+def _node_kernel(program: Program, dtype: torch.dtype, mode: KernelMode) -> Kernel | None:
+    if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
         return None
-    return library.load(program, cpp.node_source(program, library.SCALARS[dtype], library.width(dtype)))
+    return library.load(program, cpp.node_source(program, library.SCALARS[dtype], library.width(dtype)), mode)
 
 
 @lru_cache(maxsize=512)
 def edge_kernel(
-    spec: Spec, wanted: frozenset[str], moving: frozenset[str], components: int, dtype: torch.dtype
+    spec: Spec, wanted: frozenset[str], moving: frozenset[str], components: int, dtype: torch.dtype, mode: KernelMode
 ) -> Kernel | None:
     """The compiled program, or None where it cannot be made."""
     program = edge_program(spec, wanted, moving)
-    if cpp.statements(program) > MAX_STATEMENTS:
+    if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
         return None
     width = library.width(dtype)
     source = cpp.edge_source(program, edge_terms(spec).harmonics, components, library.SCALARS[dtype], width)
-    return library.load(program, source, max(cpp.PART // width, 1) if "m" in wanted else 1)
+    return library.load(program, source, mode, max(cpp.PART // width, 1) if "m" in wanted else 1)
+
+
+def usual(spec: Spec, components: int, dtype: torch.dtype, mode: KernelMode, weights: bool) -> list[Kernel]:
+    """The kernels that a model needs for energies and forces, and for their derivatives in training.
+
+    Args:
+        spec: of an operation.
+        components: of the harmonics of a convolution.
+        dtype: of the tensors.
+        mode: whether they may fail.
+        weights: whether they have derivatives, as those of forces have in training.
+
+    Returns:
+        Those that can be made. Others that an unusual model needs are made when they are.
+    """
+    made: list[Kernel | None]
+    if spec.operation == "power":
+        sets = (("v", 0), ("xc", 0), ("xcv", 1)) if weights else (("v", 0), ("x", 0))
+        made = [power_kernel(spec, frozenset(wanted), tangents, dtype, mode) for wanted, tangents in sets]
+    elif spec.operation == "product":
+        names = ("v", "xyw", "xywv") if weights else ("v", "xy")
+        made = [product_kernel(spec, frozenset(wanted), dtype, mode) for wanted in names]
+    else:
+        # features of the first layer do not depend on positions
+        names = ("v", "xwm") if weights or spec.degree_in else ("v", "wm")
+        made = [edge_kernel(spec, frozenset(wanted), frozenset(), components, dtype, mode) for wanted in names]
+        if weights:
+            moving = frozenset("wxm") if spec.degree_in else frozenset("wm")
+            made.append(edge_kernel(spec, ALL_SLOPES, moving, components, dtype, mode))
+    return [kernel for kernel in made if kernel is not None]
 
 
 class Groups:
@@ -119,19 +153,19 @@ class PowerForm(Polynomial):
     Args:
         spec: of a power.
         groups: of the nodes.
-        compiled: whether kernels may be used.
+        mode: whether kernels are used.
     """
 
-    def __init__(self, spec: Spec, groups: Groups, compiled: bool) -> None:
-        self.spec, self.groups, self.compiled = spec, groups, compiled
+    def __init__(self, spec: Spec, groups: Groups, mode: KernelMode) -> None:
+        self.spec, self.groups, self.mode = spec, groups, mode
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         names = ["x", "c", "v", *(f"x{i}" for i in range(len(arguments) - 3))]
         given = {name: a.contiguous() for name, a in zip(names, arguments, strict=True) if a is not None}
         wanted = frozenset(names[slot] for slot in slots)
-        found = smallest(POWER_SETS.get(len(names) - 3, ()), wanted) if self.compiled else None
+        found = smallest(POWER_SETS.get(len(names) - 3, ()), wanted) if self.mode != "off" else None
         x = given["x"]
-        kernel = None if found is None else power_kernel(self.spec, found, len(names) - 3, x.dtype)
+        kernel = None if found is None else power_kernel(self.spec, found, len(names) - 3, x.dtype, self.mode)
         if kernel is not None and all(name in given for name in kernel.reads):
             rows = {"v": dim(self.spec.degree_out), **dict.fromkeys(names[3:], x.shape[1]), "x": x.shape[1]}
             result = {SLOPE + n: x.new_empty(len(x), rows[n], x.shape[2]) for n in rows if SLOPE + n in kernel.writes}
@@ -149,20 +183,20 @@ class ProductForm:
     Args:
         spec: of a product.
         groups: of the nodes, one or each a group of its own, as w has them.
-        compiled: whether kernels may be used.
+        mode: whether kernels are used.
     """
 
     NAMES = "x", "y", "v", "w"
 
-    def __init__(self, spec: Spec, groups: Groups, compiled: bool) -> None:
-        self.spec, self.groups, self.compiled = spec, groups, compiled
+    def __init__(self, spec: Spec, groups: Groups, mode: KernelMode) -> None:
+        self.spec, self.groups, self.mode = spec, groups, mode
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         given = {name: a.contiguous() for name, a in zip(self.NAMES, arguments, strict=True) if a is not None}
         wanted = frozenset(self.NAMES[slot] for slot in slots)
-        found = smallest(PRODUCT_SETS, wanted) if self.compiled else None
+        found = smallest(PRODUCT_SETS, wanted) if self.mode != "off" else None
         x = given["x"] if "x" in given else given["y"]
-        kernel = None if found is None else product_kernel(self.spec, found, x.dtype)
+        kernel = None if found is None else product_kernel(self.spec, found, x.dtype, self.mode)
         if kernel is not None and all(name in given for name in kernel.reads):
             degrees = {"x": self.spec.degree_in, "y": self.spec.degree_filter, "v": self.spec.degree_out}
             result = {SLOPE + n: x.new_empty(len(x), dim(l), x.shape[2]) for n, l in degrees.items()}
@@ -197,23 +231,24 @@ class EdgeForm(JointForm):
         spec: of a convolution.
         senders, receivers: [E].
         shape: of the result.
-        compiled: whether kernels may be used.
+        mode: whether kernels are used.
     """
 
     NAMES = "w", "w", "x", "m", "v"
 
     def __init__(
-        self, spec: Spec, senders: Tensor, receivers: Tensor, shape: tuple[int, int, int], compiled: bool
+        self, spec: Spec, senders: Tensor, receivers: Tensor, shape: tuple[int, int, int], mode: KernelMode
     ) -> None:
-        self.spec, self.shape, self.compiled = spec, shape, compiled
+        self.spec, self.shape, self.mode = spec, shape, mode
         self.senders, self.receivers = senders.contiguous(), receivers.contiguous()
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         hidden, matrix, x, y, v = _contiguous(arguments)
         wanted = frozenset(self.NAMES[slot] for slot in slots)
-        found = smallest(EDGE_SETS, wanted) if self.compiled and (v is not None or wanted == {"v"}) else None
-        kernel = None if found is None else edge_kernel(self.spec, found, frozenset(), y.shape[1], x.dtype)
+        may_run = self.mode != "off" and (v is not None or wanted == {"v"})
+        found = smallest(EDGE_SETS, wanted) if may_run else None
+        kernel = None if found is None else edge_kernel(self.spec, found, frozenset(), y.shape[1], x.dtype, self.mode)
         run = _EdgeRun(self, kernel or edge_program(self.spec, wanted), x, y, {} if v is None else {"v": v})
         flat = matrix.flatten(1)
         result = [hidden.new_empty(hidden.shape), torch.zeros_like(flat)]
@@ -229,10 +264,10 @@ class EdgeForm(JointForm):
         self, slots: Sequence[int], arguments: Sequence[Tensor | None], exchanged: Mapping[int, Tensor]
     ) -> list[Tensor] | None:
         moving = frozenset(self.NAMES[slot] for slot in exchanged)
-        if not self.compiled or moving not in JOINT_SETS or arguments[4] is None:
+        if self.mode == "off" or moving not in JOINT_SETS or arguments[4] is None:
             return None
         hidden, matrix, x, y, v = _contiguous(arguments)
-        kernel = edge_kernel(self.spec, frozenset({"w", "w0", "x", "m", "v"}), moving, y.shape[1], x.dtype)
+        kernel = edge_kernel(self.spec, ALL_SLOPES, moving, y.shape[1], x.dtype, self.mode)
         if kernel is None:
             return None
         along = {slot: tangent.contiguous() for slot, tangent in exchanged.items()}

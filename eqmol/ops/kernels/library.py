@@ -5,60 +5,73 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from eqmol.errors import InputError
+from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import compiler as compilers
 from eqmol.ops.kernels import cpp, store
 from eqmol.ops.kernels.expressions import Program
 
-Mode = Literal["auto", "off", "require"]
-DEFAULT: Mode = "off"
+DEFAULT: KernelMode = "auto"
 SCALARS = {torch.float32: "float", torch.float64: "double"}
 #: Numbers read and written below which one thread does all.
 SERIAL = 1 << 18
 
+REQUIRED = "compiled kernels are required (EQMOL_KERNELS=require or kernels=require)"
+
 _log = logging.getLogger(__name__)
+_seconds: ContextVar[list[float] | None] = ContextVar("seconds", default=None)  # of compilations to be said together
 
 
 class KernelError(InputError):
-    """``EQMOL_KERNELS=require``, and a kernel cannot be made."""
+    """Kernels are required, and one cannot be made."""
 
 
-def mode() -> Mode:
+def mode() -> KernelMode:
     """What ``$EQMOL_KERNELS`` says.
 
     Raises:
         InputError: it says something else.
     """
-    value = os.environ.get("EQMOL_KERNELS") or DEFAULT
-    for name in get_args(Mode):
-        if value == name:
-            return name
-    raise InputError(f"EQMOL_KERNELS={value} is unknown; choose from {', '.join(get_args(Mode))}")
+    return check_mode("EQMOL_KERNELS", os.environ.get("EQMOL_KERNELS") or DEFAULT)
 
 
-def are_possible(device: torch.device, dtype: torch.dtype) -> bool:
+def check_mode(name: str, value: object) -> KernelMode:
+    """The mode that an option of a name has.
+
+    Raises:
+        InputError: there is no such mode.
+    """
+    for known in get_args(KernelMode):
+        if value == known:
+            return known
+    raise InputError(f"{name}={value} is unknown; choose from {', '.join(get_args(KernelMode))}")
+
+
+def are_possible(device: torch.device, dtype: torch.dtype, wanted: KernelMode) -> bool:
     """Whether kernels may be used for tensors: they are wanted, on the CPU, and there is a compiler.
 
     Raises:
         KernelError: kernels are required, and there is no compiler.
     """
-    wanted = mode()
     if wanted == "off" or device.type != "cpu" or dtype not in SCALARS:
         return False
     if compilers.find() is not None:
         return True
     lost = "no C++ compiler was found (g++, clang++ or the package ziglang)"
     if wanted == "require":
-        raise KernelError(f"EQMOL_KERNELS=require, but {lost}; install one, or use EQMOL_KERNELS=auto")
+        raise KernelError(f"{REQUIRED}, but {lost}; install one, or use auto")
     _say(
         f"{lost}: tensor products run several times slower than compiled ones; to compile them, install g++ or "
         "pip install ziglang; to silence this, set EQMOL_KERNELS=off"
@@ -82,17 +95,18 @@ class Kernel:
 
     Args:
         path: of the library.
+        key: SHA-256 of all that it depends on.
         program: what it computes.
         unit: channel blocks that are not divided among threads.
     """
 
-    def __init__(self, path: str, program: Program, unit: int) -> None:
+    def __init__(self, path: str, key: str, program: Program, unit: int) -> None:
         function = ctypes.CDLL(path).eqmol_kernel
         function.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         function.restype = None
         self.function: Callable[..., None] = function
         self.reads, self.writes = program.reads, program.writes
-        self.unit = unit
+        self.unit, self.key = unit, key
 
     def __call__(
         self, sizes: Sequence[int], indices: Sequence[Tensor], tensors: Mapping[str, Tensor], like: Tensor
@@ -133,7 +147,7 @@ def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "eqmol-kernel")
 
 
-def load(program: Program, source: str, unit: int = 1) -> Kernel | None:
+def load(program: Program, source: str, mode: KernelMode, unit: int = 1) -> Kernel | None:
     """The compiled program, or None where it cannot be made.
 
     Raises:
@@ -142,28 +156,52 @@ def load(program: Program, source: str, unit: int = 1) -> Kernel | None:
     compiler = compilers.find()
     if compiler is None:
         return None
+    key = identity(source, compiler)
     try:
-        path = store.library(identity(source, compiler), partial(_compile, compiler, source))
-        return Kernel(str(path), program, unit)
+        with said():
+            path = store.library(key, partial(_compile, compiler, source))
+        return Kernel(str(path), key, program, unit)
     except (compilers.CompilationError, InputError, OSError, AttributeError) as error:
-        if mode() == "require":
-            raise KernelError(
-                f"EQMOL_KERNELS=require, but a kernel cannot be made by {compiler.command[0]}: {error}"
-            ) from None
+        if mode == "require":
+            raise KernelError(f"{REQUIRED}, but one cannot be made by {compiler.command[0]}: {error}") from None
         _say(f"a kernel cannot be made by {compiler.command[0]} ({error}): slower forms are used instead")
         return None
 
 
+@contextmanager
+def said() -> Iterator[None]:
+    """Say in one line what is compiled inside, and how long it took."""
+    outer, seconds = _seconds.get(), list[float]()
+    before = _seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _seconds.reset(before)
+        if outer is not None:
+            outer += seconds
+        elif seconds:
+            number = f"{len(seconds)} kernels" if len(seconds) > 1 else "a kernel"
+            _print(f"compiled {number} of tensor products for this machine in {sum(seconds):.1f} s")
+
+
 def _compile(compiler: compilers.Compiler, source: str, output: Path) -> None:
-    _announce(compiler)
+    if "ziglang" in compiler.command:
+        _announce_runtime()
+    begin = time.perf_counter()
     compilers.compile_source(compiler, source, output)
+    seconds = _seconds.get()
+    assert seconds is not None
+    seconds.append(time.perf_counter() - begin)
 
 
 @lru_cache(maxsize=1)
-def _announce(compiler: compilers.Compiler) -> None:
-    """That some seconds pass; once per process, and only where something is compiled."""
-    first = ", which first builds its own runtime, about a minute" if "ziglang" in compiler.command else ""
-    print(f"compiling tensor products for this machine by {' '.join(compiler.command)}{first}", file=sys.stderr)
+def _announce_runtime() -> None:
+    """Once per process, before the wait."""
+    _print("compiling tensor products by ziglang, which at its first use builds its own runtime, about a minute")
+
+
+def _print(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 @lru_cache(maxsize=64)

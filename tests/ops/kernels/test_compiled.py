@@ -35,7 +35,7 @@ def both(spec, **sizes):
     """Derivatives by compiled code and by the torch algorithm."""
     case, op = make_case(spec, **sizes), create(spec, "cg")
     compiled = derivatives(lambda *inputs: case.evaluate(op, *inputs), case)
-    op.may_compile = False
+    op.kernels = "off"
     return case, compiled, derivatives(lambda *inputs: case.evaluate(op, *inputs), case)
 
 
@@ -61,7 +61,7 @@ def test_float32(spec):
     op, case = create(spec, "cg").float(), make_case(spec, nodes=4, channels=19, dtype=torch.float32)
     found = case.run(op)
     assert found.dtype == torch.float32
-    op.may_compile = False
+    op.kernels = "off"
     expected = case.run(op)
     torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
@@ -107,7 +107,7 @@ def test_weights_of_every_node():
     case, op = make_case(PRODUCT, nodes=6, channels=5), create(PRODUCT, "cg")
     case.weights = [torch.randn(6, PRODUCT.num_weights, 5)]
     compiled = derivatives(lambda *inputs: case.evaluate(op, *inputs), case)
-    op.may_compile = False
+    op.kernels = "off"
     expected = derivatives(lambda *inputs: case.evaluate(op, *inputs), case)
     torch.testing.assert_close(compiled, expected, atol=1e-10, rtol=1e-10)
 
@@ -129,7 +129,7 @@ def test_some_derivatives_only(spec):
     for chosen in range(len(tensors) - (spec.operation != "convolution")):
         leaves = [t.detach().requires_grad_(i == chosen) for i, t in enumerate(tensors)]
         slopes = []
-        for op.may_compile in (True, False):
+        for op.kernels in (None, "off"):
             out = case.evaluate(op, leaves[: len(case.features)], leaves[len(case.features) : -1], leaves[-1])
             (first,) = torch.autograd.grad(out.sin().sum(), leaves[chosen], create_graph=True)
             (second,) = torch.autograd.grad(first.cos().sum(), leaves[chosen])
@@ -143,7 +143,7 @@ def test_what_is_not_a_number_stays_so(spec, value):
     case, op = make_case(spec, nodes=4, channels=3, edges=12), create(spec, "cg")
     case.features[0][1, 0, 1] = value
     found = case.run(op)
-    op.may_compile = False
+    op.kernels = "off"
     expected = case.run(op)
     if spec == CONVOLUTION and value == float("inf"):  # the dense contraction multiplies it by zeros, too
         assert not found.isfinite().all()
@@ -181,7 +181,7 @@ def test_ten_thousand_neighbours():
     weight = RadialWeight(torch.randn(10_000, 1), torch.randn(1, CONVOLUTION.num_weights, 2))
     edges = torch.arange(10_000), torch.zeros(10_000, dtype=torch.int64)
     found = op(x, op.geometry(vectors), weight, *edges, 1)
-    op.may_compile = False
+    op.kernels = "off"
     torch.testing.assert_close(found, op(x, op.geometry(vectors), weight, *edges, 1), atol=1e-9, rtol=1e-10)
 
 
@@ -252,7 +252,7 @@ def test_exchanged_arguments_in_one_sweep(kept, monkeypatch):
     tensors = [*case.features, *case.weights, case.vectors]
     for chosen in ((0, 1, 2, 3), (1, 3), (0, 3), (2, 3), (0, 1, 3)):
         slopes = []
-        for op.may_compile in (True, False):
+        for op.kernels in (None, "off"):
             leaves = [t.detach().requires_grad_() for t in tensors]
             out = case.evaluate(op, leaves[:1], leaves[1:3], leaves[3])
             some = [leaves[i] for i in chosen]

@@ -15,16 +15,14 @@ from tests.ops.cases import PAIRS, POWERS, make_case, spec_id
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def by_program(case, op, features, weights, vectors, compiled=False):
+def by_program(case, op, features, weights, vectors, how="off"):
     """The case by the program of its spec."""
     if case.spec.operation == "power":
-        return kernels.power_by_program(op, *features, *weights, case.group, compiled)
+        return kernels.power_by_program(op, *features, *weights, case.group, how)
     if case.spec.operation == "product":
-        return kernels.product_by_program(op, *features, *weights, compiled)
+        return kernels.product_by_program(op, *features, *weights, how)
     edges = case.senders, case.receivers, len(features[0])
-    return kernels.convolution_by_program(
-        op, features[0], op.geometry(vectors), RadialWeight(*weights), *edges, compiled
-    )
+    return kernels.convolution_by_program(op, features[0], op.geometry(vectors), RadialWeight(*weights), *edges, how)
 
 
 def derivatives(function, case):
@@ -49,7 +47,7 @@ def test_programs_equal_the_dense_reference(spec):
 def test_their_derivatives_are_those_of_the_torch_algorithm(spec):
     """Of two orders."""
     case, op = make_case(spec, nodes=3, channels=2, edges=7), create(spec, "cg")
-    op.may_compile = False
+    op.kernels = "off"
     found = derivatives(lambda *inputs: by_program(case, op, *inputs), case)
     expected = derivatives(lambda *inputs: case.evaluate(op, *inputs), case)
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)

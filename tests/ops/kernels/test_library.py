@@ -1,6 +1,7 @@
 """Whether kernels are used, and what happens where they cannot be made."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,9 @@ def test_without_a_compiler_torch_does_it_and_says_so_once(no_compiler, monkeypa
 
 def test_without_a_compiler_require_fails(no_compiler, monkeypatch):
     monkeypatch.setenv("EQMOL_KERNELS", "require")
-    with pytest.raises(InputError, match="EQMOL_KERNELS=require, but no C"):
+    with pytest.raises(
+        InputError, match=r"compiled kernels are required \(EQMOL_KERNELS=require or kernels=require\), but no C"
+    ):
         run()
 
 
@@ -84,13 +87,52 @@ def test_a_compiler_that_fails_is_named_once(failing_compiler, monkeypatch, capl
 
 
 @pytest.mark.usefixtures("kernels")
-def test_that_it_compiles_is_said_once(monkeypatch, tmp_path, capsys):
+def test_compilation_is_said_with_its_seconds(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
-    for _ in range(2):
-        library._announce.cache_clear()
+    for _ in range(2):  # the second time from the cache
         forms.product_kernel.cache_clear()
         run()
-    assert capsys.readouterr().err.count("compiling tensor products for this machine by") == 1
+    assert re.fullmatch(r"compiled a kernel of tensor products for this machine in [\d.]+ s\n", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_the_kernels_of_a_model_are_made_at_a_time(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
+    op = create(SPEC, "cg")
+    made = kernels.build([op, op], torch.device("cpu"), torch.float32, weights=False)
+    assert [kernel.writes for kernel in made] == [("d_v",), ("d_x", "d_y")]
+    assert "compiled 2 kernels of tensor products" in capsys.readouterr().err
+    monkeypatch.setattr(compiler, "compile_source", lambda *_: pytest.fail("compiled later"))
+    case = make_case(SPEC, dtype=torch.float32)
+    x = case.features[0].requires_grad_()
+    torch.autograd.grad(op(x, *case.features[1:], *case.weights).sum(), x)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_identity_of_the_compiled_code(monkeypatch):
+    ops, cpu = [create(SPEC, "cg")], torch.device("cpu")
+    found = kernels.identity(ops, cpu, torch.float32)
+    assert found.keys() == {"compiler", "flags", "processor", "kernels"}
+    assert found == kernels.identity(ops, cpu, torch.float32)
+    assert found["kernels"] != kernels.identity(ops, cpu, torch.float64)["kernels"]
+    ops[0].kernels = "off"
+    assert kernels.identity(ops, cpu, torch.float32) == {}
+
+
+@pytest.mark.usefixtures("kernels")
+def test_an_operation_may_say_itself(monkeypatch):
+    op = create(SPEC, "cg")
+    assert kernels.mode(op) == "require"
+    op.kernels = "off"
+    assert not kernels.apply(op, torch.device("cpu"), torch.float32)
+    monkeypatch.setenv("EQMOL_KERNELS", "off")
+    op.kernels = "auto"
+    assert kernels.apply(op, torch.device("cpu"), torch.float32)
+
+
+def test_kernels_are_used_where_nothing_is_said(monkeypatch):
+    monkeypatch.delenv("EQMOL_KERNELS")
+    assert library.mode() == "auto"
 
 
 def test_off_is_off(monkeypatch):
