@@ -74,6 +74,26 @@ def test_without_a_compiler_require_fails(no_compiler, monkeypatch):
         run()
 
 
+@pytest.mark.slow
+def test_ziglang_is_used_where_there_is_no_other(monkeypatch, capsys):
+    """Its first use on a machine takes about a minute."""
+    pytest.importorskip("ziglang", reason="the package ziglang is not installed")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("EQMOL_KERNELS", "require")
+    compiler._find.cache_clear()
+    library._announce_runtime.cache_clear()
+    torch.manual_seed(0)
+    found = run()
+    compiler._find.cache_clear()
+    announced, made = capsys.readouterr().err.splitlines()
+    assert "builds its own runtime, about a minute" in announced
+    assert "compiled a kernel" in made
+    monkeypatch.setenv("EQMOL_KERNELS", "off")
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, run())
+
+
 def test_a_compiler_that_fails_is_named_once(failing_compiler, monkeypatch, caplog):
     monkeypatch.setenv("EQMOL_KERNELS", "auto")
     run()
