@@ -6,11 +6,13 @@ Compressed files may become :data:`RATIO` times their size, which coordinates ne
 
 import bz2
 import codecs
+import errno
 import glob
 import gzip
 import io
 import lzma
 import os
+import platform
 import re
 import sqlite3
 import sys
@@ -91,17 +93,20 @@ def _expand(text: str, option: str, folder: Path) -> list[Path]:
 def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; move it there when the block succeeds, remove it when the block fails.
 
+    Temporary files that killed processes of this machine left are removed.
+
     Args:
         path: the file to write or replace.
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
 
     Raises:
-        InputError: the folder does not exist or cannot be written, or ``path`` is a folder.
+        InputError: the folder does not exist or cannot be written, ``path`` is a folder, or there is no room.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give the name of a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _clear(path)
+    temporary = _temporary(path, os.getpid())
     try:
         file = open(temporary, mode, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115 (closed below)
     except OSError as error:
@@ -109,12 +114,50 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
     try:
         with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too must leave nothing behind
+    except BaseException as error:  # Ctrl-C too must leave nothing behind
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise InputError(f"cannot write {path}: {error.strerror}; make room, or write to another disk") from None
         raise
+
+
+def to_disk(*files: IO[Any]) -> None:
+    """Write all that was given to some open files: where one of several has no room, none of them is then replaced."""
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _temporary(path: Path, process: int | str) -> Path:
+    """Where a process of this machine writes what will be ``path``."""
+    return path.with_name(f".{path.name}.{platform.node()}-{process}.tmp")
+
+
+def _clear(path: Path) -> None:
+    """Remove the temporary files of processes that live no more."""
+    escaped = _temporary(path.with_name(glob.escape(path.name)), "*")
+    before, _, after = _temporary(path, "*").name.partition("*")
+    for leftover in path.parent.glob(escaped.name):
+        process = leftover.name.removeprefix(before).removesuffix(after)
+        if process.isdecimal() and not _lives(int(process)):
+            leftover.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if sys.platform == "win32":  # where this would stop it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user, or a number that no process has
+        return True
+    return True
 
 
 #: Characters of a line.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqmol.cli.options import Parser, exit_code, integer
+from eqmol.cli.options import Parser, exit_code, file_path, integer
 from eqmol.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ def _parser(program: str) -> Parser:
         "where the model is used.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="IN", help="model.safetensors of a training run")
-    add("target", type=Path, metavar="OUT", help="model file to write")
+    add("source", type=file_path, metavar="IN", help="model.safetensors of a training run")
+    add("target", type=file_path, metavar="OUT", help="model file to write")
     add("--family", choices=("coupled", "gaunt"), help="coupled: a weight for every path")
     add("--parity", choices=("o3", "so3"), help="so3: all paths, also those that tell mirror images apart")
     for name, (kind, text) in SIZES.items():
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
-    add("--structures", type=Path, metavar="FILE", help="structures for the proof (default: generated ones)")
+    add("--structures", type=file_path, metavar="FILE", help="structures for the proof (default: generated ones)")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of the new random weights (default: 0)")
     return parser

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from eqmol import __version__
+from eqmol.cli.options import exit_code, leave
 
 #: Command -> what it does; each is a module of this package with a function ``main(arguments, program)``.
 COMMANDS = {
@@ -27,7 +28,7 @@ USAGE = "\n".join(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    """Run a command; return its exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
@@ -40,4 +41,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         print(f"error: there is no command {command!r}; {hint}", file=sys.stderr)
         return 2
-    return import_module(f"eqmol.cli.{command}").main(arguments, f"eqmol {command}")
+    code = exit_code(lambda: import_module(f"eqmol.cli.{command}").main(arguments, f"eqmol {command}"))
+    return leave(code) if argv is None else code

@@ -1,11 +1,17 @@
 """What the subcommands share: types of arguments, the number of threads, and how a command ends."""
 
 import argparse
+import math
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 from eqmol.errors import InputError
 
@@ -32,21 +38,80 @@ def sentence(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {message}\n"
 
 
+class Signals:
+    """Turns Ctrl-C and SIGTERM into KeyboardInterrupt; one more within a second does not disturb what cleans up.
+
+    Signals that the process ignores, as background jobs of a shell do, or handles otherwise stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+        self._owner = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
+                    self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a worker, which inherits this
+            signal.signal(signum, self._previous[signum])
+            signal.raise_signal(signum)
+        now = time.monotonic()
+        if now > self._last + 1.0:
+            self._last = now
+            raise KeyboardInterrupt(signum)
+
+
+def interrupt_behind(error: BaseException | None) -> int | None:
+    """The signal that an error comes from, or None; extension modules make an ImportError of KeyboardInterrupt."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return None if error is None else next((number for number in error.args if type(number) is int), signal.SIGINT)
+
+
 def exit_code(command: Callable[[], int | None], interrupted: str = "interrupted; nothing was written") -> int:
     """Run a command; say in one sentence why it failed.
 
     Returns:
-        What the command returns or 0; 2 after bad input, 130 after Ctrl-C.
+        What the command returns or 0; 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
     warnings.formatwarning = sentence
-    try:
-        return command() or 0
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with Signals():
+        try:
+            return command() or 0
+        except SystemExit:
+            raise
+        except BaseException as error:
+            if signum := interrupt_behind(error):
+                print(interrupted, file=sys.stderr)
+                return 128 + signum
+            if isinstance(error, InputError | OSError):
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            raise
+
+
+def leave(code: int) -> int:
+    """The exit code of the whole process, which further signals do not disturb once one has ended it."""
+    if code > 128:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
+    return code
+
+
+def file_path(text: str) -> Path:
+    """The type of an argument that is a path; ``~`` is the home folder also where no shell has replaced it."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is no path")
+    return Path(os.path.expanduser(text))
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

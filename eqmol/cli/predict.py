@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqmol.cli.options import Parser, exit_code, limit_threads, positive
+from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, positive
 from eqmol.errors import InputError
-from eqmol.files import replacing
+from eqmol.files import replacing, to_disk
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,9 +27,10 @@ KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
 
 
 def main(argv: Sequence[str] | None = None, program: str = "predict.py") -> int:
-    """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     limit_threads()
-    return exit_code(lambda: _run(_parser(program).parse_args(argv)))
+    code = exit_code(lambda: _run(_parser(program).parse_args(argv)))
+    return leave(code) if argv is None else code
 
 
 def _parser(program: str) -> Parser:
@@ -43,7 +44,7 @@ def _parser(program: str) -> Parser:
         "listed with the reason. A table of molecules comes back with a column for each value.",
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="model.safetensors of a training run")
+    add("model", type=file_path, metavar="MODEL", help="model.safetensors of a training run")
     add(
         "input",
         nargs="*",
@@ -57,13 +58,15 @@ def _parser(program: str) -> Parser:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=file_path,
         metavar="OUT",
         help="extended XYZ file to write; of molecules a .csv, beside which an .sdf is written; of files or shards of OC20 an "
         ".npz for its evaluation server",
     )
     add("--conformers", type=positive, default=10, metavar="N", help="structures tried for a SMILES (default: 10)")
-    add("--relax", type=Path, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
+    add(
+        "--relax", type=file_path, metavar="POTENTIAL", help="relax molecules with this potential before the prediction"
+    )
     add(
         "--backend",
         metavar="NAME",
@@ -96,7 +99,7 @@ def _parser(program: str) -> Parser:
         help="what happens to structures that state another charge or spin than the model was trained on (default: stop)",
     )
     add("--batch-size", type=positive, default=16, metavar="N", help="structures at a time (default: 16)")
-    add("--metrics", type=Path, metavar="OUT.json", help="also write the errors to this file")
+    add("--metrics", type=file_path, metavar="OUT.json", help="also write the errors to this file")
     for label, key in KEYS.items():
         add(f"--{label}-key", metavar="KEY", help=f"where the input has the {label} to compare with (default: {key})")
     return parser
@@ -137,6 +140,7 @@ def _run(arguments: argparse.Namespace) -> None:
         if metrics is not None:
             document = {"model": str(arguments.model), "input": _names(inputs), "structures": num_frames}
             metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
+            to_disk(output, metrics)
     console = Console()
     if errors.summary():
         console.print(_table(errors, ", ".join(path.name for path in inputs)))

@@ -2,9 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from eqmol.cli.options import Parser, exit_code, positive
+from eqmol.cli.options import Parser, exit_code, file_path, positive
 from eqmol.errors import InputError
 
 
@@ -15,8 +14,13 @@ def main(argv: Sequence[str], program: str = "eqmol prepare") -> int:
         description="Turn files of OC20 into shards. An interrupted preparation continues and ends with the same bytes.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder: S2EF .extxyz.xz + .txt, .lmdb, .pt, .aselmdb, .traj, .db")
-    add("target", type=Path, nargs="?", metavar="TARGET", help="folder of shards (default: SOURCE/prepared)")
+    add(
+        "source",
+        type=file_path,
+        metavar="SOURCE",
+        help="folder: S2EF .extxyz.xz + .txt, .lmdb, .pt, .aselmdb, .traj, .db",
+    )
+    add("target", type=file_path, nargs="?", metavar="TARGET", help="folder of shards (default: SOURCE/prepared)")
     add("--files", default="**/*", metavar="PATTERN", help="of the files below SOURCE (default: all)")
     add("--workers", type=positive, metavar="N", help="processes (default: one per core)")
     add("--infer-tags", action="store_true", help="guess tags that are missing (data/README.md)")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eqmol.cli.options import Parser, exit_code, integer
+from eqmol.cli.options import Parser, exit_code, file_path, integer
 
 FAMILIES = ("coupled", "gaunt")
 OPERATIONS = ("convolution", "product", "power")
@@ -35,7 +35,7 @@ def main(argv: Sequence[str], program: str = "eqmol report") -> int:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=file_path,
         default=Path("outputs/products"),
         metavar="DIR",
         help="folder for CSV files and the plot (default: outputs/products)",

@@ -1,16 +1,15 @@
 """``eqmol train KEY=VALUE ...``: compose the configuration, run, and tell a user what went wrong in one sentence."""
 
+import logging
 import os
 import shlex
-import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from eqmol.cli.options import limit_threads, sentence
+from eqmol.cli.options import exit_code, interrupt_behind, leave, limit_threads
 from eqmol.errors import InputError
 from eqmol.files import shipped
 
@@ -22,7 +21,7 @@ CONF = shipped("conf")
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python train.py") -> int:
-    """Run the command; errors of the user exit with 2, a failed run with 1, Ctrl-C with 130."""
+    """Run the command; errors of the user exit with 2, a failed run with 1, Ctrl-C with 130, SIGTERM with 143."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         from eqmol.cli.help import page
@@ -31,28 +30,32 @@ def main(argv: Sequence[str] | None = None, program: str = "python train.py") ->
         return 0
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
     limit_threads()
-    warnings.formatwarning = sentence
+    command = sys.argv
+    try:
+        code = exit_code(lambda: _start(command, arguments, program), interrupted="interrupted")
+    finally:
+        sys.argv = command
+    return leave(code) if argv is None else code
+
+
+def _start(command: list[str], arguments: list[str], program: str) -> None:
+    """Let Hydra run the command; what the user got wrong becomes a sentence."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
-    command = sys.argv
     flags = [argument for argument in arguments if _is_flag(argument)]
     try:
         sys.argv = [command[0], *_for_hydra(arguments)]  # which knows no subcommands
         _launch(command, shlex.join([program, *flags]).replace(shlex.quote(program), program, 1))
-    except InputError as error:
-        _fail(str(error), 2)
     except OverrideParseException as error:
-        _fail(f"cannot read the option {error.override}: {_one_line(error.message).split(' See https')[0]}", 2)
+        reason = _one_line(error.message).split(" See https")[0]
+        raise InputError(f"cannot read the option {error.override}: {reason}") from None
     except MissingConfigException as error:
-        _fail(_describe_missing(error), 2)
+        raise InputError(_describe_missing(error)) from None
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(_describe_configuration(error, program), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 128 + signal.SIGINT)
-    finally:
-        sys.argv = command
-    return 0
+        if interrupt_behind(error):
+            raise
+        raise InputError(_describe_configuration(error, program)) from None
 
 
 def _is_flag(argument: str) -> bool:
@@ -93,7 +96,12 @@ def _launch(command: list[str], program: str) -> None:
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
     def job(cfg: "DictConfig") -> None:
         sys.argv = command  # the processes of other devices run the whole command
-        _run(cfg, program)
+        try:
+            _run(cfg, program)
+        except Exception as error:  # Hydra prints a line of its own about those that leave the job
+            if signum := interrupt_behind(error):
+                raise KeyboardInterrupt(signum) from error
+            raise
 
     job()
 
@@ -104,6 +112,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     from hydra.errors import InstantiationException
     from hydra.types import RunMode
 
+    logging.getLogger("torch").setLevel(logging.WARNING)  # as torch does at the end of its import, which may be interrupted
     from eqmol.train import processes
     from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch

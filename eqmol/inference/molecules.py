@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eqmol.errors import InputError
-from eqmol.files import replacing
+from eqmol.files import replacing, to_disk
 from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import CloseContacts
 from eqmol.graph.keys import FEATURES
@@ -173,6 +173,7 @@ def write(predictions: Sequence[Prediction], path: Path) -> None:
             cells = _cells(prediction, names)
             rows.writerow([prediction.name, smiles, *cells, structure, prediction.problem, prediction.source])
             sdf.write(_record(prediction))
+        to_disk(table, sdf)
 
 
 def write_into(given: MoleculeTable, predictions: Sequence[Prediction], path: Path) -> None:
@@ -198,6 +199,7 @@ def write_into(given: MoleculeTable, predictions: Sequence[Prediction], path: Pa
             blank = [""] * (len(given.header) - len(row))
             rows.writerow([*kept, *blank, *_cells(prediction, names), prediction.problem])
             sdf.write(_record(prediction))
+        to_disk(table, sdf)
 
 
 def _names(predictions: Sequence[Prediction]) -> list[str]:
