@@ -112,7 +112,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     from hydra.errors import InstantiationException
     from hydra.types import RunMode
 
-    logging.getLogger("torch").setLevel(logging.WARNING)  # as torch does at the end of its import, which may be interrupted
+    logging.getLogger("torch").setLevel(logging.WARNING)  # as its import does in the end, if nothing interrupts it
     from eqmol.train import processes
     from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch
