@@ -16,6 +16,7 @@ from eqmol.graph import AtomGraph, collate
 from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.electronic import DEFAULT, ElectronicState
 from eqmol.graph.keys import ENERGY, FORCES
+from eqmol.graph.targets import Target
 
 #: Training structures that an untrained model is measured on, and atoms that are enough from a fourth of them on.
 SAMPLE, SAMPLE_ATOMS = 32, 500
@@ -39,6 +40,8 @@ class GraphSets(pl.LightningDataModule):
         InputError: an option of a wrong kind.
     """
 
+    #: Properties whose labels the graphs carry, besides energy, forces and stress.
+    targets: tuple[Target, ...] = ()
     train_graphs: Sequence[AtomGraph]
     val_graphs: Sequence[AtomGraph]
     test_graphs: dict[str, Any]

@@ -23,7 +23,7 @@ from eqmol.units import BOHR
 ROUNDING = 1e-10
 
 
-def own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[list[Target], dict[str, str]]:
+def own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[tuple[Target, ...], dict[str, str]]:
     """Return the targets that are trained on and the keys under which files have them.
 
     Raises:
@@ -46,7 +46,7 @@ def own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[l
                 f"the target {name} is not declared: add data.targets={{{name}: {{kind: ..., unit: ...}}}}; declared are "
                 f"{', '.join(found) or 'none'}"
             )
-    return [found[name] for name in required if name in found], keys
+    return tuple(found[name] for name in required if name in found), keys
 
 
 def measure_target(

@@ -95,6 +95,7 @@ class MoleculeSets(GraphSets):
         self.features = expand(features)
         self.failures: list[tuple[int, Failure]] = []
         self._total = self._repeated = self._uff = 0
+        self._elements: list[int] = []
         self._properties: dict[str, dict[str, Any]] = {}
         self._inputs: dict[str, dict[str, float]] = {}
 
@@ -125,7 +126,8 @@ class MoleculeSets(GraphSets):
         kept = [molecules[number] for number in graphs]
         self._repeated = len(kept) - len({molecule.skeleton for molecule in kept})
         self._uff = sum(molecule.structure == UFF for molecule in kept)
-        self._properties = measure_targets(self.targets, self.train_graphs, self._elements())
+        self._elements = torch.cat([graph.atomic_numbers for graph in self.train_graphs]).unique().tolist()
+        self._properties = measure_targets(self.targets, self.train_graphs, self._elements)
         if self.features:
             inputs = [graph[FEATURES].numpy() for graph in self.train_graphs]
             self._inputs = measure_features(inputs, self.features)
@@ -137,7 +139,7 @@ class MoleculeSets(GraphSets):
         atoms, edges = self.sizes(self.train_graphs)
         assert edges is not None
         return {
-            "elements": self._elements(),
+            "elements": self._elements,
             "avg_num_neighbors": float(edges.sum() / atoms.sum()),
             "properties": self._properties,
             **({"features": self._inputs} if self.features else {}),
@@ -159,7 +161,7 @@ class MoleculeSets(GraphSets):
         if self._uff:
             shown.append(f"{self._uff} conformers are minimised by UFF, as MMFF94s lacks parameters")
         values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
-        references = references_table(self._properties, self._elements())
+        references = references_table(self._properties, self._elements)
         return [*shown, targets_table(self.targets, values), *([] if references is None else [references])]
 
     def _graphs(self, records: Sequence[Record]) -> tuple[dict[int, Molecule], dict[int, AtomGraph]]:
@@ -259,12 +261,8 @@ class MoleculeSets(GraphSets):
             shown.add_row(str(sum(counts.values()) - sum(n for _, n in counts.most_common(SHOWN))), "others", "")
         return shown
 
-    def _elements(self) -> list[int]:
-        """Return the atomic numbers of the training set, ascending."""
-        return torch.cat([graph.atomic_numbers for graph in self.train_graphs]).unique().tolist()
 
-
-def _targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[list[Target], dict[str, str]]:
+def _targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[tuple[Target, ...], dict[str, str]]:
     """Return the targets and their columns; what is not declared is intensive.
 
     Raises:

@@ -64,6 +64,7 @@ class QM9(GraphSets):
         for name in required:
             if name not in TARGETS:
                 raise InputError(f"QM9 has no target {name!r}; choose among {', '.join(TARGETS)}")
+        self.targets = tuple(TARGETS[name] for name in required)
         self.folder = folder
         self.split_sizes = (num_train, num_val)
         self.split_file = None if split_file is None else Path(split_file)
@@ -134,8 +135,7 @@ class QM9(GraphSets):
         train = self._training()
         measured = statistics.measure(train, self.required)
         references = references_table(measured, np.unique(train.numbers).tolist())
-        targets = [TARGETS[name] for name in self.required]
-        shown: list[RenderableType] = [sets, targets_table(targets, statistics.values_of(train, self.required))]
+        shown: list[RenderableType] = [sets, targets_table(self.targets, statistics.values_of(train, self.required))]
         return shown if references is None else [*shown, references]
 
     def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:

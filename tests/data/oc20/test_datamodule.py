@@ -131,17 +131,11 @@ def test_frames_and_their_files_go_to_other_processes(shards):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_split_by_systems_keeps_each_on_one_side(shards, seed):
-    data, again = ready(shards, seed=seed), ready(shards, seed=seed)
+    data = ready(shards, seed=seed)
     sets = {name: systems(frames) for name, frames in data._sets().items()}
     assert {name: len(names) for name, names in sets.items()} == {"train": 10, "val": 1, "held_out": 2}
     assert set.union(*sets.values()) == set(SYSTEMS)
-    assert sets == {name: systems(frames) for name, frames in again._sets().items()}
     assert ONLY_GOLD in sets["train"]
-
-
-def test_splits_depend_on_the_seed(shards):
-    chosen = {tuple(sorted(systems(ready(shards, seed=seed).test_graphs["held_out"]))) for seed in range(4)}
-    assert len(chosen) > 1
 
 
 def test_blocks_are_contiguous_and_every_system_is_in_all_sets(shards):
@@ -284,7 +278,6 @@ def test_batches_are_bounded_and_graphs_made_by_workers_are_the_same(shards):
     for batch, other in zip(alone, data.train_dataloader(), strict=True):
         assert batch.source == other.source
         assert batch.edge_index.equal(other.edge_index)
-    assert [source for batch in data.val_dataloader() for source in batch.source] == [g.source for g in data.val_graphs]
 
 
 def test_a_limit_below_the_largest_structure_names_it(shards):

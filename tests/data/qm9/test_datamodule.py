@@ -22,14 +22,13 @@ def sample(**options) -> QM9:
     return datamodule
 
 
-def test_split_is_seeded_complete_and_kept_in_a_file(tmp_path):
+def test_split_is_complete_and_kept_in_a_file(tmp_path):
     path = tmp_path / "split.json"
     first, again = sample(split_file=str(path)), sample(split_file=str(path), seed=5)
     parts = json.loads(path.read_text())
     assert [len(parts[name]) for name in ("train", "val", "test")] == [198, 10, 52]
     assert sorted(number for part in parts.values() for number in part) == list(range(1, 261))
     assert again.train_graphs.rows.tolist() == first.train_graphs.rows.tolist()  # the file, not the seed
-    assert sample(seed=5).train_graphs.rows.tolist() != first.train_graphs.rows.tolist()
 
 
 @pytest.mark.parametrize(

@@ -62,20 +62,6 @@ def ready(train_file, **options) -> FileSets:
     return datamodule
 
 
-def sources(graphs) -> list[str]:
-    return [graph.source.split(", ")[1] for graph in graphs]
-
-
-def test_a_fraction_is_drawn_by_the_seed(write):
-    path = write(frames())
-    first, again, other = ready(path), ready(path), ready(path, seed=1)
-    assert len(first.train_graphs) == 16
-    assert len(first.val_graphs) == 4
-    assert sorted(sources(first.train_graphs) + sources(first.val_graphs)) == sorted(f"frame {i}" for i in range(20))
-    assert sources(first.val_graphs) == sources(again.val_graphs)
-    assert sources(first.val_graphs) != sources(other.val_graphs)
-
-
 def test_files_become_sets_and_loaders(write):
     datamodule = ready(
         write(frames(count=11)),
