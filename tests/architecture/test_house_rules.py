@@ -31,7 +31,9 @@ SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("eqmol/**/*.py"), *ROOT.glob("b
 
 def test_rooms_are_entered_by_their_doors(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(logging.config, "dictConfig", lambda _settings: None)  # it would disable the loggers of other tests
+    monkeypatch.setattr(
+        logging.config, "dictConfig", lambda _settings: None
+    )  # it would disable the loggers of other tests
     assert lint_imports(no_cache=True, no_logo=True) == 0, capfd.readouterr().out
 
 

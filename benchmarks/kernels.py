@@ -1,0 +1,151 @@
+"""Compiled tensor products beside those of torch, in whole models: training steps and forces through the calculator.
+
+    python -m benchmarks.kernels [--channels 64] [--degree 1] [--rounds 15] [--csv docs/benchmarks/kernels.csv]
+
+Sizes of ``model=mace``: filter of degree 3, powers of order 3, two layers, a cutoff of 5 Å, float32. A step takes five molecules of 27
+atoms of the embedded sample: forward, forces, loss, backward, Muon. Forces are those of one of them, and of 216 atoms of water, moved
+a little every time. Process CPU time on one thread, medians; variants take turns; compilation is excluded.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ase
+import numpy as np
+import torch
+from ase.build import molecule
+from ase.io import read
+
+import eqmol
+from eqmol.checkpoint import build
+from eqmol.files import replacing
+from eqmol.graph import collate, from_atoms
+from eqmol.models.predictor import Predictor
+from eqmol.nn.matrices import parameter_groups
+from eqmol.train.muon import Muon
+from eqmol.tuning import use_kernels
+from eqmol.tuning.cache import hardware
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "train_300K.xyz"
+CUTOFF = 5.0  #: Å
+FAMILIES = {"cg": "coupled", "grid": "gaunt"}
+KERNELS = ("off", "auto")
+WORK = ("step", "27", "216")
+
+
+def model(backend: str, channels: int, degree: int) -> Predictor:
+    """An untrained potential."""
+    torch.manual_seed(0)
+    backbone = {
+        "_target_": "eqmol.models.MACE",
+        "backend": backend,
+        "family": FAMILIES[backend],
+        "parity": "o3",
+        "degree": degree,
+        "filter_degree": 3,
+        "channels": channels,
+        "layers": 2,
+        "correlation": 3,
+        "fields": 1,
+        "cutoff": CUTOFF,
+        "elements": [1, 6, 7, 8],
+        "avg_num_neighbors": 16.0,
+    }
+    energies = {"elements": [1, 6, 7, 8], "e0": [0.0] * 4, "scale": 1.0}
+    return build({"_target_": "eqmol.models.Potential", "backbone": backbone, **energies})
+
+
+def water() -> ase.Atoms:
+    """72 molecules at the density of the liquid, of random orientations."""
+    rng, side = np.random.default_rng(0), (72 * 29.9) ** (1 / 3)
+    atoms = ase.Atoms(cell=[side] * 3, pbc=True)
+    for place in np.ndindex(6, 4, 3):
+        one = molecule("H2O")
+        one.rotate(360 * rng.random(), rng.normal(size=3))
+        one.positions += (np.array(place) + 0.5) * side / [6, 4, 3]
+        atoms += one
+    return atoms
+
+
+def step(potential: Predictor) -> Callable[[], None]:
+    """A training step on five molecules."""
+    batch = collate([from_atoms(atoms, CUTOFF) for atoms in read(SAMPLE, ":5")])
+    optimizer = Muon(parameter_groups(potential))
+    target = torch.randn(len(batch.pos), 3, dtype=torch.float64)
+
+    def run() -> None:
+        results = potential(batch)
+        loss = (results["forces"] - target).square().mean() + results["energy"].square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    potential.train()
+    return run
+
+
+def forces(potential: Predictor, atoms: ase.Atoms, mode: str) -> Callable[[], None]:
+    """Forces by the calculator after a small move."""
+    rng = np.random.default_rng(1)
+    atoms.calc = eqmol.Calculator(potential, kernels=mode, close_contacts="warn")
+
+    def run() -> None:
+        atoms.positions += 1e-3 * rng.normal(size=atoms.positions.shape)
+        atoms.get_forces()
+
+    return run
+
+
+def measure(channels: int, degree: int, rounds: int, only: tuple[str, ...]) -> list[dict[str, object]]:
+    """Rows of backend, work and milliseconds without and with kernels."""
+    rows = []
+    for work in only:
+        runs: dict[tuple[str, str], Callable[[], None]] = {}
+        for backend in FAMILIES:
+            for mode in KERNELS:
+                potential = model(backend, channels, degree)
+                if work == "step":
+                    use_kernels(potential, mode)
+                    runs[backend, mode] = step(potential)
+                else:
+                    atoms = read(SAMPLE) if work == "27" else water()
+                    runs[backend, mode] = forces(potential, atoms, mode)
+        times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+        for number in range(rounds + 2):
+            for key, run in runs.items():
+                begin = time.process_time()
+                run()
+                if number >= 2:
+                    times[key].append(1e3 * (time.process_time() - begin))
+        for backend in FAMILIES:
+            off, on = (statistics.median(times[backend, mode]) for mode in KERNELS)
+            row = {"work": work, "channels": channels, "degree": degree, "backend": backend}
+            rows.append(row | {"off_ms": round(off, 2), "kernels_ms": round(on, 2), "ratio": round(off / on, 2)})
+            print(*(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--degree", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--work", nargs="*", choices=WORK, default=list(WORK))
+    parser.add_argument("--csv", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(hardware(torch.device("cpu")))
+    rows = measure(options.channels, options.degree, options.rounds, tuple(options.work))
+    if options.csv is not None:
+        with replacing(options.csv) as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
