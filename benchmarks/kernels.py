@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernels [--channels 64] [--degree 1] [--rounds 15] [--csv docs/benchmarks/kernels.csv]
 
-Sizes of ``model=mace``: filter of degree 3, powers of order 3, two layers, a cutoff of 5 Å, float32. A step takes five molecules of 27
-atoms of the embedded sample: forward, forces, loss, backward, Muon. Forces are those of one of them, and of 216 atoms of water, moved
-a little every time. Process CPU time on one thread, medians; variants take turns; compilation is excluded.
+Sizes of ``model=mace``: filter of degree 3, powers of order 3, two layers, a cutoff of 5 Å, float32. A step takes five molecules
+of 27 atoms of the embedded sample: forward, forces, loss, backward, Muon. Forces are those of one of them, and of 216 atoms of
+water, moved a little every time. Process CPU time on one thread, medians; variants take turns; compilation is excluded.
 """
 
 import argparse

@@ -30,8 +30,8 @@ def settle(model: Predictor, graph: Any, mode: Mode | None, check: bool) -> Tuni
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels.said():
         tuning = None if mode is None else tune(model, graph, mode)
-        learns = any(parameter.requires_grad for parameter in model.parameters())
-        kernels.build(operations(model).values(), device, model.dtype, learns)
+        learned = any(parameter.requires_grad for parameter in model.parameters())
+        kernels.build(operations(model).values(), device, model.dtype, learned, model.training)
         if check:
             verify(model, graph)
     return tuning

@@ -69,7 +69,7 @@ def differentiate(function: Callable[[], Any], positional: list[Tensor], constan
             function()
         return
     weights = constant if mode == "training" else []
-    with torch.enable_grad(), _needing_gradients(weights):
+    with torch.enable_grad(), needing_gradients(weights):
         outputs = [output for output in tensors(function()) if output.requires_grad]
         cotangents = [torch.ones_like(output, requires_grad=mode == "training") for output in outputs]
         slopes: tuple[Tensor | None, ...] = ()
@@ -84,7 +84,7 @@ def differentiate(function: Callable[[], Any], positional: list[Tensor], constan
                 torch.autograd.grad(ends, [*positional, *weights, *cotangents], ones, allow_unused=True)
 
 
-class _needing_gradients:  # noqa: N801 (reads as a function)
+class needing_gradients:  # noqa: N801 (reads as a function)
     """Weights need gradients inside the block."""
 
     def __init__(self, weights: list[Tensor]) -> None:

@@ -4,7 +4,7 @@ The check costs one small evaluation by each, once per process and model.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from eqmol.models.predictor import Predictor
 from eqmol.ops import kernels
 from eqmol.ops.contract import Convolution, TensorProduct
 from eqmol.tuning.excerpt import excerpt
-from eqmol.tuning.measure import tensors
+from eqmol.tuning.measure import needing_gradients, tensors
 from eqmol.tuning.operations import (
     Record,
     backend_of,
@@ -82,6 +82,8 @@ def verify(model: Predictor, graph: Any) -> list[Difference]:
     few, copy, judge = excerpt(graph), frozen(model), frozen(model)
     replace(judge, {name: reference(operation, model) for name, operation in suspects.items()})
     differences = _compare(copy, judge, few)
+    if model.training:
+        differences += _compare_slopes(copy, judge, few, [n for n, op in suspects.items() if _is_compiled(model, op)])
     if not all(difference.acceptable for difference in differences):
         raise VerificationError(
             f"backend {_names(suspects)} disagrees with the reference on {few.num_nodes} atoms and {few.num_edges} edges: "
@@ -122,6 +124,18 @@ def _compare(model: Predictor, judge: Predictor, graph: Any) -> list[Difference]
     return [Difference(name, errors[name], tolerance * scale) for name, scale in scales.items()]
 
 
+def _compare_slopes(model: Predictor, judge: Predictor, graph: Any, names: list[str]) -> list[Difference]:
+    """Relative differences of what compiled operations give the training on forces, on the inputs of the reference."""
+    records = record(judge, graph) if names else {}
+    differences = []
+    for name in names:
+        found, expected = (_second_slopes(operations(m)[name], records[name]) for m in (model, judge))
+        errors = [_relative(a, b) for a, b in zip(found, expected, strict=True) if bool(b.isfinite().all())]
+        largest = math.nan if any(map(math.isnan, errors)) else max(errors, default=0.0)
+        differences.append(Difference(f"derivatives of {name}", largest, TOLERANCES[model.dtype]))
+    return differences
+
+
 def _blame(model: Predictor, judge: Predictor, graph: Any, suspects: list[str]) -> str:
     """Say which operations differ on the inputs that they get in the reference."""
     records = record(judge, graph)
@@ -142,12 +156,30 @@ def _values(operation: TensorProduct, entry: Record) -> list[Tensor]:
         vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()
         geometry = operation.geometry(vectors) if isinstance(operation, Convolution) and vectors is not None else None
         outputs = tensors(evaluate(operation, entry, geometry))
-        mixture = torch.stack([(o * torch.linspace(0.5, 1.5, o.numel()).to(o).view_as(o)).sum() for o in outputs]).sum()
+        mixture = _mixture(outputs)
         leaves = [leaf for leaf in tensors((entry.calls, vectors)) if leaf.requires_grad]
         if not leaves or not mixture.requires_grad:
             return [output.detach() for output in outputs]
         slopes = torch.autograd.grad(mixture, leaves, materialize_grads=True)
     return [value.detach() for value in (*outputs, *slopes)]
+
+
+def _second_slopes(operation: TensorProduct, entry: Record) -> list[Tensor]:
+    """Derivatives with respect to all inputs of a mixture of the results and of their derivatives along the positions."""
+    with torch.inference_mode(False), torch.enable_grad():
+        vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()
+        geometry = operation.geometry(vectors) if isinstance(operation, Convolution) and vectors is not None else None
+        every = [leaf for leaf in tensors((entry.calls, vectors)) if leaf.is_floating_point()]
+        moving = [leaf for leaf in every if leaf.requires_grad]
+        with needing_gradients([leaf for leaf in every if not leaf.requires_grad]):
+            mixture = _mixture(tensors(evaluate(operation, entry, geometry)))
+            first = torch.autograd.grad(mixture, moving, create_graph=True, materialize_grads=True)
+            slopes = torch.autograd.grad(mixture + _mixture(first), every, materialize_grads=True)
+    return [slope.detach() for slope in slopes]
+
+
+def _mixture(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(v * torch.linspace(0.5, 1.5, v.numel()).to(v).view_as(v)).sum() for v in values]).sum()
 
 
 def _relative(value: Tensor, expected: Tensor) -> float:

@@ -1,6 +1,7 @@
 """Verification at first use: a broken algorithm never gets to give a result, through whatever door."""
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase
@@ -143,22 +144,47 @@ def test_compiled_code_is_verified_under_the_reference_too() -> None:
 @pytest.mark.usefixtures("kernels")
 def test_a_wrong_number_in_a_kept_kernel_is_found(monkeypatch, tmp_path) -> None:
     """The library in the cache, with its digest, is that of a source with one constant changed."""
-    monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
-    monkeypatch.setenv("EQMOL_KERNELS", "require")
+    with wrong_kernels(monkeypatch, tmp_path, ""):
+        model(torch.float32, layers=1)(batch())
+    save(model(torch.float32, layers=1), tmp_path / "model.safetensors")
+    with pytest.raises(VerificationError, match=r"backend cg disagrees with the reference.*use EQMOL_KERNELS=off"):
+        eqmol.load(tmp_path / "model.safetensors")(batch())
+    forget()
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_wrong_number_in_a_kernel_of_training_alone_is_found(monkeypatch, tmp_path) -> None:
+    """What gives the derivatives of forces: of powers those along a tangent, of convolutions those of all in one sweep."""
+    potential = model(torch.float32, layers=1).train()
+    names = [f"derivatives of backbone.layers.0.{operation}" for operation in ("convolution", "power")]
+    differences = verify(potential, batch())
+    assert [difference.quantity for difference in differences[-2:]] == names
+    assert all(difference.largest < 0.1 * difference.tolerance for difference in differences)
+    with wrong_kernels(monkeypatch, tmp_path, "[wx]0"):
+        potential(batch())["forces"].square().sum().backward()
+    with torch.no_grad():
+        next(potential.parameters()).mul_(1.5)  # not verified before
+    with pytest.raises(VerificationError, match=f"{names[1]} by up to") as caught:
+        verify(potential, batch())
+    assert f"{names[0]} by up to" in str(caught.value)
+    assert "forces by up to" in str(caught.value)
+    forget()
+
+
+@contextmanager
+def wrong_kernels(monkeypatch, folder, word: str):
+    """Kernels that are compiled inside, those whose source matches, have another constant than they should."""
     compile_source = compiler.compile_source
 
     def wrong(chosen, source, output):
-        constants = re.findall(r"[\d.]+f \* t", source)
+        constants = re.findall(r"[\d.]+f \* t", source) if re.search(word, source) else []
         compile_source(chosen, source.replace(constants[0], "0.123f * t", 1) if constants else source, output)
 
+    monkeypatch.setenv("EQMOL_CACHE", str(folder))
     forget()
-    monkeypatch.setattr(compiler, "compile_source", wrong)
-    model(torch.float32)(batch())
-    monkeypatch.setattr(compiler, "compile_source", compile_source)
-    forget()
-    save(model(torch.float32), tmp_path / "model.safetensors")
-    with pytest.raises(VerificationError, match=r"backend cg disagrees with the reference.*use EQMOL_KERNELS=off"):
-        eqmol.load(tmp_path / "model.safetensors")(batch())
+    with monkeypatch.context() as patched:
+        patched.setattr(compiler, "compile_source", wrong)
+        yield
     forget()
 
 

@@ -46,14 +46,15 @@ def apply(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def build(
-    ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dtype, weights: bool
+    ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dtype, learned: bool, training: bool
 ) -> list[library.Kernel]:
     """Make the kernels of a model's operations at a time, and say how long it took where something was compiled.
 
     Args:
         ops: its operations.
         device, dtype: of its tensors.
-        weights: whether they have derivatives, as in training.
+        learned: whether weights have derivatives.
+        training: whether derivatives of forces are wanted, too.
 
     Returns:
         The kernels.
@@ -66,7 +67,7 @@ def build(
         for op in ops:
             if apply(op, device, dtype):
                 components = dim(op.degree_geometry) if isinstance(op, HarmonicConvolution) else 0
-                found |= {k.key: k for k in forms.usual(op.spec, components, dtype, mode(op), weights)}
+                found |= {k.key: k for k in forms.usual(op.spec, components, dtype, mode(op), learned, training)}
     return list(found.values())
 
 
@@ -75,7 +76,7 @@ def identity(ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dt
 
     Nothing where none is compiled.
     """
-    keys = sorted(kernel.key for kernel in build(ops, device, dtype, weights=True))
+    keys = sorted(kernel.key for kernel in build(ops, device, dtype, learned=True, training=True))
     chosen = compiler.find()
     if not keys or chosen is None:
         return {}

@@ -80,7 +80,9 @@ def edge_kernel(
     return library.load(program, source, mode, max(cpp.PART // width, 1) if "m" in wanted else 1)
 
 
-def usual(spec: Spec, components: int, dtype: torch.dtype, mode: KernelMode, weights: bool) -> list[Kernel]:
+def usual(
+    spec: Spec, components: int, dtype: torch.dtype, mode: KernelMode, learned: bool, training: bool
+) -> list[Kernel]:
     """The kernels that a model needs for energies and forces, and for their derivatives in training.
 
     Args:
@@ -88,23 +90,24 @@ def usual(spec: Spec, components: int, dtype: torch.dtype, mode: KernelMode, wei
         components: of the harmonics of a convolution.
         dtype: of the tensors.
         mode: whether they may fail.
-        weights: whether they have derivatives, as those of forces have in training.
+        learned: whether weights have derivatives.
+        training: whether derivatives of forces are wanted, too.
 
     Returns:
         Those that can be made. Others that an unusual model needs are made when they are.
     """
     made: list[Kernel | None]
     if spec.operation == "power":
-        sets = (("v", 0), ("xc", 0), ("xcv", 1)) if weights else (("v", 0), ("x", 0))
-        made = [power_kernel(spec, frozenset(wanted), tangents, dtype, mode) for wanted, tangents in sets]
+        sets = [("v", 0), ("xc" if learned else "x", 0), ("xcv", 1)]
+        made = [power_kernel(spec, frozenset(w), tangents, dtype, mode) for w, tangents in sets[: 2 + training]]
     elif spec.operation == "product":
-        names = ("v", "xyw", "xywv") if weights else ("v", "xy")
+        names = ["v", "xyw" if learned else "xy", "xywv"][: 2 + training]
         made = [product_kernel(spec, frozenset(wanted), dtype, mode) for wanted in names]
     else:
         # features of the first layer do not depend on positions
-        names = ("v", "xwm") if weights or spec.degree_in else ("v", "wm")
+        names = ["v", "xwm" if learned or spec.degree_in else "wm"]
         made = [edge_kernel(spec, frozenset(wanted), frozenset(), components, dtype, mode) for wanted in names]
-        if weights:
+        if training:
             moving = frozenset("wxm") if spec.degree_in else frozenset("wm")
             made.append(edge_kernel(spec, ALL_SLOPES, moving, components, dtype, mode))
     return [kernel for kernel in made if kernel is not None]

@@ -112,13 +112,14 @@ def test_weights_of_every_node():
     torch.testing.assert_close(compiled, expected, atol=1e-10, rtol=1e-10)
 
 
-def test_inputs_that_are_not_contiguous():
-    case, op = make_case(PRODUCT, nodes=5, channels=5), create(PRODUCT, "cg")
-    expected = case.run(op)
+@pytest.mark.parametrize("spec", SPECS, ids=spec_id)
+def test_inputs_that_are_not_contiguous(spec):
+    case, op = make_case(spec, nodes=5, channels=5), create(spec, "cg")
+    expected = derivatives(lambda *inputs: case.evaluate(op, *inputs), case)
     case.features = [f.transpose(0, 2).contiguous().transpose(0, 2) for f in case.features]
-    case.weights = [w.T.contiguous().T for w in case.weights]
-    assert not case.features[0].is_contiguous()
-    torch.testing.assert_close(case.run(op), expected, atol=0, rtol=0)
+    case.weights = [w.transpose(0, -1).contiguous().transpose(0, -1) for w in case.weights]
+    assert not any(tensor.is_contiguous() for tensor in (*case.features, *case.weights))
+    torch.testing.assert_close(derivatives(lambda *inputs: case.evaluate(op, *inputs), case), expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=spec_id)

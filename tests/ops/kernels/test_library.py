@@ -119,7 +119,7 @@ def test_compilation_is_said_with_its_seconds(monkeypatch, tmp_path, capsys):
 def test_the_kernels_of_a_model_are_made_at_a_time(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
     op = create(SPEC, "cg")
-    made = kernels.build([op, op], torch.device("cpu"), torch.float32, weights=False)
+    made = kernels.build([op, op], torch.device("cpu"), torch.float32, learned=False, training=False)
     assert [kernel.writes for kernel in made] == [("d_v",), ("d_x", "d_y")]
     assert "compiled 2 kernels of tensor products" in capsys.readouterr().err
     monkeypatch.setattr(compiler, "compile_source", lambda *_: pytest.fail("compiled later"))
