@@ -171,6 +171,58 @@ _XZ_MEMORY = 2**28  #: of its dictionary; the largest preset takes 65 MiB
 _SHORTEST_ATOM = len("H 0 0 0\n")
 
 
+#: How a file begins that a program packed or compressed.
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!": "rar",
+}
+_PROGRAMS = dict(zip(COMPRESSED, ("gzip", "bzip2", "xz"), strict=True))
+_BLOCK_OR_END = (b"1AY&SY", b"\x17rE8P\x90")  #: what follows in a file of bzip2
+_TAR = (".tar", ".tgz", ".tbz2", ".txz")
+
+
+def ending(path: Path) -> str:
+    """What a file is by its name, in small letters: ".sdf" of A.SDF and of A.sdf.gz."""
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file, empty, an archive, or compressed otherwise than its name says.
+
+    Raises:
+        InputError: it is.
+    """
+    if not path.is_file():
+        wrong = f"is a folder; give its files: {path / '*'}" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {wrong}")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(10)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not start:
+        raise InputError(f"{path} is empty")
+    if ending(path) in _TAR:
+        raise InputError(f"{path} is an archive, which is not opened; unpack it first (tar -xf)")
+    named = _PROGRAMS.get(path.suffix.lower(), "")
+    found = next((program for mark, program in _PACKED.items() if start.startswith(mark)), "")
+    if found == "bzip2" and start[4:] not in _BLOCK_OR_END:
+        found = ""
+    if found == named:
+        return
+    if found and found not in _PROGRAMS.values():
+        raise InputError(f"{path} is packed by {found}, which is not read; unpack it first, or compress it by gzip")
+    if found:
+        suffix = next(suffix for suffix, program in _PROGRAMS.items() if program == found)
+        raise InputError(f"{path} is compressed by {found}, which its name does not say; rename it, to end in {suffix}")
+    raise InputError(f"{path} is not compressed by {named}, as its name says; rename it, or copy it again")
+
+
 def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
     """Decode what is no UTF-8 as Latin-1: names of old programs."""
     assert isinstance(error, UnicodeDecodeError)

@@ -27,12 +27,14 @@ from eqmol.files import (
     RATIO,
     Text,
     bounded_memory,
+    check_file,
     decompress,
     expand_paths,
     read_lines,
     read_npz,
 )
 from eqmol.molecules.molecule import Failure, Molecule, from_smiles, read_molecules
+from eqmol.molecules.table import read_table
 
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 WATER = "3\nü name=é\nO 0 0 0.1\nH 0 0.75 -0.47\nH 0 -0.75 -0.47\n"
@@ -73,6 +75,39 @@ def test_compressed_text(tmp_path, ending):
     assert len(list(read_frames(path))) == 2
     with pytest.raises(InputError, match="cannot be read: EOFError"):
         list(read_frames(write(path, content[:-12])))
+
+
+# --- what a file is by its name and by its content
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.sdf", "a.csv"])
+@pytest.mark.parametrize(
+    ("ending", "start", "words"),
+    [
+        ("", b"", "is empty"),
+        ("", gzip.compress(b"x"), "is compressed by gzip, which its name does not say; rename it, to end in .gz"),
+        ("", bz2.compress(b"x"), "is compressed by bzip2"),
+        ("", lzma.compress(b"x"), "is compressed by xz"),
+        (".gz", b"3\n\n", "is not compressed by gzip, as its name says"),
+        (".bz2", b"BZhome\n", "is not compressed by bzip2"),
+        (".xz", gzip.compress(b"x"), "is compressed by gzip, which its name does not say"),
+        ("", b"PK\x03\x04", "is packed by zip, which is not read"),
+        (".gz", b"Rar!\x1a\x07", "is packed by rar"),
+        ("", b"\x28\xb5\x2f\xfd", "is packed by zstd"),
+        (".tar.gz", gzip.compress(b"x"), r"is an archive, which is not opened; unpack it first \(tar -xf\)"),
+    ],
+)
+def test_compressed_and_packed_files_are_told_by_their_content(tmp_path, name, ending, start, words):
+    readers = {".xyz": read_frames, ".sdf": read_molecules, ".csv": lambda path: [read_table(path)]}
+    with pytest.raises(InputError, match=rf"{name}{ending} {words}"):
+        check_file(write(tmp_path / f"{name}{ending}", start))
+    if ending != ".tar.gz":
+        with pytest.raises(InputError, match=rf"{name}{ending} {words}"):
+            list(readers[name[1:]](tmp_path / f"{name}{ending}"))
+
+
+def test_text_that_begins_like_a_compressed_file(tmp_path):
+    check_file(write(tmp_path / "a.smi", b"BZh\n"))
 
 
 # --- bombs
@@ -194,6 +229,9 @@ def test_sdf_of_every_encoding(tmp_path, encoding):
         assert kinds(write(tmp_path / "a.sdf", content.encode(encoding))) == ["water", "méthanol", "methane"]
     path = write(tmp_path / "a.sdf.gz", gzip.compress(text.encode(encoding)))
     assert kinds(path) == ["water", "méthanol", "methane"]
+    for ending in COMPRESS:
+        path = write(tmp_path / f"a.mol.{ending}", COMPRESS[ending](records()[1].split("$$$$")[0].encode(encoding)))
+        assert kinds(path) == ["methanol"]
 
 
 @pytest.mark.parametrize(

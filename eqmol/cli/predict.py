@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, positive
 from eqmol.errors import InputError
-from eqmol.files import replacing, to_disk
+from eqmol.files import ending, replacing, to_disk
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".tsv")
 FAILURES = 50  #: molecules without a prediction that are named on the screen
-MOLECULES = (".sdf", ".mol2", ".smi", *TABLES)
+MOLECULES = (".sdf", ".mol", ".mol2", ".smi", *TABLES)
 KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
 
 
@@ -49,7 +49,7 @@ def _parser(program: str) -> Parser:
         "input",
         nargs="*",
         metavar="IN",
-        help="structures in any format that ASE reads, or molecules as .sdf, .mol2, .smi (one SMILES and name a line) or a "
+        help="structures in any format that ASE reads, or molecules as .sdf, .mol, .mol2, .smi (one SMILES and name a line) or a "
         ".csv with SMILES, also .gz; "
         "several files are read one after the other; with -o OUT.npz SPLIT=DATA names the splits: id=DATA ood_ads=DATA",
     )
@@ -155,14 +155,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _holds_molecules(path: Path) -> bool:
-    return _ending(path) in MOLECULES
-
-
-def _ending(path: Path) -> str:
-    """What a file is by its name, compressed or not."""
-    from eqmol.files import COMPRESSED
-
-    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
+    return ending(path) in MOLECULES
 
 
 def _names(inputs: Sequence[Path]) -> str | list[str]:
@@ -184,7 +177,7 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         raise InputError(f"{others[0]} holds structures and {inputs[0]} molecules; predict them one after the other")
     if arguments.output is None and inputs:
         raise InputError(f"give the table to write for {inputs[0]}: -o OUT.csv")
-    tables = [path for path in inputs if _ending(path) in TABLES]
+    tables = [path for path in inputs if ending(path) in TABLES]
     if tables and len(inputs) > 1:
         raise InputError(f"{tables[0]} is a table, which comes back with further columns; predict it alone")
     if arguments.smiles_column is not None and not tables:

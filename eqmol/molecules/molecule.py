@@ -20,11 +20,11 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from eqmol.errors import InputError, printable, reason_of
-from eqmol.files import COMPRESSED, MAX_LINE, Text
+from eqmol.files import MAX_LINE, Text, check_file, ending
 from eqmol.molecules.cache import ConformerCache
 
 #: Endings of files that :func:`read_molecules` reads.
-ENDINGS = (".sdf", ".mol2", ".smi")
+ENDINGS = (".sdf", ".mol", ".mol2", ".smi")
 MMFF, UFF = "MMFF94s", "UFF"
 #: Atoms of a molecule, with the hydrogens that its record has; algorithms on its rings and paths recurse.
 MAX_ATOMS = 2000
@@ -128,7 +128,7 @@ class _Conformers(NamedTuple):
 def read_molecules(
     path: str | Path, conformers: int = 10, seed: int = 0, cache: ConformerCache | None = None
 ) -> Iterator[Molecule | Failure]:
-    """Read the molecules of an .sdf, .mol2 or .smi file; those without coordinates in space get a conformer.
+    """Read the molecules of an .sdf, .mol, .mol2 or .smi file; those without coordinates in space get a conformer.
 
     The file may be compressed and in any encoding that :class:`eqmol.files.Text` knows. A record that cannot be read is a
     failure and costs no other.
@@ -143,12 +143,10 @@ def read_molecules(
         InputError: the file is absent, empty, or of another kind.
     """
     path = Path(path)
-    ending = (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
-    if ending not in ENDINGS:
+    if ending(path) not in ENDINGS:
         raise InputError(f"{path} is none of {', '.join(ENDINGS)}")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    found = {".sdf": _from_sdf, ".mol2": _from_mol2, ".smi": _from_smi}[ending](
+    check_file(path)
+    found = {".mol2": _from_mol2, ".smi": _from_smi}.get(ending(path), _from_sdf)(
         path, _Conformers(conformers, seed, cache)
     )
     count = 0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqmol.errors import InputError, printable, reason_of
-from eqmol.files import COMPRESSED, Text
+from eqmol.files import Text, check_file, ending
 from eqmol.molecules.cache import ConformerCache
 from eqmol.molecules.molecule import Failure, Molecule, from_smiles
 
@@ -26,7 +26,7 @@ _SHOWN = 12  #: names of columns in a message
 
 def is_table(path: Path) -> bool:
     """Whether a file is a table by its name, compressed or not."""
-    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower() in ENDINGS
+    return ending(path) in ENDINGS
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,11 @@ def read_table(path: Path, smiles_column: str = SMILES) -> MoleculeTable:
     Raises:
         InputError: the file cannot be read, is no table, or has no such column.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
+    check_file(path)
     with Text(path) as file:
         first = next(iter(file), "")
     if not first.strip():
-        raise InputError(f"{path} is empty or begins with an empty line; its first line must name the columns")
+        raise InputError(f"{path} begins with an empty line; its first line must name the columns")
     delimiter = _delimiter(path, first, smiles_column)
     with Text(path) as file:
         rows = [(file.line, row) for row in _cells(path, file, delimiter) if any(map(str.strip, row))]

@@ -142,7 +142,7 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "empty.smi").write_text("\n")
     with pytest.raises(InputError, match="has no molecules"):
         list(read_molecules(tmp_path / "empty.smi"))
-    with pytest.raises(InputError, match=r"none of \.sdf, \.mol2, \.smi"):
+    with pytest.raises(InputError, match=r"none of \.sdf, \.mol, \.mol2, \.smi"):
         list(read_molecules(tmp_path / "a.pdb"))
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eqmol.data.parallel import num_cores, run_parallel
 from eqmol.errors import InputError, printable
-from eqmol.files import COMPRESSED
+from eqmol.files import ending
 from eqmol.molecules.cache import ConformerCache, Positions
 from eqmol.molecules.molecule import Failure, Molecule, from_smiles, read_molecules
 from eqmol.molecules.table import MoleculeTable, is_table, number, read_table
@@ -53,7 +53,7 @@ def read_records(
         _make_conformers(table, conformers, seed, cache)
         rows = enumerate(table.molecules(conformers, seed, cache))
         return [Record(row + 1, entry, np.array([column[row] for column in columns])) for row, entry in rows]
-    if (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower() != ".sdf":
+    if ending(path) != ".sdf":
         raise InputError(f"data.file={path} is neither a table (.csv, .tsv) nor an .sdf; give one of them")
     records, names = [], dict.fromkeys(keys, 0)
     tags: dict[str, None] = {}

@@ -14,9 +14,9 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from eqmol.data.qm9.targets import RAW_FACTORS
+from eqmol.data.qm9.targets import RAW_FACTORS, TARGETS
 from eqmol.errors import InputError, printable
-from eqmol.files import Text, read_lines
+from eqmol.files import Text, ending, read_lines
 
 #: Columns of the CSV, and of the second line of an .xyz file, which has only the first 15.
 COLUMNS = (
@@ -117,6 +117,8 @@ def read_xyz(paths: Sequence[Path]) -> Molecules:
         try:
             size = int(lines[0])
             head, number, *words = lines[1].split()
+            if any(map(str.strip, lines[size + 5 :])):
+                raise InputError(f"{path} has lines after its molecule; the raw files of QM9 hold one molecule each")
             symbols, *columns = zip(*(line.split() for line in lines[2 : 2 + size]), strict=True)
             positions = np.array([[_number(word) for word in column] for column in columns[:3]]).T
             if head != "gdb" or len(words) != NUM_XYZ or positions.shape != (size, 3):
@@ -132,6 +134,33 @@ def read_xyz(paths: Sequence[Path]) -> Molecules:
                 f"{path} is not a raw file of QM9, which has the number of atoms, 'gdb N' with {NUM_XYZ} numbers, and atoms"
             ) from None
     return Molecules.join(parts, _convert(np.array(rows).reshape(-1, len(COLUMNS))))
+
+
+def is_raw(path: Path) -> bool:
+    """Whether an .xyz file has QM9's raw form, which is no extended XYZ."""
+    if ending(path) != ".xyz":
+        return False
+    with Text(path) as file:
+        file.readline()
+        words = file.readline().split()
+    return words[:1] == ["gdb"] and len(words) == 2 + NUM_XYZ
+
+
+def read_raw(path: Path) -> ase.Atoms:
+    """Read one raw .xyz file of QM9.
+
+    Returns:
+        The molecule, named ``gdb_N``, with its properties in ``info`` by the names and in the units of
+        :data:`eqmol.data.qm9.targets.TARGETS`.
+
+    Raises:
+        InputError: see :func:`read_xyz`.
+    """
+    molecules = read_xyz([path])
+    atoms = molecules.atoms(0)
+    known = {name: float(value) for name, value in zip(TARGETS, molecules.values[0], strict=True) if np.isfinite(value)}
+    atoms.info |= {"name": f"gdb_{molecules.ids[0]}", **known}
+    return atoms
 
 
 def read_uncharacterized(path: Path) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from eqmol.errors import InputError, printable, reason_of
-from eqmol.files import Text, bounded_memory, check_database, check_expansion
+from eqmol.files import COMPRESSED, Text, bounded_memory, check_database, check_expansion, check_file
 from eqmol.graph.keys import ENERGY, FORCES, STRESS
 from eqmol.graph.targets import Target
 
@@ -57,6 +57,7 @@ def read_frames(
     forces_key: str = "forces",
     stress_key: str = "stress",
     summary: LabelSummary | None = None,
+    unusable: Callable[[str, str], None] | None = None,
 ) -> Iterator[tuple[ase.Atoms, Labels, str]]:
     """Read a file frame by frame.
 
@@ -69,6 +70,7 @@ def read_frames(
         forces_key: name of the forces, [N, 3] eV/Å.
         stress_key: name of the stress, eV/Å³ in ASE's sign, as [3, 3], as 9 numbers or as 6 in Voigt order.
         summary: counts the labels of each frame.
+        unusable: is told a label and the reason where it cannot be used, and the frame is given without it.
 
     Yields:
         The structure, its labels (only those it carries) and "path, frame 17", counted from 0.
@@ -83,10 +85,15 @@ def read_frames(
         labels: Labels = {}
         places: dict[str, str] = {}
         for label, key in keys.items():
-            value, place = _find(atoms, key, source)
-            if value is not None:
-                labels[label] = _CONVERSIONS[label](value, atoms, f"{source}: '{key}' in {place}")
-                places[label] = f"{place}['{key}']"
+            try:
+                value, place = _find(atoms, key, source)
+                if value is not None:
+                    labels[label] = _CONVERSIONS[label](value, atoms, f"{source}: '{key}' in {place}")
+                    places[label] = f"{place}['{key}']"
+            except InputError as error:
+                if unusable is None:
+                    raise
+                unusable(label, str(error))
         if summary is not None:
             summary.add(str(path), places)
         yield atoms, labels, source
@@ -215,10 +222,7 @@ _CONVERSIONS = {ENERGY: _energy, FORCES: _forces, STRESS: _stress}
 
 def _iterate(path: Path) -> Iterator[ase.Atoms]:
     """Yield the structures of a file; whatever ASE's many readers raise becomes one sentence."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty")
+    check_file(path)
     number = 0
     try:
         file_format = filetype(str(path))
@@ -240,6 +244,8 @@ def _any_other(path: Path, file_format: str) -> Iterator[ase.Atoms]:
     """Read a file by ASE, whose readers trust the numbers in it."""
     check_expansion(path)
     if file_format in ("db", "sqlite"):
+        if path.suffix.lower() in COMPRESSED:
+            raise InputError(f"{path} is a compressed database, which cannot be searched; decompress it first")
         check_database(path)
     frames = ase.io.iread(str(path), ":", do_not_split_by_at_sign=True)
     for number in itertools.count():
@@ -258,13 +264,32 @@ def _extended_xyz(path: Path) -> Iterator[ase.Atoms]:
             if not header:
                 return
             lines = frame_lines(file, header, f"{path}, frame {number}")
+            if re.match(r"gdb\s+\d+\s", lines[1]):
+                raise InputError(
+                    f"{path} is a raw file of QM9, which is no extended XYZ; train on such files by data=qm9"
+                )
             header = _next_line(file)
             while (
                 header.lstrip().startswith("VEC") and len(lines) < int(lines[0]) + 5
             ):  # lattice vectors after the atoms
                 lines.append(header)
                 header = _next_line(file)
-            yield from ase.io.iread(StringIO("".join(lines)), ":", "extxyz")
+            yield from _parse(lines)
+
+
+def _parse(lines: list[str]) -> Iterator[ase.Atoms]:
+    """Yield the structure of a frame, with a stress or virial that are no 9 numbers, at which ASE stops, as they are written."""
+    try:
+        yield from list(ase.io.iread(StringIO("".join(lines)), ":", "extxyz"))
+        return
+    except ValueError as error:
+        if "special 3x3 matrix" not in str(error):
+            raise
+    lines = [lines[0], _MATRIX.sub(r"\1_as_written", lines[1]), *lines[2:]]
+    for atoms in ase.io.iread(StringIO("".join(lines)), ":", "extxyz"):
+        for key in [key for key in atoms.info if key.endswith("_as_written")]:
+            atoms.info[key.removesuffix("_as_written")] = atoms.info.pop(key)
+        yield atoms
 
 
 def _next_line(file: Text) -> str:
@@ -303,4 +328,5 @@ def frame_lines(file: Text, header: str, source: str) -> list[str]:
 
 
 MAX_COLUMNS = 10_000
+_MATRIX = re.compile(r"(?<!\S)(stress|virial)(?==)")
 _WIDTHS = re.compile(r":[RISL]:([0-9]{1,18})")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eqmol.data.qm9.reader import COLUMNS, read_sdf, read_uncharacterized, read_xyz
+from eqmol.data.qm9.reader import COLUMNS, is_raw, read_raw, read_sdf, read_uncharacterized, read_xyz
 from eqmol.data.qm9.targets import TARGETS
 from eqmol.errors import InputError
 from eqmol.units import HARTREE, KCAL_PER_MOL
@@ -89,7 +89,16 @@ def test_xyz_with_mathematica_exponents(tmp_path):
     assert molecules.positions[0, 2] == 1.5e-6
     assert (value["A"], value["mu"], value["Cv"]) == (0.035, 3.0, 14.0)
     assert np.isnan(value["U0_atom"])
-    path.write_text(path.read_text().replace("gdb 3", "gdb x"))
+    atoms = read_raw(path)
+    assert atoms.info["name"] == "gdb_3"
+    assert atoms.info["U0"] == pytest.approx(10 * HARTREE)
+    assert atoms.info.keys() == {"name", *(name for name in TARGETS if not name.endswith("_atom"))}
+    assert is_raw(path)
+    content = path.read_text()
+    path.write_text(content * 2)
+    with pytest.raises(InputError, match="hold one molecule each"):
+        read_xyz([path])
+    path.write_text(content.replace("gdb 3", "gdb x"))
     with pytest.raises(InputError, match=r"000003\.xyz is not a raw file of QM9"):
         read_xyz([path])
 

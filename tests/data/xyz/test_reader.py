@@ -158,7 +158,7 @@ def header(**values) -> str:
         (header(rows="H 0 0 0 0.1 0.2 0.3\nO 0 0 1 0.4 0.5\n"), ["cannot be read"]),
         (header(rows="H 0 0 0 0.1 0.2 0.3\nO 0 0 one 0.4 0.5 0.6\n"), ["cannot be read", "one"]),
         (header(rows="H 0 0 0 0.1 0.2 0.3\nQq 0 0 1 0.4 0.5 0.6\n"), ["cannot be read", "Qq"]),
-        (header(energy='energy=0 stress="1 2 3"'), ["cannot be read"]),
+        (header(energy='energy=0 stress="1 2 3"'), ["'stress' in info has shape [3]"]),
         (header(energy='energy=0 my_stress="1 2 3 4"'), ["'my_stress'", "shape"]),
         (header(energy='energy=0 my_stress="1 2 3 4 5 6 7 8 9"'), ["'my_stress'", "not symmetric"]),
         (header(energy='energy=0 my_stress="1 2 nan 4 5 6"'), ["'my_stress'", "not finite"]),
@@ -224,9 +224,43 @@ def test_bad_files_are_named(tmp_path, name, content, words):
 
 
 def test_absent_files_and_folders_are_refused(tmp_path):
-    for path in (tmp_path / "none.xyz", tmp_path):
-        with pytest.raises(InputError, match="is not a file"):
+    for path, words in ((tmp_path / "none.xyz", "does not exist"), (tmp_path, "is a folder; give its files")):
+        with pytest.raises(InputError, match=words):
             list(read_frames(path))
+
+
+def test_raw_files_of_qm9_are_no_extended_xyz(tmp_path):
+    path = tmp_path / "dsgdb9nsd_000001.xyz"
+    path.write_text("1\ngdb 1\t157.7\nC\t0\t0\t-6.03*^-3\t0\n3038.3\nC\tC\nInChI=1S/CH4/h1H4\n")
+    with pytest.raises(
+        InputError, match="is a raw file of QM9, which is no extended XYZ; train on such files by data=qm9"
+    ):
+        list(read_frames(path))
+
+
+@pytest.mark.parametrize("written", ["1 2 3 4 5 6", "1 6 5 6 2 4 5 4 3"])
+@pytest.mark.parametrize("virial", ["", " virial=none", ' virial="1 2"'])
+def test_stress_of_six_numbers_beside_other_matrices(tmp_path, written, virial):
+    path = tmp_path / "a.xyz"
+    path.write_text(
+        f'1\nProperties=species:S:1:pos:R:3 energy=1.5 stress="{written}"{virial} note="a stress=b"\nO 0 0 0\n'
+    )
+    atoms, labels, _ = only(path)
+    assert labels["energy"] == 1.5
+    assert labels["stress"].tolist() == [[1, 6, 5], [6, 2, 4], [5, 4, 3]]
+    assert atoms.info.keys() - {"stress"} == {"note", *(["virial"] if virial else [])}
+
+
+def test_labels_that_cannot_be_used_are_left_out_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "a.xyz"
+    frames = ['energy=nan forces="1 2"', "energy=1.5 stress=high", "energy=2.5"]
+    path.write_text("".join(f"1\nProperties=species:S:1:pos:R:3 {labels}\nO 0 0 0\n" for labels in frames))
+    reasons = []
+    found = [labels for _, labels, _ in read_frames(path, unusable=lambda *reason: reasons.append(reason))]
+    assert found == [{}, {"energy": 1.5}, {"energy": 2.5}]
+    assert [label for label, _ in reasons] == ["energy", "forces", "stress"]
+    assert reasons[0][1].startswith(f"{path}, frame 0: 'energy' in ")
+    assert reasons[2][1].startswith(f"{path}, frame 1: 'stress' in info is 'high'")
 
 
 def test_a_cut_at_any_byte_is_noticed_or_harmless(tmp_path):
