@@ -1,6 +1,7 @@
 """What all data sets share: training, validation and test sets, their batches and their statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from eqmol.data.atomic_energies import MODES, FreeAtom, read_e0
 from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill
-from eqmol.data.statistics import Statistics
+from eqmol.data.statistics import Statistics, elements_of
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate
 from eqmol.graph.contacts import shortest_distances
@@ -35,6 +37,9 @@ class GraphSets(pl.LightningDataModule):
         num_workers: processes that make batches; 0 for none.
         seed: of the split and of the order of the batches.
         required: labels ("energy", "forces", "stress") that the loss needs.
+        e0: energies of the elements, see :func:`eqmol.data.atomic_energies.read_e0`: ``fit`` takes isolated atoms of the data,
+            else least squares; ``keep`` those of the model that a run starts from.
+        implausible: ``stop`` refuses energies that cannot be, see :func:`eqmol.data.atomic_energies.doubt`; ``warn`` says so.
 
     Raises:
         InputError: an option of a wrong kind.
@@ -56,8 +61,14 @@ class GraphSets(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         required: Sequence[str] = (ENERGY, FORCES),
+        e0: Any = "fit",
+        implausible: str = "stop",
     ) -> None:
         super().__init__()
+        if implausible not in MODES:
+            raise InputError(f"data.implausible={implausible!r} is unknown; choose stop or warn")
+        self.e0 = read_e0(e0)
+        self.implausible = implausible
         if not isinstance(cutoff, int | float) or not cutoff > 0:
             raise InputError(f"the cutoff {cutoff!r} must be a positive number of Å")
         check_integers(1, batch_size=batch_size)
@@ -81,6 +92,22 @@ class GraphSets(pl.LightningDataModule):
         """Return "elements", "e0" (eV, in their order), "scale" (eV/Å) and "avg_num_neighbors" of the training set."""
         return self._measured().plain()
 
+    def known_energies(self) -> Mapping[int, FreeAtom]:
+        """Return the energies of elements that are given or that isolated atoms of the data have."""
+        return self._measured().known
+
+    def take_energies(self, energies: Mapping[int, FreeAtom], before: Mapping[int, float]) -> None:
+        """Take other energies of all elements.
+
+        Args:
+            energies: by atomic number.
+            before: what is shown beside them, eV.
+
+        Raises:
+            InputError: the total energies are implausible with them.
+        """
+        self._statistics = replace(self._measured().again(energies), before=before)
+
     def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:
         """Return the shortest distance of each pair of elements in the training set, see :mod:`eqmol.graph.contacts`."""
         return shortest_distances(self.train_graphs, elements)
@@ -97,6 +124,18 @@ class GraphSets(pl.LightningDataModule):
             if len(chosen) >= SAMPLE // 4 and sum(graph.num_nodes for graph in chosen) >= SAMPLE_ATOMS:
                 break
             chosen.append(self.train_graphs[index])
+        return chosen
+
+    def representatives(self, number: int) -> list[AtomGraph]:
+        """Return so many training structures, the same for a seed, and further ones with elements that these lack."""
+        order = np.random.default_rng(self.seed).permutation(len(self.train_graphs)).tolist()
+        chosen = [self.train_graphs[index] for index in order[:number]]
+        seen = set(elements_of(chosen))
+        for index in order[number:]:
+            new = set(elements_of([self.train_graphs[index]])) - seen
+            if new:
+                chosen.append(self.train_graphs[index])
+                seen |= new
         return chosen
 
     def comparisons(self) -> dict[str, dict[str, float]]:

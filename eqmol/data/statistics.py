@@ -1,7 +1,8 @@
 """What a model must know about its training set: elements, atomic energies, force scale, number of neighbours."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,11 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from rich.table import Table
 
+from eqmol.data.atomic_energies import FreeAtom, doubt
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.keys import ENERGY, FORCES, STRESS
 
-#: eV per atom; no bond is that strong, so labels and atomic energies come from different methods.
-IMPLAUSIBLE = 100.0
 #: eV per atom, eV/Å; what varies by less varies by no more than the convergence of a calculation.
 CONVERGED = 1e-6
 #: 1/Å; forces smaller than this fraction of the standard deviation of the energies per atom do not set the scale.
@@ -25,10 +25,6 @@ SLOPE = 10.0
 #: Labels that vary by less than this fraction of what others do (energies per atom in eV, forces in eV/Å, stress times volume
 #: per atom in eV) count in the loss as if they varied by that much.
 FLOOR = 1e-3
-#: eV; two energies of the same isolated atom that differ by more contradict each other.
-SAME_ATOM = 1e-3
-#: ``config_type`` of isolated atoms, without its underscores and capitals.
-ISOLATED_ATOM = "isolatedatom"
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,11 @@ class Statistics:
         avg_num_neighbors: mean number of edges that end at an atom.
         binding: median of (E - Σ E0)/N over the frames, eV per atom; None without energies.
         rank_deficiency: how many atomic energies the compositions leave undetermined in the least squares.
+        known: the energies that needed no least squares, by atomic number.
+        doubt: why the energies are implausible, if they are and that was accepted.
+        again: the statistics of the same training set with other energies known.
+        before: energies of elements that were in use before, eV, shown beside the new ones; also of elements that the training
+            set lacks, which keep them.
     """
 
     elements: list[int]
@@ -57,6 +58,10 @@ class Statistics:
     avg_num_neighbors: float
     binding: float | None
     rank_deficiency: int
+    known: Mapping[int, FreeAtom]
+    doubt: str | None
+    again: Callable[[Mapping[int, FreeAtom]], "Statistics"] = field(repr=False)
+    before: Mapping[int, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Return what goes into the configuration and the checkpoint: plain numbers."""
@@ -69,12 +74,17 @@ class Statistics:
         }
 
     def table(self) -> Table:
-        """Return the atomic energies and where they come from."""
-        table = Table("element", "E0 / eV", "from", title="atomic energies")
-        table.columns[1].justify = "right"
-        table.columns[2].overflow = "fold"
-        for number, energy, source in zip(self.elements, self.e0, self.e0_source, strict=True):
-            table.add_row(chemical_symbols[number], f"{energy:.6f}", source)
+        """Return the atomic energies and where they come from; beside those in use before, if there are any."""
+        rows = {z: (e, source) for z, e, source in zip(self.elements, self.e0, self.e0_source, strict=True)}
+        kept = {z: (self.known[z].energy, self.known[z].source) for z in self.before if z not in rows}
+        before = ("before / eV", "change / eV") if self.before else ()
+        table = Table("element", *before, "E0 / eV", "from", title="atomic energies")
+        for column in table.columns[1:-1]:
+            column.justify = "right"
+        table.columns[-1].overflow = "fold"
+        for z, (energy, source) in sorted((rows | kept).items()):
+            old = (f"{self.before[z]:.6f}", f"{energy - self.before[z]:+.6f}") if z in self.before else ("new", "")
+            table.add_row(chemical_symbols[z], *(old if self.before else ()), f"{energy:.6f}", source)
         return table
 
     def notes(self) -> str:
@@ -87,63 +97,28 @@ class Statistics:
                 f"the compositions leave {self.rank_deficiency} combination(s) of atomic energies undetermined, of which "
                 "least squares takes those of least norm: give isolated atoms if other compositions or dissociation matter"
             )
+        if self.doubt is not None:
+            notes.append(f"accepted with data.implausible=warn: {self.doubt}")
         return "; ".join(notes)
 
 
-@dataclass(frozen=True)
-class FreeAtom:
-    """Energy (eV) of an isolated atom and the frame that it was read from."""
-
-    energy: float
-    source: str
+def elements_of(graphs: Sequence[AtomGraph]) -> list[int]:
+    """Return the atomic numbers that occur, ascending."""
+    return sorted({int(number) for graph in graphs for number in graph.atomic_numbers.unique()})
 
 
-def is_isolated(graph: AtomGraph) -> bool:
-    """Return whether a frame is an isolated atom: one atom without neighbours, or named so by its ``config_type``.
-
-    Raises:
-        InputError: a frame named so that has several atoms.
-    """
-    named = graph.config_type.lower().replace("_", "") == ISOLATED_ATOM
-    if named and graph.num_nodes != 1:
-        raise InputError(f"{graph.source}: config_type {graph.config_type} is for one atom, not {graph.num_nodes}")
-    return named or (graph.num_nodes == 1 and graph.edge_index.shape[1] == 0)
-
-
-def free_atoms(graphs: Sequence[AtomGraph]) -> dict[int, FreeAtom]:
-    """Return the energies of isolated atoms by atomic number.
-
-    Args:
-        graphs: isolated atoms; frames without an energy are skipped.
-
-    Raises:
-        InputError: two frames of one element disagree.
-    """
-    atoms: dict[int, FreeAtom] = {}
-    for graph in graphs:
-        if ENERGY not in graph or not bool(graph.energy.isfinite()):
-            continue
-        number, atom = int(graph.atomic_numbers[0]), FreeAtom(float(graph.energy), graph.source)
-        known = atoms.setdefault(number, atom)
-        if abs(known.energy - atom.energy) > SAME_ATOM:
-            raise InputError(
-                f"{atom.source}: the isolated atom {chemical_symbols[number]} has the energy {atom.energy} eV, but "
-                f"{known.energy} eV in {known.source}; keep one of them"
-            )
-    return atoms
-
-
-def measure(graphs: Sequence[AtomGraph], isolated: dict[int, FreeAtom]) -> Statistics:
+def measure(graphs: Sequence[AtomGraph], known: Mapping[int, FreeAtom], implausible: str = "stop") -> Statistics:
     """Measure a training set.
 
     Args:
         graphs: training structures, without isolated atoms.
-        isolated: see :func:`free_atoms`.
+        known: energies of elements that need no fit, see :func:`eqmol.data.atomic_energies.known_energies`.
+        implausible: see :func:`summarise`.
 
     Raises:
         InputError: the energies are implausibly far from the sum of the atomic energies.
     """
-    elements = sorted({int(number) for graph in graphs for number in graph.atomic_numbers.unique()})
+    elements = elements_of(graphs)
     counts = np.array(
         [[int((graph.atomic_numbers == z).sum()) for z in elements] for graph in graphs], dtype=np.float64
     )
@@ -154,12 +129,13 @@ def measure(graphs: Sequence[AtomGraph], isolated: dict[int, FreeAtom]) -> Stati
         elements,
         counts,
         energies,
-        isolated,
+        known,
+        implausible=implausible,
         forces=torch.cat([graph.forces.flatten() for graph in graphs if FORCES in graph] or [torch.zeros(0)]).numpy(),
         stress=torch.cat([graph.stress.flatten() for graph in stressed] or [torch.zeros(0)]).numpy(),
         volume=float(np.mean([float(graph.cell.det().abs()) / graph.num_nodes for graph in stressed] or [np.nan])),
         avg_num_neighbors=float(num_edges / counts.sum()),
-        source=graphs[0].source,
+        sources=[graph.source for graph in graphs],
     )
 
 
@@ -167,11 +143,12 @@ def summarise(
     elements: list[int],
     counts: NDArray[np.float64],
     energies: NDArray[np.float64],
-    isolated: dict[int, FreeAtom],
+    known: Mapping[int, FreeAtom],
     *,
     forces: NDArray[np.float64],
     avg_num_neighbors: float,
-    source: str,
+    sources: Sequence[str],
+    implausible: str = "stop",
     weights: NDArray[np.float64] | None = None,
     within: NDArray[np.float64] | None = None,
     stress: NDArray[np.float64] | None = None,
@@ -179,7 +156,7 @@ def summarise(
 ) -> Statistics:
     """Return the statistics of S structures, or of S groups of structures of the same composition.
 
-    Atomic energies are those of ``isolated``; for other elements, and for what is left of the total energies, linear
+    Atomic energies are those of ``known``; for other elements, and for what is left of the total energies, linear
     least squares in float64 on the compositions.
 
     The scale is the root mean square of the force components (as eV/Å). Where there are none, or none but noise (below
@@ -190,10 +167,11 @@ def summarise(
         elements: atomic numbers present, ascending.
         counts: [S, elements] atoms of each.
         energies: [S] eV, mean over the group; NaN where there is none.
-        isolated: see :func:`free_atoms`.
+        known: energies of elements that need no fit.
         forces: components, eV/Å, of any shape; NaN does not count.
         avg_num_neighbors: mean number of edges that end at an atom.
-        source: where the structures come from, for messages.
+        sources: names of the structures or of all together, for messages.
+        implausible: ``stop`` refuses energies that cannot be or do not belong to the atomic energies, ``warn`` says so.
         weights: [S] size of each group; None for 1.
         within: [S] variance of the energies of each group, eV²; None for 0.
         stress: components, eV/Å³, of any shape; None for none.
@@ -202,25 +180,44 @@ def summarise(
     Raises:
         InputError: the energies are implausibly far from the sum of the atomic energies.
     """
-    e0, deficiency = _atomic_energies(elements, counts, energies, isolated, weights)
+    e0, deficiency = _atomic_energies(elements, counts, energies, known, weights)
     binding = (energies - counts @ e0) / counts.sum(axis=1)
-    known = np.isfinite(binding)
-    median = float(np.median(binding[known])) if known.any() else None
-    _check_plausible(source, elements, median, isolated)
-    deviation = _deviation(binding, counts.sum(axis=1), weights, within) if known.any() else None
+    labelled = np.isfinite(binding)
+    median = float(np.median(binding[labelled])) if labelled.any() else None
+    fitted = "least squares" if median is not None else "no energies: 0"
+    e0_source = [known[z].source if z in known else fitted for z in elements]
+    deviation = _deviation(binding, counts.sum(axis=1), weights, within) if labelled.any() else None
+    why = None if deviation is None else doubt(elements, counts, energies, e0, e0_source, deviation, sources)
+    if why is not None and implausible == "stop":
+        raise InputError(f"{why.evidence}; {why.remedy}, or train nevertheless with data.implausible=warn")
     spread = {ENERGY: deviation, FORCES: _root_mean_square(forces), STRESS: _root_mean_square(stress)}
     scale, scale_source = _scale(spread[FORCES], spread[ENERGY], _root_mean_square(binding))
-    fitted = "least squares" if median is not None else "no energies: 0"
     return Statistics(
         elements=elements,
         e0=[float(energy) for energy in e0],
-        e0_source=[isolated[z].source if z in isolated else fitted for z in elements],
+        e0_source=e0_source,
         scale=scale,
         scale_source=scale_source,
         label_scales=_label_scales(spread, volume),
         avg_num_neighbors=avg_num_neighbors,
         binding=median,
         rank_deficiency=deficiency,
+        known=known,
+        doubt=None if why is None else why.evidence,
+        again=partial(
+            summarise,
+            elements,
+            counts,
+            energies,
+            forces=forces,
+            avg_num_neighbors=avg_num_neighbors,
+            sources=sources,
+            implausible=implausible,
+            weights=weights,
+            within=within,
+            stress=stress,
+            volume=volume,
+        ),
     )
 
 
@@ -228,12 +225,12 @@ def _atomic_energies(
     elements: list[int],
     counts: NDArray[np.float64],
     energies: NDArray[np.float64],
-    isolated: dict[int, FreeAtom],
+    known: Mapping[int, FreeAtom],
     weights: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.float64], int]:
     """Return the energy of each element (eV) and how many combinations of the fitted ones are undetermined."""
-    e0 = np.array([isolated[z].energy if z in isolated else 0.0 for z in elements])
-    fitted = np.array([z not in isolated for z in elements])
+    e0 = np.array([known[z].energy if z in known else 0.0 for z in elements])
+    fitted = np.array([z not in known for z in elements])
     labelled = np.isfinite(energies)
     if not fitted.any() or not labelled.any():
         return e0, 0
@@ -242,20 +239,6 @@ def _atomic_energies(
     solution, _, rank, _ = np.linalg.lstsq(root[:, None] * counts[labelled][:, fitted], root * rest, rcond=None)
     e0[fitted] = solution
     return e0, int(fitted.sum() - rank)
-
-
-def _check_plausible(source: str, elements: list[int], median: float | None, isolated: dict[int, FreeAtom]) -> None:
-    """Refuse isolated atoms of another method than the total energies."""
-    if median is None or abs(median) <= IMPLAUSIBLE:
-        return
-    given = [
-        f"{chemical_symbols[z]} {isolated[z].energy:.2f} eV in {isolated[z].source}" for z in elements if z in isolated
-    ]
-    raise InputError(
-        f"{source}: the total energies are {median:.1f} eV per atom away from the sum of the atomic energies "
-        f"({'; '.join(given) or 'least squares'}), as when one of them counts all electrons and the other the valence "
-        "electrons, or when units differ; give isolated atoms of the same method, or none"
-    )
 
 
 def _deviation(

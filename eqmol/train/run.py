@@ -21,11 +21,12 @@ from rich.console import Console, RenderableType
 
 from eqmol import checkpoint, tuning
 from eqmol.checkpoint.warm_start import WarmStart
+from eqmol.data.atomic_energies import KEEP
 from eqmol.data.loader import share_of
 from eqmol.errors import InputError
 from eqmol.graph.targets import DEGREES
 from eqmol.models.predictor import Predictor
-from eqmol.train import folder, processes, start
+from eqmol.train import folder, processes, start, warm_energies
 from eqmol.train.code import check_targets
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
@@ -90,7 +91,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         with processes.in_turn():
             datamodule = make_data(cfg, task)
             warm = None if cfg.init_from is None or out.checkpoint is not None else WarmStart(cfg.init_from)
-            fill_statistics(cfg, datamodule.statistics(), out, warm)
+            energies = fill_statistics(cfg, datamodule, out, warm)
             raise_degree(cfg)
             fill_start(cfg, datamodule, out, warm)
             config = plain(cfg)
@@ -114,7 +115,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         if is_first:
             out.begin(cfg)
         print_summary(console, task, datamodule, out, trainer.strategy.root_device)
-        for shown in (*measured, started, tuned, code):
+        for shown in (*measured, started, energies, tuned, code):
             if shown is not None:
                 console.print(shown, soft_wrap=True, highlight=False)
         datamodule.trainer = trainer  # training batches are those of this process
@@ -188,33 +189,43 @@ def check_optimizer(task: Task[Any]) -> None:
         raise InputError(f"task.optimizer is wrong: {error}") from error
 
 
-def fill_statistics(cfg: DictConfig, statistics: dict[str, Any], out: RunFolder, warm: WarmStart | None = None) -> None:
+def fill_statistics(cfg: DictConfig, data: Any, out: RunFolder, warm: WarmStart | None = None) -> str | None:
     """Freeze the statistics of the training set into the configuration, unless the user gave them.
 
     A resumed run takes those of its checkpoint, and this tells whether its data are still the same. A run that starts from a
-    model takes those of the model.
+    model takes those of the model, with the elements and the energies of elements of the data.
+
+    Returns:
+        What a run that starts from a model does with its energies.
 
     Raises:
-        InputError: the data of a resumed run have changed, or have elements that the model does not know.
+        InputError: the data of a resumed run have changed, or their energies are implausible.
     """
+    if data.e0 == KEEP and cfg.init_from is None:
+        raise InputError("data.e0=keep keeps the E0s of a model, but there is none: give init_from=MODEL.safetensors")
+    given = {} if cfg.statistics is None else plain(cfg.statistics)
     if warm is not None:
-        warm.check_elements(statistics["elements"])
-    if cfg.statistics is not None:
-        cfg.statistics = statistics | plain(cfg.statistics)
-        return
+        warm.add_elements(given.get("elements", data.statistics()["elements"]))
+    if given:
+        warm_energies.show(data, given, "statistics of the configuration")
+        cfg.statistics = data.statistics() | given
+        return None
     if warm is not None:
-        cfg.statistics = statistics | warm.statistics
-        return
+        chosen, words = warm_energies.settle(data, warm)
+        cfg.statistics = data.statistics() | chosen
+        return words
     if out.config is None:
-        cfg.statistics = statistics
-        return
+        cfg.statistics = data.statistics()
+        return None
     earlier = {name: value for name, value in out.config["statistics"].items() if name != START}
-    if cfg.init_from is None and not _close(statistics, earlier):
+    if cfg.init_from is None and not _close(data.statistics(), earlier):
         raise InputError(
-            f"cannot resume: the statistics of the training data are {statistics}, those of {out.checkpoint} are "
+            f"cannot resume: the statistics of the training data are {data.statistics()}, those of {out.checkpoint} are "
             f"{earlier}; give the same data"
         )
+    warm_energies.show(data, earlier, f"{out.checkpoint}")
     cfg.statistics = earlier
+    return None
 
 
 def fill_start(cfg: DictConfig, datamodule: Any, out: RunFolder, warm: WarmStart | None) -> None:

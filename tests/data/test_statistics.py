@@ -9,7 +9,8 @@ import torch
 from ase.build import bulk, molecule
 from rich.console import Console
 
-from eqmol.data.statistics import FreeAtom, free_atoms, is_isolated, measure, summarise
+from eqmol.data.atomic_energies import FreeAtom, free_atoms, is_isolated
+from eqmol.data.statistics import measure, summarise
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
 
@@ -164,8 +165,8 @@ def test_atomic_energies_of_another_method_are_refused():
     with pytest.raises(InputError) as error:
         measure([graph("CH4", energy=-219.0)], ISOLATED)
     message = str(error.value)
-    assert message.startswith("train.xyz, CH4: the total energies are 173.0 eV per atom away")
-    assert "C -1029.50 eV in iso.xyz" in message
+    assert message.startswith("train.xyz, CH4 (H4C1) has the energy -219 eV, 173.0 eV per atom away")
+    assert "C -1029.50 eV from iso.xyz" in message
 
 
 def free(symbol: str, energy: float | None = None, config_type: str = "", **cell):
@@ -204,7 +205,7 @@ def test_groups_of_equal_compositions_are_as_good_as_their_members():
     rng = np.random.default_rng(0)
     sizes, compositions = [3, 1, 5, 2], rng.integers(1, 9, (4, 3)).astype(float)
     energies = [compositions[i] @ [-1.0, -5.0, -9.0] + rng.normal(size=n) for i, n in enumerate(sizes)]
-    common = {"forces": np.ones(3), "avg_num_neighbors": 4.0, "source": "a.xyz"}
+    common = {"forces": np.ones(3), "avg_num_neighbors": 4.0, "sources": ["a.xyz"]}
     every = summarise([1, 6, 8], np.repeat(compositions, sizes, axis=0), np.concatenate(energies), {}, **common)
     means = np.array([energy.mean() for energy in energies])
     within = np.array([energy.var() for energy in energies])

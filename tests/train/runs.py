@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
@@ -35,6 +37,18 @@ def frames(path: Path, first: int, count: int) -> Path:
     size = int(lines[0]) + 2
     path.write_text("".join(lines[first * size : (first + count) * size]))
     return path
+
+
+def shifted(path: Path, out: Path, shifts: dict[str, float], swap: dict[str, str] | None = None) -> Path:
+    """Write frames with other energies per element (eV), and perhaps with other elements in place of some."""
+    frames = read(path, ":")
+    for atoms in frames:
+        labels = dict(atoms.calc.results)
+        labels["energy"] += sum(shifts.get(symbol, 0.0) for symbol in atoms.symbols)
+        atoms.symbols = [(swap or {}).get(symbol, symbol) for symbol in atoms.symbols]
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+    write(out, frames)
+    return out
 
 
 def configuration(folder: Path, out: str = "run", *options: str) -> DictConfig:

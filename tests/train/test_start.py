@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from eqmol import checkpoint
 from eqmol.convert.convert import convert
-from eqmol.data.statistics import FreeAtom
+from eqmol.data.atomic_energies import FreeAtom
 from eqmol.data.statistics import measure as statistics_of
 from eqmol.graph import AtomGraph, collate, from_atoms
 from eqmol.models import Potential

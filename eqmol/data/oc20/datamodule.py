@@ -12,6 +12,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from eqmol.data import places
+from eqmol.data.atomic_energies import FreeAtom, known_energies
 from eqmol.data.datamodule import GraphSets, check_integers
 from eqmol.data.oc20.energies import ENERGIES, choose_energies, relaxed
 from eqmol.data.oc20.graphs import FrameGraphs, Library, count_edges
@@ -19,7 +20,7 @@ from eqmol.data.oc20.prepare import prepare, report
 from eqmol.data.oc20.readers.find import find
 from eqmol.data.oc20.shards import INDEX, IS2RE, S2EF, Index
 from eqmol.data.oc20.splits import SPLITS, split, without_unknown
-from eqmol.data.oc20.statistics import MEASURED, measure
+from eqmol.data.oc20.statistics import MEASURED, measure, no_references
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import shortest_distances
@@ -45,7 +46,6 @@ class OC20(GraphSets):
         val_fraction: part of the systems that validates.
         held_out: number of systems that are tested on and not trained on.
         energy: "adsorption", "total", or "auto" for the first where every frame has a reference.
-        references: energies per element for total energies: an ``.npz`` with ``coeff``; None to fit them.
         infer_tags, total: see :class:`eqmol.data.oc20.frame.Reading`.
         max_neighbors: see :class:`eqmol.data.oc20.graphs.FrameGraphs`.
         verify: compare the sha256 of every shard before use.
@@ -70,7 +70,6 @@ class OC20(GraphSets):
         val_fraction: float = 0.1,
         held_out: int = 5,
         energy: str = "auto",
-        references: str | Path | None = None,
         infer_tags: bool = False,
         total: bool = False,
         max_neighbors: int | None = None,
@@ -99,7 +98,6 @@ class OC20(GraphSets):
         self.val_fraction = val_fraction
         self.held_out = held_out
         self.energy = energy
-        self.references = references
         self.max_neighbors = max_neighbors
         self.verify = verify
         self.refused: dict[str, list[str]] = {}
@@ -148,8 +146,9 @@ class OC20(GraphSets):
                 raise InputError(
                     f"the set '{name}' is empty; {len(self.refused)} systems have elements of no other system"
                 )
+        elements = np.flatnonzero(known)
         self._statistics = measure(
-            train, np.flatnonzero(known), bool(self._adsorption), self.references, str(self._raw())
+            train, elements, self._known_energies(elements.tolist()), str(self._raw()), self.implausible
         )
         for graphs in self._sets().values():
             self._limits(graphs)
@@ -157,6 +156,11 @@ class OC20(GraphSets):
     def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:
         """Return the shortest distance of each pair of elements in frames that are evenly spread over the training set."""
         return shortest_distances(self.train_graphs.spread(COMPARED), elements)
+
+    def representatives(self, number: int) -> list[AtomGraph]:
+        """Return so many training frames that are evenly spread."""
+        some = self.train_graphs.spread(number)
+        return [some[i] for i in range(len(some))]
 
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and, where they are limited, of edges of frames."""
@@ -190,6 +194,17 @@ class OC20(GraphSets):
         if number < self.held_out and "val" not in self.other_folders:
             shown.append(f"only {number} of data.held_out={self.held_out} systems can be held out")
         return [*shown, self._measured().table(), self._measured().notes()]
+
+    def _known_energies(self, elements: Sequence[int]) -> dict[int, FreeAtom]:
+        """Return the energies of elements that need no fit: for adsorption energies zeros, for totals what is given."""
+        if not self._adsorption:
+            return known_energies(self.e0, {}, elements)
+        if isinstance(self.e0, dict):
+            raise InputError(
+                "data.e0 gives energies of elements, but the data have adsorption energies, for which each is 0; leave it out, "
+                "or learn total energies with data.energy=total"
+            )
+        return no_references()
 
     def _raw(self) -> Path:
         """Return the folder of the data set.

@@ -12,8 +12,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from eqmol.data import duplicates
+from eqmol.data.atomic_energies import free_atoms, is_isolated, known_energies
 from eqmol.data.datamodule import SPLITS, GraphSets
-from eqmol.data.statistics import free_atoms, is_isolated, measure
+from eqmol.data.statistics import elements_of, measure
 from eqmol.data.targets import measure_targets, own_targets, references_table, target_values, targets_table
 from eqmol.data.xyz.reader import LabelSummary, missing_label, read_frames, read_target
 from eqmol.errors import InputError
@@ -92,7 +93,9 @@ class FileSets(GraphSets):
         self.train_graphs, self.val_graphs = self._split(train)
         self.test_graphs = self.read_tests()
         self._check_elements()
-        self._statistics = measure(self.train_graphs, free_atoms(isolated))
+        known = known_energies(self.e0, free_atoms(isolated), elements_of(self.train_graphs))
+        trained = ENERGY in self.required and not self.targets
+        self._statistics = measure(self.train_graphs, known, self.implausible if trained else "warn")
         self._properties = measure_targets(self.targets, self.train_graphs, self._statistics.elements)
 
     def statistics(self) -> dict[str, Any]:

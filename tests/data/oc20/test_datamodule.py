@@ -228,11 +228,11 @@ def test_total_energies_get_fitted_ones(totals, tmp_path, monkeypatch):
 def test_given_atomic_energies(totals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "linref.npz", coeff=np.linspace(0, -9.9, 100))
-    statistics = ready(totals, references=tmp_path / "linref.npz").statistics()
+    statistics = ready(totals, e0=str(tmp_path / "linref.npz")).statistics()
     assert statistics["e0"] == pytest.approx([-z / 10 for z in statistics["elements"]])
     np.savez(tmp_path / "other.npz", other=np.zeros(100))
     with pytest.raises(InputError, match=r"other\.npz is no \.npz with per-element energies"):
-        ready(totals, references=tmp_path / "other.npz")
+        ready(totals, e0=str(tmp_path / "other.npz"))
 
 
 def test_energies_of_two_kinds_are_not_mixed(totals, tmp_path, monkeypatch):

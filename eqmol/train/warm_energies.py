@@ -1,0 +1,166 @@
+"""Atomic energies of a run that starts from a model, whose labels may have another level of theory.
+
+Total energies of two levels of theory differ by up to thousands of eV per atom, but nearly all of it is a constant of each
+element. So the E0s are replaced, and the network stays: elements with an energy in the data (isolated atoms, or given) take it,
+others are moved by least squares of what the model leaves of the labels. Isolated atoms and E0s that were fitted to total
+energies differ by the binding energy; where that is the case the constant binding energy of atoms with neighbours
+(:class:`eqmol.models.reference.BindingEnergy`) takes up the difference.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from eqmol.checkpoint.warm_start import WarmStart
+from eqmol.data.atomic_energies import KEEP, SAME_ATOM, FreeAtom
+from eqmol.data.datamodule import GraphSets
+from eqmol.data.loader import Limits, fill
+from eqmol.errors import InputError
+from eqmol.graph import AtomGraph, collate, keys
+from eqmol.models import Potential
+from eqmol.models.predictor import edge_vectors
+from eqmol.models.reference import BindingEnergy
+from eqmol.train.start import BATCH_ATOMS, RESOLVED
+from eqmol.units import MEV
+
+#: Training structures that the old model is compared with.
+COMPARED = 200
+#: eV per atom. Levels of theory differ by less in their binding energies (local density approximation: below 1); what is more
+#: comes from E0s of another kind: isolated atoms on one side, fitted ones on the other.
+OTHER_KIND = 1.0
+#: eV per atom; a model that is farther off than the strongest bonds knows another level of theory.
+OTHER_LEVEL = 10.0
+
+
+class Labels(NamedTuple):
+    """Energies of structures, and what a model's network says of them.
+
+    Attributes:
+        counts: [S, elements of the model] atoms of each structure.
+        bound: [S, elements of the model] the same of atoms with neighbours, see :class:`BindingEnergy`.
+        rest: [S] labels less what the network says, eV: Σ E0 if the model is perfect.
+    """
+
+    counts: NDArray[np.float64]
+    bound: NDArray[np.float64]
+    rest: NDArray[np.float64]
+
+
+def settle(data: GraphSets, warm: WarmStart) -> tuple[dict[str, Any], str | None]:
+    """Choose the atomic energies of a run that starts from a model, and show them in the tables of the data.
+
+    Args:
+        data: its statistics are taken anew with the energies that were chosen.
+        warm: the model, with all elements of the data.
+
+    Returns:
+        Statistics of the run; what was done, and how far off energies start.
+
+    Raises:
+        InputError: energies that do not belong to the labels.
+    """
+    model, statistics = warm.model, warm.statistics
+    if not isinstance(model, Potential):
+        return statistics, None
+    elements = model.elements
+    before = {z: e for z, e in zip(elements, statistics["e0"], strict=True) if z not in warm.copied}
+    fixed = {z: atom for z, atom in data.known_energies().items() if z in elements}
+    if data.e0 == KEEP:
+        fixed |= {z: FreeAtom(energy, f"{warm.path} (kept)") for z, energy in before.items()}
+    labels = compare(model, data.representatives(COMPARED))
+    e0, fitted, undetermined = _fit(labels, elements, before, fixed)
+    present = data.statistics()["elements"]
+    sources = {z: "kept: without energies" if z in present else "kept: not in the training data" for z in elements}
+    sources |= dict.fromkeys(fitted, "least squares of what the model leaves")
+    data.take_energies({z: FreeAtom(float(e), sources[z]) for z, e in zip(elements, e0, strict=True)} | fixed, before)
+    statistics["e0"] = [float(e) for e in e0]
+    if len(labels.rest) == 0:
+        return statistics, "without energies in the training data, energies start as the model has them"
+    sizes = labels.counts.sum(axis=1)
+    left = labels.rest - labels.counts @ e0
+    offset = float(np.median(left / sizes))
+    words = ""
+    if undetermined:
+        words = (
+            f"; the compositions leave {undetermined} combination(s) of atomic energies undetermined, which stay as near as "
+            "possible to the old ones: give isolated atoms if other compositions or dissociation matter"
+        )
+    if data.e0 == KEEP and abs(offset) > OTHER_LEVEL and data.implausible == "stop":
+        raise InputError(
+            f"data.e0=keep, but the energies of the training data are {offset:.1f} eV per atom (median) away from those of "
+            f"{warm.path}, as of another level of theory or in another unit; use data.e0=fit, or train nevertheless with "
+            "data.implausible=warn"
+        )
+    if data.e0 != KEEP and abs(offset) > OTHER_KIND:
+        shift = np.linalg.lstsq(labels.bound, left, rcond=RESOLVED)[0]
+        left = left - labels.bound @ shift
+        old = statistics["start"].get("binding") or [0.0] * len(elements)
+        statistics["start"] |= {"binding": [float(b + s) for b, s in zip(old, shift, strict=True)]}
+        shown = ", ".join(f"{chemical_symbols[z]} {s:+.3f}" for z, s in zip(elements, shift, strict=True) if s)
+        words += (
+            f"; the model is {offset:+.2f} eV per atom off with these E0s, as isolated atoms and fitted E0s differ by the binding "
+            f"energy, so the binding of atoms with neighbours changes by {shown} eV"
+        )
+    error = MEV * float(np.sqrt(np.mean(np.square(left / sizes))))
+    return statistics, f"energies of {len(left)} training frames start with an RMSE of {error:.4g} meV/atom{words}"
+
+
+def show(data: GraphSets, statistics: Mapping[str, Any], source: str) -> None:
+    """Show the atomic energies of given statistics, where they are not those of the data.
+
+    Raises:
+        InputError: the total energies are implausible with them.
+    """
+    known = dict(zip(statistics.get("elements", ()), statistics.get("e0", ()), strict=False))
+    measured = data.statistics()
+    own = dict(zip(measured["elements"], measured.get("e0", ()), strict=False))
+    if known and own and any(abs(known.get(z, energy) - energy) > SAME_ATOM for z, energy in own.items()):
+        kept = {z: FreeAtom(energy, source) for z, energy in (own | known).items()}
+        data.take_energies(kept, {})
+
+
+@torch.no_grad()
+def compare(model: Potential, graphs: Sequence[AtomGraph]) -> Labels:
+    """Compare a model, in float64 on the CPU, with the energies of structures; those without one do not count."""
+    number = len(model.elements)
+    one = BindingEnergy([1.0] * number, model.cutoff)
+    labelled = [graph for graph in graphs if keys.ENERGY in graph and bool(graph.energy.isfinite())]
+    sizes = np.array([graph.num_nodes for graph in labelled], np.int64)
+    found = []
+    for part in fill(range(len(labelled)), len(labelled), Limits(sizes, max_atoms=BATCH_ATOMS)):
+        batch = collate([labelled[i] for i in part])
+        species = model.species(batch)
+        lengths = torch.linalg.vector_norm(edge_vectors(batch, batch.batch), dim=-1)
+        near = one(lengths, species, batch.edge_index[1])
+        kinds = torch.eye(number, dtype=torch.float64)[species]
+        empty = kinds.new_zeros(len(part), number)
+        counts, bound = (empty.index_add(0, batch.batch, x) for x in (kinds, kinds * near[:, None]))
+        network = model(batch, forces=False)["energy"] - counts @ model.reference.e0
+        found.append((counts, bound, batch.energy - network))
+    empty = torch.zeros(0, number, dtype=torch.float64)
+    parts = [(empty, empty, empty[:, 0]), *found]
+    return Labels(*(torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True)))
+
+
+def _fit(
+    labels: Labels, elements: Sequence[int], before: Mapping[int, float], fixed: Mapping[int, FreeAtom]
+) -> tuple[NDArray[np.float64], list[int], int]:
+    """Return the energy of each element (eV), the elements whose energy was fitted, and how many combinations of them are
+    undetermined.
+
+    First the new elements alone take what is left, then all that are not fixed: where compositions leave combinations
+    undetermined, old elements stay as near as possible to what they had.
+    """
+    e0 = np.array([fixed[z].energy if z in fixed else before.get(z, 0.0) for z in elements])
+    present = labels.counts.sum(axis=0) > 0
+    fitted = [i for i, z in enumerate(elements) if z not in fixed and present[i]]
+    new = [i for i in fitted if elements[i] not in before]
+    for columns in filter(None, (new, fitted)):
+        left = labels.rest - labels.counts @ e0
+        e0[columns] += np.linalg.lstsq(labels.counts[:, columns], left, rcond=None)[0]
+    rank = int(np.linalg.matrix_rank(labels.counts[:, fitted])) if fitted else 0
+    return e0, [elements[i] for i in fitted], len(fitted) - rank
