@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from eqmol.cli.options import exit_code, interrupt_behind, leave, limit_threads
-from eqmol.errors import InputError
+from eqmol.cli.quoting import advice, quote_paths
+from eqmol.errors import InputError, reason_of
 from eqmol.files import shipped
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def _start(command: list[str], arguments: list[str], program: str) -> None:
 
     flags = [argument for argument in arguments if _is_flag(argument)]
     try:
-        sys.argv = [command[0], *_for_hydra(arguments)]  # which knows no subcommands
+        sys.argv = [command[0], *_for_hydra(quote_paths(arguments))]  # which knows no subcommands
         _launch(command, shlex.join([program, *flags]).replace(shlex.quote(program), program, 1))
     except OverrideParseException as error:
         reason = _one_line(error.message).split(" See https")[0]
-        raise InputError(f"cannot read the option {error.override}: {reason}") from None
+        raise InputError(f"cannot read the option {error.override}: {reason}{advice(error.override)}") from None
     except MissingConfigException as error:
         raise InputError(_describe_missing(error)) from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -61,8 +62,13 @@ def _start(command: list[str], arguments: list[str], program: str) -> None:
 def _is_flag(argument: str) -> bool:
     """Whether an argument, unlike KEY=VALUE, is for all jobs of a command."""
     return argument not in ("-m", "--multirun") and (
-        argument.startswith("-") or ("=" not in argument and argument[0] != "~")
+        argument.startswith("-") or _is_config(argument) or ("=" not in argument and argument[:1] != "~")
     )
+
+
+def _is_config(argument: str) -> bool:
+    """Whether an argument is the configuration of a run, whose path may hold "=", and no option."""
+    return argument.endswith((".yaml", ".yml")) and ("=" not in argument or Path(argument).expanduser().is_file())
 
 
 def _for_hydra(arguments: list[str]) -> list[str]:
@@ -73,12 +79,15 @@ def _for_hydra(arguments: list[str]) -> list[str]:
     folder = [option for option in arguments if option.startswith("output_dir=")]
     if folder and {"-m", "--multirun"} & set(arguments):
         added.append(f"hydra.sweep.dir={folder[-1].removeprefix('output_dir=')}")  # Hydra's own file goes there too
-    if not arguments or "=" in arguments[0] or not arguments[0].endswith((".yaml", ".yml")):
+    if not arguments or not _is_config(arguments[0]):
         return [*arguments, *added]
     path = Path(arguments[0]).expanduser().resolve()
     if not path.is_file():
         raise InputError(f"{arguments[0]} is no file; give the config.yaml of a run, or options KEY=VALUE")
-    own = OmegaConf.load(path)
+    try:
+        own = OmegaConf.load(path)
+    except Exception as error:  # of any content
+        raise InputError(f"{arguments[0]} cannot be read: {reason_of(error)}") from None
     if not isinstance(own, DictConfig) or {"hydra", "defaults"} & {str(key) for key in own}:
         raise InputError(
             f"{arguments[0]} is not the config.yaml of a run, which holds plain keys and nothing for Hydra"
@@ -128,6 +137,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     options = list(context.overrides.task)
     # handled here and not in main(), as Hydra prints a line of its own about exceptions that leave the job
     try:
+        _check_paths(cfg)
         run(cfg)
     except InputError as error:
         _fail(str(error), 2)
@@ -152,6 +162,16 @@ def _run(cfg: "DictConfig", program: str) -> None:
         kept = [name for name in ("model.safetensors", "last.ckpt") if (Path(cfg.output_dir) / name).exists()]
         state = f"{' and '.join(kept)} in {cfg.output_dir} are kept as they were" if kept else "nothing was saved yet"
         _fail(f"{error}; {state}; try a lower task.optimizer.lr, or look at these structures", 1)
+
+
+def _check_paths(cfg: "DictConfig") -> None:
+    """Refuse paths that are none; ``~`` of a configuration is the home folder."""
+    for key in ("output_dir", "resume", "init_from"):
+        value = cfg[key]
+        if value is not None and (not isinstance(value, str) or not value):
+            raise InputError(f"{key}={value!r} must be a path")
+        if value is not None:
+            cfg[key] = os.path.expanduser(value)
 
 
 def _resume_command(program: str, options: list[str], output_dir: str) -> str:

@@ -54,3 +54,68 @@ def test_commands_begin_without_torch():
     names = "train, eqmol.cli.predict, eqmol.cli.convert, eqmol.cli.report, eqmol.cli.prepare, eqmol.cli.main"
     code = f"import sys, eqmol.cli.{names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
+# --- paths
+
+
+@pytest.fixture
+def configurations(monkeypatch, tmp_path):
+    """The configurations that runs would have."""
+    from eqmol.train import run
+
+    found = []
+    monkeypatch.setattr(run, "run", lambda cfg: found.append(cfg))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return found
+
+
+def exit_code(options) -> int:
+    try:
+        return cli.main(options)
+    except SystemExit as end:  # as errors of a job end, which Hydra would print
+        return end.code
+
+
+def test_paths_arrive_as_they_are_typed(configurations, tmp_path):
+    options = ["data=xyz", "data.train_file=[a=1 (é).xyz,b.xyz]", "data.val_file=~/v,1.xyz", "output_dir=300"]
+    assert cli.main([*options, "init_from=~/m=1.safetensors"]) == 0
+    (cfg,) = configurations
+    assert cfg.data.train_file == ["a=1 (é).xyz", "b.xyz"]
+    assert cfg.data.val_file == f"{tmp_path}/v,1.xyz"
+    assert cfg.output_dir == "300"
+    assert cfg.init_from == f"{tmp_path}/m=1.safetensors"
+
+
+def test_the_configuration_of_a_run_lies_anywhere(configurations, tmp_path):
+    folder = tmp_path / "lr=0.1, é"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("output_dir: x\nresume: ~/r=1\ninit_from: null\nseed: 3\n")
+    assert cli.main(["lr=0.1, é/config.yaml", "output_dir=~/new=1"]) == 0
+    (cfg,) = configurations
+    assert (cfg.seed, cfg.output_dir, cfg.resume) == (3, f"{tmp_path}/new=1", f"{tmp_path}/r=1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["output_dir=[a]"], "output_dir=['a'] must be a path"),
+        (["init_from={a: b}"], "init_from={'a': 'b'} must be a path"),
+        (["resume="], "resume='' must be a path"),
+        (["model.channels=a(b"], "; if the value is meant as it is, type 'model.channels=\"a(b\"'"),
+        (["data.train_file=a,b.xyz", "data=xyz"], "for several files type 'data.train_file=[a,b.xyz]'"),
+        (["bad.yaml", "output_dir=new"], "bad.yaml cannot be read: ParserError"),
+        (["gone=1/config.yaml"], "there is no option gone"),
+    ],
+)
+def test_paths_that_are_none(configurations, tmp_path, capsys, options, message):
+    for name in ("a", "b.xyz"):
+        (tmp_path / name).touch()
+    (tmp_path / "bad.yaml").write_text("a: [\n")
+    assert exit_code(options) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not configurations
