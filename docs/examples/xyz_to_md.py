@@ -24,9 +24,9 @@ write(train_file, atoms)
 atoms = bulk("Cu", cubic=True) * (2, 1, 1)
 atoms.rattle(0.05, seed=0)
 atoms.calc = EMT()
-heating = Langevin(atoms, 5 * units.fs, temperature_K=600, friction=0.05 / units.fs)
+heating = Langevin(atoms, 5 * units.fs, temperature_K=600, friction=0.05 / units.fs, fixcm=False)
 heating.attach(lambda: write(train_file, atoms, append=True), interval=5)
-heating.run(300)
+heating.run(200)
 
 # training: eqmol train data=xyz data.train_file=train.xyz data.val_fraction=0.1 ...
 files = [f"data.train_file={train_file}", "data.val_fraction=0.1", f"output_dir={output}"]
