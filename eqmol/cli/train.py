@@ -142,7 +142,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     except InputError as error:
         _fail(str(error), 2)
     except InstantiationException as error:
-        _fail(_one_line(str(error)), 2)
+        _fail(_describe_instantiation(error), 2)
     except SystemExit as stop:  # a 0 of a class of the user's would look like success
         raise RuntimeError(f"sys.exit({stop.code!r}) inside the run, which is not complete") from stop
     except RuntimeError as error:
@@ -231,6 +231,14 @@ def _keys(tree: Any, prefix: str = "") -> list[str]:
         name = f"{prefix}.{key}" if prefix else str(key)
         names += [name, *_keys(value, name)]
     return names
+
+
+def _describe_instantiation(error: Exception) -> str:
+    """Return a sentence about an object of the configuration that could not be made."""
+    message = _one_line(str(error))
+    if not message.startswith("Error locating target") or error.__cause__ is None:
+        return message
+    return f"{_one_line(str(error.__cause__))} (modules are looked for in the current folder and in PYTHONPATH)"
 
 
 def _one_line(message: str) -> str:

@@ -1,11 +1,14 @@
 """Which classes a configuration may name.
 
 Hydra builds whatever ``_target_`` names: a configuration from elsewhere, the config.yaml of a shared run for instance, could
-run any code. Here it names classes of eqmol and a few of torch and Lightning; ``allow_code=true`` allows all.
+run any code. Here it names classes of eqmol and a few of torch and Lightning; ``allow_code=true`` allows all, also those of
+modules in the current folder.
 """
 
+import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +27,7 @@ OTHERS = (
 
 
 def check_targets(cfg: DictConfig) -> None:
-    """Refuse a configuration that names code outside of eqmol, unless ``allow_code`` is true.
+    """Refuse a configuration that names code outside of eqmol, unless ``allow_code`` is true; then find modules here, too.
 
     Raises:
         InputError: names the key and the code.
@@ -32,6 +35,9 @@ def check_targets(cfg: DictConfig) -> None:
     if type(cfg.allow_code) is not bool:
         raise InputError(f"allow_code={cfg.allow_code} must be true or false")
     if cfg.allow_code:
+        folder = str(Path.cwd())
+        if folder not in sys.path:
+            sys.path.append(folder)  # last: a file there hides no package
         return
     for key, target in _targets(OmegaConf.to_container(cfg, resolve=False), ""):
         if target not in OTHERS and not _is_own_class(target):

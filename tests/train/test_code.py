@@ -1,6 +1,7 @@
 """What a configuration may build."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from eqmol.train.code import check_targets
     ],
 )
 @pytest.mark.parametrize("place", ["model", "trainer.inner", "data.list"])
-def test_foreign_code_is_refused(target: object, place: str) -> None:
+def test_foreign_code_is_refused(target: object, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     part = {"_target_": target, "command": "true"}
     tree = {"allow_code": False, "model": {"_target_": "eqmol.models.MACE"}}
     tree |= {"model": part} if place == "model" else {"trainer": {"inner": part}} if place == "trainer.inner" else {}
@@ -35,7 +36,17 @@ def test_foreign_code_is_refused(target: object, place: str) -> None:
     with pytest.raises(InputError, match=r"_target_=.* is no class of eqmol: .* allow_code=true"):
         check_targets(OmegaConf.create(tree))
     tree["allow_code"] = True
+    monkeypatch.setattr(sys, "path", list(sys.path))
     check_targets(OmegaConf.create(tree))
+
+
+def test_allowed_code_is_found_in_the_current_folder_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for allowed, expected in ((False, 0), (True, 1), (True, 1)):
+        check_targets(OmegaConf.create({"allow_code": allowed}))
+        assert sys.path.count(str(tmp_path)) == expected
+    assert sys.path[-1] == str(tmp_path)
 
 
 @pytest.mark.parametrize("target", ["eqmol.models.MACE", "eqmol.train.muon.Muon", "torch.optim.AdamW"])

@@ -117,7 +117,7 @@ class FileSets(GraphSets):
         if not self.targets:
             return [
                 sets,
-                self._labels.table(),
+                *([self._labels.table()] if self._labels.total else []),  # a reader of one's own counts none
                 statistics.table(),
                 statistics.notes(),
                 *self._states.notes(),
