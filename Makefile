@@ -2,6 +2,7 @@
 # make train  the environment, then six minutes of training on the embedded data: make train ARGS="backend=grid"
 # make test   the environment, then the tests on two cores; on more: make test ARGS="-n 8"
 # make check  linters, types and import contracts
+# make docs   the documentation, into build/site; any warning stops it. To see changes while writing: make docs ARGS=serve
 # make fuzz   structures against an oracle and mutated files within limits, thousands of each; tests.fuzz tells the options
 # make bench  eqmol beside e3nn and mace-torch, in an environment of its own: make bench ARGS="convolution" for one suite
 # For a GPU: make train TORCH="torch==2.13.0 --index-url <PyTorch's CUDA index>"
@@ -13,7 +14,7 @@ ARGS   ?=
 PY     := $(VENV)/bin/python
 BENCH  := .venv-bench
 
-.PHONY: env train test check fuzz bench
+.PHONY: env train test check docs fuzz bench
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.ready
@@ -38,6 +39,14 @@ check: env
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# material's banner about a later mkdocs is not about these pages
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs $(or $(ARGS),build) --strict --config-file docs/site/mkdocs.yml
+
+$(VENV)/.docs-ready: $(VENV)/.ready
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
 
 fuzz: env
 	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz.structures

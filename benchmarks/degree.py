@@ -7,6 +7,7 @@ The numbers are those of benchmarks/products.py; docs/benchmarks/degree.txt has 
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,8 +24,11 @@ LABELS = {
     "gaunt": "gaunt: 2D Fourier series",
     "grid": "grid: points on the sphere",
 }
-#: File -> colour of text and axes.
-THEMES = {"speed.svg": "#1f2328", "speed-dark.svg": "#d0d7de"}
+#: File -> colour of text and axes, and colours of the curves.
+THEMES = {
+    "speed.svg": ("#1f2328", COLORS),
+    "speed-dark.svg": ("#d0d7de", ("#56B4E9", *COLORS[1:])),
+}
 
 
 def curves() -> dict[str, list[tuple[int, float]]]:
@@ -35,15 +39,20 @@ def curves() -> dict[str, list[tuple[int, float]]]:
             for name in LABELS}  # fmt: skip
 
 
-def draw(path: Path, ink: str) -> None:
+def draw(path: Path, ink: str, colors: Sequence[str]) -> None:
     """Write one figure."""
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     axes = figure.subplots()
-    for color, (name, points) in zip(COLORS, curves().items(), strict=False):
+    for color, (name, points) in zip(colors, curves().items(), strict=False):
         degrees, milliseconds = zip(*points, strict=True)
         axes.plot(degrees, milliseconds, marker="o", markersize=5, linewidth=2, color=color)
         axes.annotate(
-            LABELS[name], (degrees[-1], milliseconds[-1]), (8, -3), textcoords="offset points", color=color, weight="bold"
+            LABELS[name],
+            (degrees[-1], milliseconds[-1]),
+            (8, -3),
+            textcoords="offset points",
+            color=color,
+            weight="bold",
         )
     ticks = [50, 100, 200, 500, 1000, 2000, 5000]
     axes.set(xlabel="highest degree of the features", ylabel="CPU time / ms", yscale="log", xlim=(0.9, 6.1))
@@ -64,8 +73,8 @@ def main() -> None:
     """Write the figure for a light and a dark page."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, ink in THEMES.items():
-        draw(folder / name, ink)
+    for name, (ink, colors) in THEMES.items():
+        draw(folder / name, ink, colors)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -24,7 +25,8 @@ write(train_file, atoms)
 atoms = bulk("Cu", cubic=True) * (2, 1, 1)
 atoms.rattle(0.05, seed=0)
 atoms.calc = EMT()
-heating = Langevin(atoms, 5 * units.fs, temperature_K=600, friction=0.05 / units.fs, fixcm=False)
+random = np.random.default_rng(0)
+heating = Langevin(atoms, 5 * units.fs, temperature_K=600, friction=0.05 / units.fs, fixcm=False, rng=random)
 heating.attach(lambda: write(train_file, atoms, append=True), interval=5)
 heating.run(200)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):<code>~?([\w.]+)</code>")
+LOG = get_plugin_logger("formulas")
 FONT = "STIXTwoMath-Regular.ttf"
 
 
@@ -30,7 +32,10 @@ def on_page_content(content: str, **_: object) -> str:
 
 def _formula(found: re.Match[str]) -> str:
     display = "inline" if found[1] == "span" else "block"
-    return convert(html.unescape(found[3]), display=display)
+    markup = convert(html.unescape(found[3]), display=display)
+    if "\\" in markup:  # a command that is not known stays as it is
+        LOG.warning("this formula cannot be rendered: %s", found[3])
+    return markup
 
 
 def _link(found: re.Match[str]) -> str:

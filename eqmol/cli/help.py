@@ -51,6 +51,8 @@ def _chosen(conf: Path, options: Sequence[str]) -> dict[str, str]:
     chosen: dict[str, str] = {}
 
     def follow(path: Path, parent: str) -> None:
+        for base in _bases(path):
+            follow(base, parent)
         for group, name in _defaults(path):
             override = group.startswith("override ")
             group = group.removeprefix("override ").split("@")[0].strip("/")
@@ -83,11 +85,16 @@ def _defaults(path: Path) -> Iterator[tuple[str, str]]:
 
 def _family(path: Path) -> Iterator[Path]:
     """A member of a group after those of the same group that it builds on."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for name in (line.removeprefix("  - ") for line in lines if re.fullmatch(r"  - \w+", line)):
-        if name != "_self_":
-            yield from _family(path.with_name(f"{name}.yaml"))
+    for base in _bases(path):
+        yield from _family(base)
     yield path
+
+
+def _bases(path: Path) -> list[Path]:
+    """The members of the same group that a member builds on directly."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    names = [line.removeprefix("  - ") for line in lines if re.fullmatch(r"  - \w+", line)]
+    return [path.with_name(f"{name}.yaml") for name in names if name != "_self_"]
 
 
 def _summary(path: Path) -> str:

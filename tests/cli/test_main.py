@@ -43,11 +43,12 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 # --- help of train
 
 
-def test_help_shows_the_keys_of_what_is_chosen() -> None:
-    lines = page(shipped("conf"), ["data=qm9", "model=gaunt"], "eqmol train").splitlines()
-    assert any(line.startswith("   *qm9 ") for line in lines)
+@pytest.mark.parametrize("data", ["qm9", "qm9_sample"])  # which builds on qm9
+def test_help_shows_the_keys_of_what_is_chosen(data: str) -> None:
+    lines = page(shipped("conf"), [f"data={data}", "model=gaunt"], "eqmol train").splitlines()
+    assert any(line.startswith(f"   *{data} ") for line in lines)
     assert any(line.startswith("   *properties ") for line in lines)  # which data=qm9 chooses
-    for key in ("seed=0", "model.heads=4", "model.degree_out=1", "task.optimizer.lr=0.005", "data.folder=qm9"):
+    for key in ("seed=0", "model.heads=4", "model.degree_out=1", "task.optimizer.lr=0.005", f"data.folder={data}"):
         assert any(line.split()[:1] == [key] for line in lines), key
     assert not any("targets.forces" in line or "train_file" in line for line in lines)
 

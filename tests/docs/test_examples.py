@@ -36,6 +36,7 @@ def test_four_backends(example: Any, capsys: pytest.CaptureFixture[str]) -> None
     assert len(re.findall(r"[\d.]+ ms, differs from cg by", capsys.readouterr().out)) == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*is an extrapolation:UserWarning")  # few frames
 def test_xyz_to_md(example: Any) -> None:
     found = example("xyz_to_md", *SHORT)
     assert abs(found["drift"]) < 1e-3  # eV per atom
