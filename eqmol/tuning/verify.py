@@ -165,7 +165,7 @@ def _values(operation: TensorProduct, entry: Record) -> list[Tensor]:
 
 
 def _second_slopes(operation: TensorProduct, entry: Record) -> list[Tensor]:
-    """Derivatives with respect to all inputs of a mixture of the results and of their derivatives along the positions."""
+    """Derivatives with respect to all inputs of a mixture of the results and of their derivatives along the positions, if any."""
     with torch.inference_mode(False), torch.enable_grad():
         vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()
         geometry = operation.geometry(vectors) if isinstance(operation, Convolution) and vectors is not None else None
@@ -173,8 +173,10 @@ def _second_slopes(operation: TensorProduct, entry: Record) -> list[Tensor]:
         moving = [leaf for leaf in every if leaf.requires_grad]
         with needing_gradients([leaf for leaf in every if not leaf.requires_grad]):
             mixture = _mixture(tensors(evaluate(operation, entry, geometry)))
-            first = torch.autograd.grad(mixture, moving, create_graph=True, materialize_grads=True)
-            slopes = torch.autograd.grad(mixture + _mixture(first), every, materialize_grads=True)
+            if moving:  # not in a model of properties
+                first = torch.autograd.grad(mixture, moving, create_graph=True, materialize_grads=True)
+                mixture = mixture + _mixture(first)
+            slopes = torch.autograd.grad(mixture, every, materialize_grads=True)
     return [slope.detach() for slope in slopes]
 
 

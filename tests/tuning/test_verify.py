@@ -21,6 +21,7 @@ from eqmol.ops.registry import BACKENDS, algorithm, can_run
 from eqmol.ops.spec import Spec
 from eqmol.tuning import verify as verification
 from eqmol.tuning.verify import verify
+from tests.models.test_properties import model as properties
 from tests.recipes import model
 from tests.train.runs import train
 
@@ -169,6 +170,15 @@ def test_a_wrong_number_in_a_kernel_of_training_alone_is_found(monkeypatch, tmp_
     assert f"{names[0]} by up to" in str(caught.value)
     assert "forces by up to" in str(caught.value)
     forget()
+
+
+@pytest.mark.usefixtures("kernels")
+def test_compiled_code_is_verified_where_properties_are_trained() -> None:
+    """Nothing is differentiated along positions there."""
+    net = properties().to(torch.float32).train()
+    differences = verify(net, collate([from_atoms(molecule("CH3CH2OH"), net.cutoff)]))
+    assert any(difference.quantity == "derivatives of backbone.layers.0.power" for difference in differences)
+    assert all(difference.largest < 0.1 * difference.tolerance for difference in differences)
 
 
 @contextmanager
