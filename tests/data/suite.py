@@ -17,8 +17,8 @@ from rich.console import Console
 import eqmol
 from eqmol.checkpoint.recipe import check_plain
 from eqmol.cli.train import CONF
+from eqmol.data.atomic_energies import IMPLAUSIBLE
 from eqmol.data.datamodule import SPLITS, GraphSets
-from eqmol.data.statistics import IMPLAUSIBLE
 from eqmol.graph import AtomGraph, collate, edge_vectors
 from eqmol.graph.keys import ENERGY, FORCES, LABELS
 from eqmol.graph.targets import Target
