@@ -22,7 +22,7 @@ from rich.table import Table
 from eqmol.checkpoint import build
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph
-from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.ops.registry import ALGORITHMS, can_run
 from eqmol.tuning import settle
 from eqmol.tuning.cache import hardware
 
@@ -83,7 +83,7 @@ def graph(atoms: int, edges: int) -> AtomGraph:
 
 def measure(family: str, degree: int, channels: int, atoms: int, edges: int, rounds: int) -> dict[str, Any]:
     batch = graph(atoms, edges)
-    models = {b: model(family, degree, channels, b) for b in BACKENDS if can_run(b, family)}
+    models = {b: model(family, degree, channels, b) for b in ALGORITHMS if can_run(b, family)}
     models["auto"] = model(family, degree, channels, "auto")
     begin = time.process_time()
     tuning = settle(models["auto"], batch, "forces", check=False)
@@ -103,7 +103,7 @@ def measure(family: str, degree: int, channels: int, atoms: int, edges: int, rou
         "channels": channels,
         "atoms": atoms,
         "edges": edges,
-        **{f"{b}_ms": times.get(b, float("nan")) for b in (*BACKENDS, "auto")},
+        **{f"{b}_ms": times.get(b, float("nan")) for b in (*ALGORITHMS, "auto")},
         "best": best,
         "ratio": times["auto"] / times[best],
         "error": float((forces["auto"] - forces["cg"]).abs().max() / forces["cg"].abs().max()),

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from eqmol.ops import RadialWeight, Spec
 from eqmol.ops.contract import TensorProduct
-from eqmol.ops.registry import BACKENDS, can_run, create
+from eqmol.ops.registry import ALGORITHMS, can_run, create
 from eqmol.so3.layout import dim
 
 CLEAR_PEAK = Path("/proc/self/clear_refs")
@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--operations", nargs="+", default=["convolution", "product", "power"])
     parser.add_argument("--families", nargs="+", default=["coupled", "gaunt"])
-    parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS)
+    parser.add_argument("--backends", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS)
     parser.add_argument("--degrees", nargs="+", type=int, default=[1, 2, 3, 4])
     parser.add_argument("--parity", default="o3", choices=["o3", "so3"])
     parser.add_argument("--channels", type=int, default=64)

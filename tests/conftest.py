@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra.core.config_store import ConfigStore
 
+from eqmol.models.registry import BACKBONES
 from eqmol.ops.kernels import compiler as compilers
-from eqmol.ops.registry import BACKENDS
+from eqmol.ops.registry import ALGORITHMS
 
 # compiling takes seconds a spec: only tests of kernels use them, and all tests where this is set to something else
 os.environ.setdefault("EQMOL_KERNELS", "off")
@@ -36,9 +39,22 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=ALGORITHMS)
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def registration() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    tables: tuple[dict[str, Any], ...] = (ALGORITHMS, BACKBONES)
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+    for group in ("backend", "model"):  # Hydra has the others from files
+        ConfigStore.instance().repo.pop(group, None)
 
 
 @pytest.fixture(scope="session")

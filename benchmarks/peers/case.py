@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eqmol.ops.registry import GAUNT_ONLY
+from eqmol.ops.registry import can_run
 from eqmol.ops.spec import Family, Operation, Spec
 
 #: Rows of the output that are compared with the reference.
@@ -60,7 +60,7 @@ class Ready(NamedTuple):
 
 def family_of(backend: str) -> Family:
     """The family with which a backend is measured: the largest that it can run."""
-    return "gaunt" if backend in GAUNT_ONLY else "coupled"
+    return "coupled" if can_run(backend, "coupled") else "gaunt"
 
 
 def leaves(*tensors: Tensor) -> list[Tensor]:

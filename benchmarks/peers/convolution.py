@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.peers.case import CHECKED_ROWS, Case, Ready, family_of, leaves, normal
 from eqmol.ops import RadialWeight
-from eqmol.ops.registry import BACKENDS, create
+from eqmol.ops.registry import ALGORITHMS, create
 from eqmol.so3.layout import dim
 
 HIDDEN = 64
@@ -20,7 +20,7 @@ CASES = [
     *(Case(f"convolution-edges-{10**k}", "convolution", 2, 2, max(2, 10**k // 30), 10**k) for k in range(1, 6)),
 ]
 BASELINE = "e3nn-0.4.4"
-METHODS = ["e3nn-0.4.4", "e3nn-current", *BACKENDS]
+METHODS = ["e3nn-0.4.4", "e3nn-current", *ALGORITHMS]
 
 
 def prepare(case: Case, method: str) -> Ready:
@@ -43,7 +43,7 @@ def prepare(case: Case, method: str) -> Ready:
 
     head = slice(CHECKED_ROWS)
     reference = evaluate("cg", min(CHECKED_ROWS, nodes), torch.float64)
-    if method in BACKENDS:
+    if method in ALGORITHMS:
         op = create(spec, method)
 
         def convolve(x: Tensor, vectors: Tensor, hidden: Tensor, matrix: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Gradients are with respect to features and weights.
 import torch
 
 from benchmarks.peers.case import CHECKED_ROWS, Case, Ready, family_of, leaves, normal
-from eqmol.ops.registry import BACKENDS, create
+from eqmol.ops.registry import ALGORITHMS, create
 from eqmol.so3.layout import dim
 
 ELEMENTS = 10
@@ -17,14 +17,14 @@ CASES = [
     for out in (0, 1, 2)
 ]
 BASELINE = "mace"
-METHODS = ["mace", *(name for name in BACKENDS if name != "escn")]
+METHODS = ["mace", *(name for name in ALGORITHMS if name != "escn")]
 
 
 def prepare(case: Case, method: str) -> Ready:
     """The method on the inputs of the case."""
     x = normal(0, case.nodes, dim(case.degree), case.channels)
     element = torch.randint(ELEMENTS, (case.nodes,), generator=torch.Generator().manual_seed(1))
-    if method in BACKENDS:
+    if method in ALGORITHMS:
         spec = case.spec(family_of(method))
         weight, op, head = (
             normal(2, ELEMENTS, spec.num_weights, case.channels),

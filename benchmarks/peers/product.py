@@ -1,13 +1,13 @@
 """Products of two features, channel by channel: degree L × L -> L, even paths, forward and backward."""
 
 from benchmarks.peers.case import CHECKED_ROWS, Case, Ready, family_of, leaves, normal
-from eqmol.ops.registry import BACKENDS, create
+from eqmol.ops.registry import ALGORITHMS, create
 from eqmol.so3.layout import dim
 
 BATCH = {1: 1000, 2: 1000, 3: 1000, 4: 250, 5: 250, 6: 100, 7: 100, 8: 100}
 CASES = [Case(f"product-{degree}", "product", degree, degree, batch) for degree, batch in BATCH.items()]
 BASELINE = "e3nn-0.4.4"
-METHODS = ["e3nn-0.4.4", "e3nn-current", "published", *(name for name in BACKENDS if name != "escn")]
+METHODS = ["e3nn-0.4.4", "e3nn-current", "published", *(name for name in ALGORITHMS if name != "escn")]
 
 
 def prepare(case: Case, method: str) -> Ready:
@@ -22,7 +22,7 @@ def prepare(case: Case, method: str) -> Ready:
         return product(case, x, y)
     head = slice(CHECKED_ROWS)
     reference = create(spec, "cg").double()(x[head].double(), y[head].double(), weight.double())
-    if method in BACKENDS:
+    if method in ALGORITHMS:
         return Ready(create(spec, method), leaves(x, y, weight), spec.num_weights, lambda z: (z[head], reference))
 
     from e3nn import o3

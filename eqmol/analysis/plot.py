@@ -3,6 +3,7 @@
 import csv
 from collections import defaultdict
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,7 +27,8 @@ def time_against_degree(timings: Path, products: Path, path: Path) -> None:
             (int(row["degree"]), float(row["microseconds"]))
         )
     labels = {(r["operation"], r["family"], r["algorithm"]): _label(r) for r in _read(products)}
-    colors = dict(zip(("cg", "escn", "gaunt", "grid"), COLORS, strict=False))
+    algorithms = dict.fromkeys(algorithm for lines in curves.values() for _, algorithm in lines)
+    colors = dict(zip(algorithms, cycle(COLORS), strict=False))
     figure = Figure(figsize=(4.6 * len(curves), 4.8), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (operation, lines) in zip(panels, curves.items(), strict=True):
@@ -67,7 +69,7 @@ def time_against_degree(timings: Path, products: Path, path: Path) -> None:
 
 def _label(row: dict[str, str]) -> str:
     slope = f"{float(row['exponent']):.1f}" if row["exponent"] else "-"
-    return f"{row['algorithm']} ({row['family']}): {slope}, {row['exponent_theory']}"
+    return f"{row['algorithm']} ({row['family']}): {slope}, {row['exponent_theory'] or '-'}"
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -126,7 +126,9 @@ def measure_costs(specs: Sequence[Spec], backend: str, channels: int) -> tuple[C
 def with_cost(row: Row, cost: Cost, timings: Sequence[Timing], order: int) -> Row:
     """The row, completed; ``order`` is that of a power."""
     slope = None
-    theory, source = THEORY[row.operation, row.algorithm]
+    theory, source = THEORY.get((row.operation, row.algorithm), (None, None))
+    if theory is not None and (row.operation, row.algorithm) == ("power", "cg"):
+        theory *= order
     if len(timings) > 1:
         slope = fitted_exponent([t.degree for t in timings], [t.microseconds for t in timings])
     known = {
@@ -135,7 +137,7 @@ def with_cost(row: Row, cost: Cost, timings: Sequence[Timing], order: int) -> Ro
         "bytes_peak": cost.peak,
         "microseconds": 1e6 * cost.seconds,
         "exponent": slope,
-        "exponent_theory": theory * (order if (row.operation, row.algorithm) == ("power", "cg") else 1),
+        "exponent_theory": theory,
         "exponent_source": source,
     }
     return Row(**{**asdict(row), **known})
@@ -209,7 +211,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
         sizes = (f"{r.operations / 1e3:.0f}", f"{r.bytes_moved / 1024:.0f}", f"{r.bytes_peak / 1024:.0f}")
         slope = "-" if r.exponent is None else f"{r.exponent:.1f}"
         table.add_row(
-            r.operation, r.family, r.algorithm, *sizes, f"{r.microseconds:.1f}", slope, str(r.exponent_theory)
+            r.operation, r.family, r.algorithm, *sizes, f"{r.microseconds:.1f}", slope, str(r.exponent_theory or "-")
         )
     return table
 

@@ -9,9 +9,8 @@ import copy
 import json
 import math
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
@@ -27,15 +26,15 @@ from eqmol.graph.contacts import SHORTEST, check_shortest
 from eqmol.graph.electronic import ElectronicState
 from eqmol.models.arguments import check_integer
 from eqmol.models.predictor import Predictor
-from eqmol.ops.contract import KernelMode
+from eqmol.ops.contract import KernelMode, default_dtype
 from eqmol.ops.kernels import check_mode
+from eqmol.ops.registry import ALGORITHMS
 from eqmol.so3.layout import CONVENTION
 from eqmol.tuning import AUTO, at_first_use, default_backend, operations, use_kernels
 
 __all__ = ["build", "load", "prepare", "read_header", "save"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-_DEFAULT_DTYPE = threading.RLock()  #: torch has one default for all threads
 
 
 def build(recipe: Mapping[str, Any]) -> Predictor:
@@ -103,7 +102,8 @@ def load(
     Args:
         path: what :func:`save` or a training run wrote.
         backend: algorithm of the tensor products; ``"auto"`` measures on the first batch which is fastest and keeps it for
-            later ones of any size; None keeps the one it was trained with.
+            later ones of any size; None keeps the one it was trained with, or warns where that is not registered and takes the
+            default of its family, which computes the same.
         device: ``"cpu"``, ``"cuda"``, ...
         dtype: ``"float32"`` or ``"float64"``; None keeps the stored one.
         verify: compare the algorithms with the reference on a small part of the first batch; a difference is a
@@ -120,9 +120,8 @@ def load(
     header = file.header
     mode = None if kernels is None else check_mode(kernels)
     target, dtype = as_device(device), header.dtype if dtype is None else as_dtype(dtype)
-    recipe = header.document["recipe"]
-    if backend is not None:
-        recipe = _with_backend(recipe, backend)
+    written = header.document["recipe"]
+    recipe = _with_known_backend(written) if backend is None else _with_backend(written, backend)
     try:
         with torch.random.fork_rng(devices=[]):
             with torch.device("meta"), default_dtype(header.dtype):
@@ -137,6 +136,12 @@ def load(
             _check_sections(model.sections, model.aux, len(model.elements))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    if backend is None and recipe != written:
+        warnings.warn(
+            f"{path}: the algorithm {written['backbone']['backend']!r:.80} is not registered here (eqmol.ops.register); "
+            f"{recipe['backbone']['backend']!r:.80} computes the same",
+            stacklevel=2,
+        )
     return model
 
 
@@ -202,18 +207,6 @@ def as_device(device: str | torch.device) -> torch.device:
     return found
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Build modules in ``dtype``, one thread at a time; their tables are then exact to its precision."""
-    with _DEFAULT_DTYPE:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
-
-
 def _filled(
     recipe: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
@@ -238,6 +231,22 @@ def _is_auto(recipe: Mapping[str, Any]) -> bool:
 def _portable(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """The recipe with a backend that runs anywhere in place of ``auto``."""
     return _with_backend(recipe, default_backend(recipe["backbone"].get("family"))) if _is_auto(recipe) else recipe
+
+
+def _with_known_backend(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with the default of its family in place of algorithms that are not registered in this process."""
+    backbone = recipe.get("backbone")
+    backend = backbone.get("backend") if isinstance(backbone, Mapping) else None
+    if not isinstance(backbone, Mapping) or not isinstance(backend, str | Mapping):
+        return recipe  # which cannot be built
+    default = default_backend(backbone.get("family"))
+
+    def known(name: Any) -> Any:
+        return default if isinstance(name, str) and name not in (AUTO, *ALGORITHMS) else name
+
+    if isinstance(backend, str):
+        return _with_backend(recipe, known(backend))
+    return _with_backend(recipe, {operation: known(name) for operation, name in backend.items()})
 
 
 def _with_backend(recipe: Mapping[str, Any], backend: str | Mapping[str, str]) -> dict[str, Any]:

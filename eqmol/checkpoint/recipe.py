@@ -1,7 +1,8 @@
 """From a recipe, plain JSON that may come from a stranger's file, to a model.
 
-A recipe names classes by ``_target_``. The names are keys of the tables below and nothing else: no module is imported
-and no attribute looked up on their behalf. Constructors check types and sizes of their arguments before they allocate.
+A recipe names classes by ``_target_``. The names are keys of the tables below, which hold eqmol's models and those that
+:func:`eqmol.models.register` added in this process, and nothing else: no module is imported and no attribute looked up on their
+behalf. Constructors check types and sizes of their arguments before they allocate.
 """
 
 import inspect
@@ -13,15 +14,14 @@ from typing import Any
 from torch import nn
 
 from eqmol.errors import InputError
-from eqmol.models import MACE, Equiformer, Potential, Properties
+from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
+from eqmol.models.registry import BACKBONES
 
 #: What the outermost ``_target_`` may be.
 PREDICTORS: dict[str, type[nn.Module]] = {"eqmol.models.Potential": Potential, "eqmol.models.Properties": Properties}
 #: What the ``_target_`` of an argument may be, by the name of the argument.
-PARTS: dict[str, dict[str, type[nn.Module]]] = {
-    "backbone": {"eqmol.models.MACE": MACE, "eqmol.models.Equiformer": Equiformer}
-}
+PARTS: dict[str, Mapping[str, type[nn.Module]]] = {"backbone": BACKBONES}
 MAX_DEPTH = 8
 MAX_ITEMS = 256
 MAX_INTEGER = 2**53
@@ -70,7 +70,8 @@ def _create(node: object, table: Mapping[str, type[nn.Module]], where: str) -> n
         raise InputError(f"{where} must be a JSON object with a key '_target_', not a {type(node).__name__}")
     target = node.get("_target_")
     if not isinstance(target, str) or target not in table:
-        raise InputError(f"{where}._target_ is {str(target)[:80]!r}, but only {', '.join(table)} can stand here")
+        hint = "; a model of your own is made known with eqmol.models.register" if table is BACKBONES else ""
+        raise InputError(f"{where}._target_ is {str(target)[:80]!r}, but only {', '.join(table)} can stand here{hint}")
     cls = table[target]
     parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     given = {key: value for key, value in node.items() if key != "_target_"}

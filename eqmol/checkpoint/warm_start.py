@@ -24,6 +24,7 @@ from eqmol.checkpoint.recipe import PARTS, PREDICTORS
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
 from eqmol.models.predictor import Predictor
+from eqmol.models.registry import BACKBONES
 
 #: What may differ from the file.
 FREE = ("backend", "checkpointing", "alpha_drop", "drop_path", "forces", "denoise", "gap")
@@ -31,7 +32,6 @@ FREE = ("backend", "checkpointing", "alpha_drop", "drop_path", "forces", "denois
 ENERGIES = ("e0", "binding")
 #: Constants of the untrained model, see :mod:`eqmol.train.start`.
 START = ("message_size", "gain", "force_gain", "binding")
-TARGETS = PREDICTORS | PARTS["backbone"]
 NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
 
 
@@ -60,11 +60,9 @@ class WarmStart:
         recipe = self.model.recipe
         backbone = recipe["backbone"]
         start = {name: part[name] for part in (recipe, backbone) for name in START if name in part}
-        statistics = {
-            "elements": recipe["elements"],
-            "avg_num_neighbors": backbone["avg_num_neighbors"],
-            "start": start,
-        }
+        statistics = {"elements": recipe["elements"], "start": start}
+        if "avg_num_neighbors" in backbone:
+            statistics["avg_num_neighbors"] = backbone["avg_num_neighbors"]
         if "statistics" in recipe:
             return statistics | {"properties": recipe["statistics"]}
         return statistics | {"e0": recipe["e0"], "scale": recipe["scale"]}
@@ -169,7 +167,7 @@ def _least(a: Tensor, b: Tensor) -> Tensor:
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return {"backbone.channels": 32, ...} with the defaults of what a recipe leaves out."""
-    parameters = inspect.signature(TARGETS[node["_target_"]].__init__).parameters
+    parameters = inspect.signature((PREDICTORS | BACKBONES)[node["_target_"]].__init__).parameters
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     values: dict[str, Any] = {}
     for key, value in checkpoint.plain(defaults | dict(node)).items():

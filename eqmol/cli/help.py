@@ -4,8 +4,9 @@ Hydra's own page takes longer to make than a user waits for, and shows no meanin
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 KEY = re.compile(
     r"^(?P<indent> *)(?P<key>[\w/@]+):(?: (?P<value>(?:[^#\"]|\"[^\"]*\"|(?<! )#)*))?(?:# (?P<meaning>.*))?$"
@@ -14,13 +15,16 @@ HIDDEN = ("defaults", "hydra")
 WIDTH = 44
 
 
-def page(conf: Path, options: Sequence[str], program: str) -> str:
+def page(
+    conf: Path, options: Sequence[str], program: str, registered: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
     """What ``--help`` prints.
 
     Args:
         conf: the folder of the configuration.
         options: of the command line; the keys are those of the groups' members that they choose.
         program: how the command is called.
+        registered: further members of groups.
     """
     chosen = _chosen(conf, options)
     lines = [
@@ -36,6 +40,8 @@ def page(conf: Path, options: Sequence[str], program: str) -> str:
         for path in sorted((conf / group).glob("*.yaml")):
             mark = "*" if chosen.get(group) == path.stem else " "
             lines.append(f"   {mark}{path.stem:20} {_summary(path)}".rstrip())
+        for name in (registered or {}).get(group, ()):
+            lines.append(f"   {'*' if f'{group}={name}' in options else ' '}{name:20} registered by you")
     lines += ["", "Keys"]
     lines += [_line(*key) for key in _keys(conf / "train.yaml", "")]
     for group, name in chosen.items():

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 from eqmol import __version__
 from eqmol.cli.options import exit_code, leave
@@ -28,7 +29,12 @@ USAGE = "\n".join(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run a command; return its exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM.
+
+    A script may register algorithms and models of its own, and then call this in the place of ``eqmol``.
+    """
+    own_script = argv is None and Path(sys.argv[0]).stem != "eqmol"
+    program = f"python {sys.argv[0]}" if own_script else "eqmol"
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
@@ -41,5 +47,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         print(f"error: there is no command {command!r}; {hint}", file=sys.stderr)
         return 2
-    code = exit_code(lambda: import_module(f"eqmol.cli.{command}").main(arguments, f"eqmol {command}"))
+    code = exit_code(lambda: import_module(f"eqmol.cli.{command}").main(arguments, f"{program} {command}"))
     return leave(code) if argv is None else code

@@ -25,11 +25,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def limit_threads() -> None:
-    """Let torch, which must not be imported yet, use one CPU thread unless ``OMP_NUM_THREADS`` says otherwise.
+    """Let torch, imported or not, use one CPU thread unless ``OMP_NUM_THREADS`` says otherwise.
 
     Two threads made training steps 1.5 times faster on two idle cores, and ten times slower beside another run: threads
     wait for each other after every operation. One thread also rounds alike on any number of cores.
     """
+    if (
+        "torch" in sys.modules and "OMP_NUM_THREADS" not in os.environ
+    ):  # by a script of the user's, too late for the variable
+        sys.modules["torch"].set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

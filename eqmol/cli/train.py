@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from eqmol.cli import registered
 from eqmol.cli.options import exit_code, interrupt_behind, leave, limit_threads
 from eqmol.cli.quoting import advice, quote_paths
 from eqmol.errors import InputError, reason_of
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python train.py") ->
     if {"-h", "--help"} & set(arguments):
         from eqmol.cli.help import page
 
-        print(page(CONF, arguments, program))
+        print(page(CONF, arguments, program, registered.choices()))
         return 0
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
     limit_threads()
@@ -102,6 +103,8 @@ def _launch(command: list[str], program: str) -> None:
     """Let Hydra compose the configuration and run what it asks for."""
     import hydra
 
+    registered.offer()
+
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
     def job(cfg: "DictConfig") -> None:
         sys.argv = command  # the processes of other devices run the whole command
@@ -120,6 +123,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import InstantiationException
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     logging.getLogger("torch").setLevel(logging.WARNING)  # as its import does in the end, if nothing interrupts it
     from eqmol.train import processes
@@ -138,6 +142,9 @@ def _run(cfg: "DictConfig", program: str) -> None:
     # handled here and not in main(), as Hydra prints a line of its own about exceptions that leave the job
     try:
         _check_paths(cfg)
+        missing = [f"model.{key}" for key in cfg.model if OmegaConf.is_missing(cfg.model, key)]
+        if missing:
+            raise InputError(f"{' and '.join(missing)} must be given: this model has no default")
         run(cfg)
     except InputError as error:
         _fail(str(error), 2)
@@ -192,7 +199,8 @@ def _describe_missing(error: "MissingConfigException") -> str:
     if not isinstance(missing, str) or not error.options:
         return _one_line(str(error))
     group, _, name = missing.rpartition("/")
-    return f"{group}={name} is unknown; choose one of {', '.join(sorted(error.options))}"
+    own = " (your own: in a script that registers it and calls eqmol.cli.main.main)" * (group in ("backend", "model"))
+    return f"{group}={name} is unknown; choose one of {', '.join(sorted(error.options))}{own}"
 
 
 def _describe_configuration(error: Exception, program: str) -> str:

@@ -82,7 +82,7 @@ class Calculator(ASECalculator):
         # plain values: trajectories write them
         self.parameters.update(
             model="in memory" if isinstance(path_or_model, Potential) else os.fspath(path_or_model),
-            backend=self.model.recipe["backbone"]["backend"],
+            backend=self.model.recipe["backbone"].get("backend"),
             device=str(device),
             dtype=str(self.model.dtype).removeprefix("torch."),
             skin=float(skin),

@@ -1,4 +1,7 @@
-"""What every backbone gives to the predictors that read its features."""
+"""What every backbone gives to the predictors that read its features.
+
+A backbone of one's own is made known with :func:`eqmol.models.register`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
@@ -26,9 +29,9 @@ class Backbone(nn.Module, ABC):
     cutoff: float
     elements: list[int]
     channels: int
-    num_outputs: int
-    degree_out: int
-    checkpointing: bool
+    num_outputs: int = 1
+    degree_out: int = 0
+    checkpointing: bool = False
 
     @abstractmethod
     def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:

@@ -12,8 +12,21 @@ torch.Size([10, 9, 8])
 True
 """
 
-from eqmol.ops.contract import Convolution, Power, Product, RadialWeight
-from eqmol.ops.registry import convolution, power, product
+from eqmol.ops.contract import Convolution, HarmonicConvolution, Power, Product, RadialWeight
+from eqmol.ops.laws import check
+from eqmol.ops.registry import convolution, power, product, register
 from eqmol.ops.spec import Spec
 
-__all__ = ["Convolution", "Power", "Product", "RadialWeight", "Spec", "convolution", "power", "product"]
+__all__ = [
+    "Convolution",
+    "HarmonicConvolution",
+    "Power",
+    "Product",
+    "RadialWeight",
+    "Spec",
+    "check",
+    "convolution",
+    "power",
+    "product",
+    "register",
+]

@@ -6,9 +6,11 @@ differentiable in features, weights and edge vectors, and never mix channels.
 Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, W own weights of the spec, H hidden radial features.
 """
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from typing import Any, Literal, NamedTuple, Self
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from eqmol.so3.harmonics import spherical_harmonics
 
 #: Whether compiled code is used: where it can be made, never, or always.
 KernelMode = Literal["auto", "off", "require"]
+_DEFAULT_DTYPE = threading.RLock()  #: torch has one default for all threads
 
 
 class RadialWeight(NamedTuple):
@@ -41,6 +44,18 @@ class RadialWeight(NamedTuple):
     def rebased(self, basis: Tensor) -> "RadialWeight":
         """The same weights in another basis; ``basis`` [W, W'] maps old weights to new ones."""
         return RadialWeight(self.hidden, torch.einsum("hwc,wv->hvc", self.matrix, basis))
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Build modules in ``dtype``, one thread at a time; their tables are then exact to its precision."""
+    with _DEFAULT_DTYPE:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 class Tables(nn.Module):
@@ -74,11 +89,12 @@ class TensorProduct(Tables, ABC):
     """An algorithm for one spec.
 
     Attributes:
-        kernels: whether compiled kernels are used, see :mod:`eqmol.ops.kernels`; None: as ``$EQMOL_KERNELS`` says. Algorithms
-            that have none ignore it.
+        has_kernels: whether :meth:`forward` uses compiled kernels where there are some, see :mod:`eqmol.ops.kernels`.
+        kernels: whether it may; None: as ``$EQMOL_KERNELS`` says.
     """
 
     operation: Operation
+    has_kernels: ClassVar[bool] = False
     kernels: KernelMode | None = None
 
     def __init__(self, spec: Spec) -> None:
@@ -177,9 +193,3 @@ class Power(TensorProduct):
 def unit(vectors: Tensor) -> Tensor:
     """Directions of edge vectors [E, 3]."""
     return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-
-
-def sum_edges(messages: Tensor, receivers: Tensor, num_receivers: int) -> Tensor:
-    """Sum [E, ...] over the edges of every receiver -> [num_receivers, ...]."""
-    total = messages.new_zeros(num_receivers, *messages.shape[1:])
-    return total.index_add(0, receivers, messages)

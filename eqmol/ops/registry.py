@@ -1,10 +1,14 @@
 """The table of algorithms: which one computes which operation under which backend name.
 
 A backend is a name, or one name per operation. ``escn`` needs an axis, which two features do not define: its product and power
-are those of ``cg``. There is no other substitution; what an algorithm cannot compute is an error.
+are those of ``cg``, as are the operations that :func:`register` is not given. There is no other substitution; what an algorithm
+cannot compute is an error.
 """
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
 from eqmol.errors import InputError
 from eqmol.ops.cg import CGConvolution, CGPower, CGProduct
@@ -13,24 +17,81 @@ from eqmol.ops.escn import ESCNConvolution
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
 from eqmol.ops.scalar import InvariantConvolution, ScalarConvolution
-from eqmol.ops.spec import Operation, Spec
+from eqmol.ops.spec import Family, Operation, Spec
 
-ALGORITHMS: dict[str, dict[str, type[TensorProduct]]] = {
-    "cg": {"convolution": CGConvolution, "product": CGProduct, "power": CGPower},
-    "escn": {"convolution": ESCNConvolution, "product": CGProduct, "power": CGPower},
-    "gaunt": {"convolution": GauntConvolution, "product": GauntProduct, "power": GauntPower},
-    "grid": {"convolution": GridConvolution, "product": GridProduct, "power": GridPower},
+
+class Algorithms(NamedTuple):
+    """What a backend name stands for: an algorithm per operation, and the families that they compute."""
+
+    convolution: type[Convolution]
+    product: type[Product]
+    power: type[Power]
+    families: tuple[Family, ...] = get_args(Family)
+
+    def of(self, operation: Operation) -> type[TensorProduct]:
+        """The algorithm for an operation."""
+        return {"convolution": self.convolution, "product": self.product, "power": self.power}[operation]
+
+
+#: All backends by name, the reference first.
+ALGORITHMS: dict[str, Algorithms] = {
+    "cg": Algorithms(CGConvolution, CGProduct, CGPower),
+    "escn": Algorithms(ESCNConvolution, CGProduct, CGPower),
+    "gaunt": Algorithms(GauntConvolution, GauntProduct, GauntPower, ("gaunt",)),
+    "grid": Algorithms(GridConvolution, GridProduct, GridPower, ("gaunt",)),
 }
-BACKENDS: tuple[str, ...] = tuple(ALGORITHMS)
-#: Algorithms that compute products of functions on the sphere and nothing else.
-GAUNT_ONLY = ("gaunt", "grid")
+#: Names that :func:`register` does not give away; ``auto`` is the choice by measurement.
+RESERVED = frozenset({*ALGORITHMS, "auto"})
 
 Backend = str | Mapping[str, str]
 
 
+def register(name: str, *algorithms: type[TensorProduct], families: Sequence[Family] = get_args(Family)) -> None:
+    """Make algorithms of one's own a backend of this process, which may stand wherever ``cg`` may.
+
+    Operations without an algorithm are computed as by ``cg``, and convolutions from or to scalars as under every backend. Model
+    files hold the name alone: where it is not registered, they run by an algorithm of eqmol's that computes the same. A name that
+    was registered before gets the new algorithms.
+
+    Args:
+        name: a letter, then letters, digits and underscores.
+        algorithms: subclasses of :class:`Convolution`, :class:`Product` or :class:`Power`, one per operation. Their constructors
+            raise InputError for a spec that they cannot compute.
+        families: which they compute.
+
+    Raises:
+        InputError: a name that is taken or none, what is no algorithm or misses methods, or unknown families.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise InputError(f"the backend name {name!r} must be a letter followed by letters, digits and underscores")
+    if name in RESERVED:
+        raise InputError(f"the backend name {name!r} is eqmol's own; register under another name")
+    if not families or not set(families) <= set(get_args(Family)):
+        raise InputError(f"families={families!r} must be one or both of {', '.join(get_args(Family))}")
+    own: dict[str, Any] = {}
+    for algorithm in algorithms:
+        operation = _operation_of(algorithm)
+        if operation in own:
+            raise InputError(f"backend {name!r} has two algorithms for the {operation}; give one")
+        own[operation] = algorithm
+    if not own:
+        raise InputError(f"backend {name!r} has no algorithm; give subclasses of Convolution, Product or Power")
+    ALGORITHMS[name] = ALGORITHMS["cg"]._replace(**own, families=tuple(families))
+
+
+def _operation_of(algorithm: object) -> str:
+    """The operation that a class computes."""
+    if not isinstance(algorithm, type) or not issubclass(algorithm, Convolution | Product | Power):
+        raise InputError(f"{algorithm!r} is no subclass of Convolution, Product or Power of eqmol.ops")
+    if inspect.isabstract(algorithm):
+        missing = ", ".join(sorted(algorithm.__abstractmethods__))
+        raise InputError(f"{algorithm.__name__} lacks the methods {missing} of a {algorithm.operation}")
+    return algorithm.operation
+
+
 def can_run(backend: str, family: str) -> bool:
     """Whether the backend has algorithms for the family."""
-    return family == "gaunt" or backend not in GAUNT_ONLY
+    return family in ALGORITHMS[backend].families
 
 
 def candidates(spec: Spec) -> tuple[str, ...]:
@@ -40,7 +101,7 @@ def candidates(spec: Spec) -> tuple[str, ...]:
     ('cg', 'gaunt', 'grid')
     """
     found: dict[type[TensorProduct], str] = {}
-    for name in BACKENDS:
+    for name in ALGORITHMS:
         if can_run(name, spec.family):
             found.setdefault(algorithm(spec, name), name)
     return tuple(found.values())
@@ -118,14 +179,19 @@ def algorithm(spec: Spec, backend: Backend) -> type[TensorProduct]:
     """
     name = backend if isinstance(backend, str) else backend.get(spec.operation)
     if not isinstance(name, str) or name not in ALGORITHMS:
-        raise InputError(f"backend {name!r} for the {spec.operation} is unknown; choose from {', '.join(BACKENDS)}")
-    if not can_run(name, spec.family):
         raise InputError(
-            f"backend {name!r} computes the gaunt family only and cannot run a {spec.operation} of the {spec.family} family; "
-            f"use backend cg or escn, or train with model.family=gaunt"
+            f"backend {name!r} for the {spec.operation} is unknown; choose from {', '.join(ALGORITHMS)}, or make your own known "
+            f"with eqmol.ops.register"
+        )
+    if not can_run(name, spec.family):
+        able = " or ".join(other for other in ALGORITHMS if can_run(other, spec.family))
+        (own,) = ALGORITHMS[name].families
+        raise InputError(
+            f"backend {name!r} computes the {own} family only and cannot run a {spec.operation} of the {spec.family} family; "
+            f"use backend {able}, or train with model.family={own}"
         )
     if spec.operation == "convolution" and spec.degree_in == 0:
         return ScalarConvolution
     if spec.operation == "convolution" and spec.degree_out == 0:
         return InvariantConvolution
-    return ALGORITHMS[name][spec.operation]
+    return ALGORITHMS[name].of(spec.operation)

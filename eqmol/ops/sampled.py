@@ -29,6 +29,8 @@ from eqmol.so3.quadrature import Rule
 class Sampled(TensorProduct):
     """An operation on samples; a subclass names its rule."""
 
+    has_kernels = True
+
     @staticmethod
     @abstractmethod
     def rule(band: int, degree_out: int) -> Rule:

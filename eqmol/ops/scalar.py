@@ -21,6 +21,7 @@ from eqmol.so3.layout import degrees, dim
 class _OnePathPerDegree(HarmonicConvolution):
     """Degrees 0 ... reach; the highest of the filter that couples."""
 
+    has_kernels = True
     mask: Tensor
 
     def __init__(self, spec: Spec) -> None:

@@ -1,8 +1,8 @@
 """Which classes a configuration may name.
 
 Hydra builds whatever ``_target_`` names: a configuration from elsewhere, the config.yaml of a shared run for instance, could
-run any code. Here it names classes of eqmol and a few of torch and Lightning; ``allow_code=true`` allows all, also those of
-modules in the current folder.
+run any code. Here it names classes of eqmol, those registered in this process and a few of torch and Lightning;
+``allow_code=true`` allows all, also those of modules in the current folder.
 """
 
 import sys
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from eqmol.errors import InputError
 from eqmol.files import PACKAGE
+from eqmol.models.registry import BACKBONES
 
 #: Classes of other packages that eqmol's own configuration names, and their siblings.
 OTHERS = (
@@ -40,7 +41,12 @@ def check_targets(cfg: DictConfig) -> None:
             sys.path.append(folder)  # last: a file there hides no package
         return
     for key, target in _targets(OmegaConf.to_container(cfg, resolve=False), ""):
-        if target not in OTHERS and not _is_own_class(target):
+        if target not in (*OTHERS, *BACKBONES) and not _is_own_class(target):
+            if isinstance(target, str) and target.isidentifier():
+                raise InputError(
+                    f"{key}={target} is not registered here; train in a script of yours that calls "
+                    f"eqmol.models.register({target!r}, ...) and then eqmol.cli.main.main()"
+                )
             raise InputError(
                 f"{key}={target} is no class of eqmol: a configuration may run code from elsewhere only with allow_code=true; "
                 "use it if you trust that code"

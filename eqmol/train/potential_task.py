@@ -145,7 +145,7 @@ class PotentialTask(Task[Potential]):
         """Return how far mirror images or turned structures differ, for a model whose construction does not forbid it."""
         backbone = model.recipe["backbone"]
         found: dict[str, tuple[float, str]] = {}
-        if backbone["parity"] == "so3":
+        if backbone.get("parity") == "so3":
             error = image_error(model, val_loader, device, -torch.eye(3))
             sentence = f"parity so3: mirror images of validation structures differ by {error:.3g} meV/atom (RMS)"
             found["mirror_error_mev_per_atom"] = (error, sentence)

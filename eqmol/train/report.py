@@ -131,9 +131,11 @@ def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder,
     weights = sum(parameter.numel() for parameter in model.parameters())
     threads = torch.get_num_threads()
     start = "continues" if run.checkpoint is not None else "begins"
+    # a model of the user's may have no products to choose
+    products = "".join(f"{key} {backbone[key]}, " for key in ("family", "parity") if key in backbone)
+    backend = f"backend {backbone['backend']} on " if "backend" in backbone else ""
     console.print(
-        f"model: {weights:,} weights, family {backbone['family']}, parity {backbone['parity']}, "
-        f"{str(model.dtype).removeprefix('torch.')}; backend {backbone['backend']} on {device}, "
+        f"model: {weights:,} weights, {products}{str(model.dtype).removeprefix('torch.')}; {backend}{device}, "
         f"{threads} thread{'s' * (threads > 1)}\noutput: {run.path} ({start})",
         soft_wrap=True,
         highlight=False,

@@ -315,7 +315,7 @@ def settle_algorithms(
         VerificationError: the model would compute something else than the reference.
     """
     model = task.predictor.to(device)
-    auto = model.recipe["backbone"]["backend"] == tuning.AUTO
+    auto = model.recipe["backbone"].get("backend") == tuning.AUTO
     if auto and out.state is not None:  # other algorithms round differently, and the run would not be the same
         tuning.apply(model, out.state["eqmol"]["algorithms"])
     measure = auto and out.state is None

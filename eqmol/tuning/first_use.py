@@ -65,8 +65,8 @@ class FirstUse:
             self.pending = True
             raise
         if tuning is not None and tuning.measured:
-            console = Console(stderr=True)
-            console.print(tuning.table(), width=max(console.width, WIDTH))
+            width = max(Console(stderr=True).width, WIDTH)
+            Console(stderr=True, width=width).print(tuning.table())
 
 
 def at_first_use(model: Predictor, measured: bool, check: bool) -> None:

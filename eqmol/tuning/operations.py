@@ -35,9 +35,10 @@ def operations(model: nn.Module) -> dict[str, TensorProduct]:
 
 
 def backend_of(operation: TensorProduct) -> str:
-    """The first backend that would compute the operation in this way."""
+    """The first backend that would compute the operation in this way, or the class of an algorithm that none stands for."""
     spec = operation.spec
-    return next(name for name in candidates(spec) if algorithm(spec, name) is type(operation))
+    names = (name for name in candidates(spec) if algorithm(spec, name) is type(operation))
+    return next(names, type(operation).__name__)
 
 
 def is_reference(operation: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:

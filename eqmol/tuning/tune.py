@@ -21,7 +21,7 @@ from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
 from eqmol.ops import kernels
 from eqmol.ops.contract import TensorProduct
-from eqmol.ops.registry import candidates
+from eqmol.ops.registry import RESERVED, candidates
 from eqmol.tuning import cache
 from eqmol.tuning.cache import Cost
 from eqmol.tuning.excerpt import EDGES, excerpt
@@ -104,7 +104,8 @@ def tune(model: Predictor, graph: Any, mode: Mode) -> Tuning:
             costs = _measure(model, found[name], records[name], mode, hopeful[name], seconds)
             ruled_out = {b: Cost(math.inf, 0.0, "") for b in candidates(found[name].spec) if b not in costs}
             known[problem] = costs | ruled_out
-        cache.write(known)
+        # algorithms of the user's may change under their names: they are measured by every process
+        cache.write({p: {b: cost for b, cost in costs.items() if b in RESERVED} for p, costs in known.items()})
     tuning = Tuning(
         choices=decide(problems, known),
         costs={name: known[problem] for name, problem in problems.items()},

@@ -4,7 +4,7 @@ The check costs one small evaluation by each, once per process and model.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from eqmol.tuning.operations import (
 #: Largest difference relative to the largest value. Rounding stays below a hundredth of it in float32, and far below in float64.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-4}
 UNITS = {"energies": " eV", "forces": " eV/Å", "virial": " eV"}
-_verified: set[str] = set()
+_verified: set[Hashable] = set()
 
 
 @dataclass(frozen=True)
@@ -205,8 +205,8 @@ def _names(suspects: Mapping[str, TensorProduct]) -> str:
     return ", ".join(dict.fromkeys(backend_of(operation) for operation in suspects.values()))
 
 
-def _identity(model: Predictor, suspects: Mapping[str, TensorProduct]) -> str:
+def _identity(model: Predictor, suspects: Mapping[str, TensorProduct]) -> Hashable:
     """What the model computes and how."""
-    how = {name: (type(op).__name__, _is_compiled(model, op)) for name, op in suspects.items()}
+    how = tuple((name, type(op), _is_compiled(model, op)) for name, op in suspects.items())
     total = sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
-    return f"{model.recipe} {how} {model.dtype} {next(model.parameters()).device} {total!r}"
+    return repr(model.recipe), how, model.dtype, next(model.parameters()).device, total

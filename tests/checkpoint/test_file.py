@@ -27,7 +27,7 @@ from eqmol.checkpoint.header import digest
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
 from eqmol.graph.contacts import SHORTEST
-from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.ops.registry import ALGORITHMS, can_run
 from eqmol.so3.layout import CONVENTION
 from tests.recipes import model, recipe
 
@@ -130,7 +130,7 @@ def test_every_able_backend_gives_the_same_energy(tmp_path: Path, family: str, p
     trained_with = "cg" if family == "coupled" else "grid"
     save(model(family=family, parity=parity, backend=trained_with), file)
     energy, forces = energy_and_forces(load(file))
-    for backend in BACKENDS:
+    for backend in ALGORITHMS:
         if not can_run(backend, family):
             assert "coupled" in refused(file, f"'{backend}'", backend=backend)
             continue
@@ -464,7 +464,6 @@ BACKBONE = [
     ("family", "other"),
     ("family", ["coupled"]),
     ("parity", {}),
-    ("backend", "numpy"),
     ("backend", ["cg"]),
     ("backend", {"_target_": "os.system"}),
     ("backend", {"convolution": ["cg"], "power": "cg"}),

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from eqmol.checkpoint import build
 from eqmol.cli.train import CONF
-from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.ops.registry import ALGORITHMS, can_run
 from eqmol.tuning import AUTO
 
 E0 = [-13.6, -1029.5]
@@ -33,7 +33,7 @@ def recipe(*options: str) -> dict:
     return OmegaConf.to_container(cfg.predictor, resolve=True)
 
 
-@pytest.mark.parametrize(("model", "backend", "data"), list(product(names("model"), BACKENDS, names("data"))))
+@pytest.mark.parametrize(("model", "backend", "data"), list(product(names("model"), ALGORITHMS, names("data"))))
 def test_every_model_backend_and_data_set(model, backend, data):
     composed = recipe(f"model={model}", f"backend={backend}", f"data={data}", *SMALL)
     family = composed["backbone"]["family"]
@@ -44,7 +44,7 @@ def test_every_model_backend_and_data_set(model, backend, data):
 
 
 def test_every_backend_has_a_file():
-    assert names("backend") == sorted([*BACKENDS, AUTO])
+    assert names("backend") == sorted([*ALGORITHMS, AUTO])
 
 
 @pytest.mark.parametrize("group", ["debug", "experiment"])

@@ -9,13 +9,13 @@ from ase.build import bulk, molecule
 
 from eqmol.graph import AtomGraph, from_atoms
 from eqmol.models import MACE, Equiformer, Potential
-from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.ops.registry import ALGORITHMS, can_run
 
 ELEMENTS = [1, 6, 8]
 E0 = [-13.5, -1030.25, -2041.75]
 CUTOFF = 3.0
 
-FAMILIES = [(family, backend) for family in ("coupled", "gaunt") for backend in BACKENDS if can_run(backend, family)]
+FAMILIES = [(family, backend) for family in ("coupled", "gaunt") for backend in ALGORITHMS if can_run(backend, family)]
 
 
 @cache

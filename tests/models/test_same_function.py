@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eqmol.models import Potential
-from eqmol.ops.registry import BACKENDS, can_run
+from eqmol.ops.registry import ALGORITHMS, can_run
 from tests.models.systems import VARIANTS, graph_of, make_model, structures
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -28,7 +28,7 @@ def test_algorithms_of_one_family_agree(family: str, parity: str, name: str, var
     sizes |= {"correlation": 3, "fields": 2} if variant == "mace" else {}
     first = make_model("cg", family, parity, variant, **sizes)
     results, gradients = training_step(first, name)
-    for backend in BACKENDS:
+    for backend in ALGORITHMS:
         if backend == "cg" or not can_run(backend, family):
             continue
         model = make_model(backend, family, parity, variant, seed=1, **sizes)
@@ -43,7 +43,7 @@ def test_algorithms_of_one_family_agree(family: str, parity: str, name: str, var
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", ["coupled", "gaunt"])
 def test_equal_seeds_give_equal_parameters(family: str, variant: str) -> None:
-    states = [make_model(b, family, "so3", variant).state_dict() for b in BACKENDS if can_run(b, family)]
+    states = [make_model(b, family, "so3", variant).state_dict() for b in ALGORITHMS if can_run(b, family)]
     for state in states[1:]:
         assert list(state) == list(states[0])
         assert all(torch.equal(state[key], states[0][key]) for key in state)

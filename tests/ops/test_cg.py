@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from eqmol.ops import Spec
+from eqmol.ops import dense as reference
 from eqmol.ops.cg import CGPower, CGProduct
 from eqmol.ops.cg import power as power_module
 from eqmol.ops.cg import product as product_module
+from eqmol.ops.laws import make_case
 from eqmol.so3.layout import dim
-from tests import reference
-from tests.ops.cases import make_case
 
 pytestmark = pytest.mark.usefixtures("float64")
 

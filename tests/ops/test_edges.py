@@ -5,8 +5,9 @@ import torch
 
 from eqmol.ops import Spec, edges
 from eqmol.ops.contract import RadialWeight
+from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
-from tests.ops.cases import make_case, spec_id
+from tests.ops.cases import spec_id
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -8,7 +8,8 @@ import torch
 
 from eqmol.ops import RadialWeight, Spec, so2
 from eqmol.ops.escn import ESCNConvolution, edge_frame_blocks
-from tests.ops.cases import make_case, spec_id
+from eqmol.ops.laws import make_case
+from tests.ops.cases import spec_id
 
 pytestmark = pytest.mark.usefixtures("float64")
 

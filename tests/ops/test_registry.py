@@ -4,7 +4,7 @@ import pytest
 
 from eqmol.errors import InputError
 from eqmol.ops import Spec, convolution, power, product
-from eqmol.ops.registry import BACKENDS, algorithm, candidates, create
+from eqmol.ops.registry import ALGORITHMS, algorithm, candidates, create
 from tests.ops.cases import PAIRS, POWERS, spec_id
 
 
@@ -28,7 +28,7 @@ def test_candidates_differ_and_begin_with_the_reference(spec, expected):
 @pytest.mark.parametrize("spec", PAIRS + POWERS, ids=spec_id)
 def test_every_backend_is_a_candidate_or_the_same_as_one_or_refuses(spec):
     offered = {algorithm(spec, name) for name in candidates(spec)}
-    for name in BACKENDS:
+    for name in ALGORITHMS:
         try:
             assert algorithm(spec, name) in offered
         except InputError:

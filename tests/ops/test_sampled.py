@@ -6,9 +6,10 @@ import torch
 from eqmol.ops import Spec, grid, sampled, sampled_convolution, sampled_power
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
+from eqmol.ops.laws import make_case
 from eqmol.so3.quadrature import sphere_rule
 from eqmol.so3.torus import torus_rule
-from tests.ops.cases import make_case, spec_id
+from tests.ops.cases import spec_id
 
 pytestmark = pytest.mark.usefixtures("float64")
 

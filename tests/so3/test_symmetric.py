@@ -1,14 +1,16 @@
 """Symmetric couplings: complete, orthonormal, equivariant; the Gaunt power lies in their span."""
 
 from itertools import combinations_with_replacement, groupby, permutations
+from itertools import product as tuples
 
 import numpy as np
 import pytest
 
 from eqmol.errors import InputError
 from eqmol.ops import Spec
+from eqmol.so3.coupling import pairing
+from eqmol.so3.layout import degree_slice, dim
 from eqmol.so3.symmetric import couplings, gaunt_coefficients, monomials, symmetric_paths
-from tests.reference import gaunt_power_dense
 
 FACTORS = [f for order in (1, 2, 3) for f in combinations_with_replacement(range(4), order)] + [
     (1, 1, 2, 2),
@@ -34,6 +36,19 @@ def count_symmetric(factors: tuple[int, ...], l3: int) -> int:
             symmetric.append(newton / k)
         total = total * symmetric[-1]
     return round(float(density @ (total * character(l3))))
+
+
+def gaunt_power_dense(degree_in: int, order: int, l3: int) -> np.ndarray:
+    """Integral of Y_i1 ... Y_iν Y_l3 over every index tuple, by chained Gaunt tensors: [lm_in] * order + [2 l3 + 1]."""
+    band = order * degree_in
+    gaunt = np.zeros((dim(band), dim(degree_in), dim(band)))
+    for l1, l2, l in tuples(range(band + 1), range(degree_in + 1), range(band + 1)):
+        if abs(l1 - l2) <= l <= l1 + l2 and (l1 + l2 + l) % 2 == 0:
+            gaunt[degree_slice(l1), degree_slice(l2), degree_slice(l)] = pairing(l1, l2, l)
+    result = np.eye(dim(degree_in), dim(band))
+    for _ in range(order - 1):
+        result = np.tensordot(result, gaunt, axes=(-1, 0))
+    return result[..., degree_slice(l3)]
 
 
 @pytest.mark.parametrize("factors", FACTORS, ids=str)

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from eqmol.cli.train import _for_hydra
 from eqmol.errors import InputError
+from eqmol.models import Equiformer, register
 from eqmol.train.code import check_targets
 
 
@@ -47,6 +48,15 @@ def test_allowed_code_is_found_in_the_current_folder_last(tmp_path: Path, monkey
         check_targets(OmegaConf.create({"allow_code": allowed}))
         assert sys.path.count(str(tmp_path)) == expected
     assert sys.path[-1] == str(tmp_path)
+
+
+@pytest.mark.usefixtures("registration")
+def test_registered_models_are_allowed() -> None:
+    tree = OmegaConf.create({"allow_code": False, "model": {"_target_": "own"}})
+    with pytest.raises(InputError, match=r"model._target_=own is not registered here; .* eqmol.models.register\('own'"):
+        check_targets(tree)
+    register("own", Equiformer)
+    check_targets(tree)
 
 
 @pytest.mark.parametrize("target", ["eqmol.models.MACE", "eqmol.train.muon.Muon", "torch.optim.AdamW"])

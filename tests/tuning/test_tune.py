@@ -15,6 +15,8 @@ import eqmol
 from eqmol.checkpoint import build, save
 from eqmol.errors import InputError
 from eqmol.graph import collate, from_atoms
+from eqmol.ops import register
+from eqmol.ops.cg import CGPower
 from eqmol.ops.registry import candidates
 from eqmol.train.stop import Interrupted
 from eqmol.tuning import cache, tune
@@ -124,6 +126,27 @@ def test_large_batches_are_judged_by_an_excerpt_first(clock) -> None:
 def test_impossible_powers_are_left_out(clock) -> None:
     potential = model(**GAUNT, filter_degree=6, correlation=5, layers=1, channels=1)
     assert tune.tune(potential, ethanols(1), "energy").choices == {"backbone.layers.0.power": "gaunt"}
+
+
+@pytest.mark.usefixtures("registration")
+def test_algorithms_of_a_user_compete_and_are_measured_by_every_process(clock, folder) -> None:
+    """Their code may change under the same name."""
+    tune.tune(model(**GAUNT), ethanols(1), "energy")
+    remembered = (folder / "tune.json").read_text()
+    register("own", type("Own", (CGPower,), {}))
+    clock["own"] = 0.5
+    power = "backbone.layers.0.power"
+    for _ in range(2):
+        tuning = tune.tune(model(**GAUNT), ethanols(1), "energy")
+        assert (tuning.choices[power], tuning.measured) == ("own", True)
+        assert (folder / "tune.json").read_text() == remembered
+    clock["own"] = 9.0
+    potential = model(**GAUNT)
+    assert tune.tune(potential, ethanols(1), "energy").choices[power] == "gaunt"
+    apply(potential, {power: "own"})
+    assert backend_of(operations(potential)[power]) == "own"
+    register("own", type("Newer", (CGPower,), {}))
+    assert backend_of(operations(potential)[power]) == "Own"  # no name stands for it any more
 
 
 # --- excerpts

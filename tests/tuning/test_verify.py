@@ -16,8 +16,10 @@ from eqmol.checkpoint import save
 from eqmol.cli.predict import main
 from eqmol.errors import InputError, VerificationError
 from eqmol.graph import collate, from_atoms
+from eqmol.ops import register
+from eqmol.ops.cg import CGPower
 from eqmol.ops.kernels import compiler, forms
-from eqmol.ops.registry import BACKENDS, algorithm, can_run
+from eqmol.ops.registry import ALGORITHMS, algorithm, can_run
 from eqmol.ops.spec import Spec
 from eqmol.tuning import verify as verification
 from eqmol.tuning.verify import verify
@@ -72,7 +74,7 @@ def copper() -> ase.Atoms:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("family", "backend"), [(f, b) for f in ("coupled", "gaunt") for b in BACKENDS if b != "cg" and can_run(b, f)]
+    ("family", "backend"), [(f, b) for f in ("coupled", "gaunt") for b in ALGORITHMS if b != "cg" and can_run(b, f)]
 )
 def test_sound_algorithms_pass_with_room_to_spare(family, backend, dtype) -> None:
     potential = model(dtype, family=family, backend=backend, parity="so3").train()
@@ -106,6 +108,19 @@ def test_the_message_has_the_numbers_and_the_culprit(broken, dtype) -> None:
     assert "eV/Å (tolerance" in message
     assert f"backbone.layers.1.convolution ({Convolution.__name__}, relative error 0.01)" in message
     assert "power" not in message
+
+
+@pytest.mark.usefixtures("registration")
+def test_an_algorithm_of_a_user_is_verified_whenever_it_changes() -> None:
+    def scaled(factor: float) -> type[CGPower]:
+        return type("Own", (CGPower,), {"forward": lambda self, *args: factor * CGPower.forward(self, *args)})
+
+    register("own", scaled(1.0))
+    assert verify(model(backend="own"), batch())
+    assert verify(model(backend="own"), batch()) == []
+    register("own", scaled(1.01))
+    with pytest.raises(VerificationError, match=r"backend own disagrees .*layers.0.power \(Own, .* use backend=cg, or"):
+        verify(model(backend="own"), batch())
 
 
 def test_wrong_derivatives_are_found(monkeypatch) -> None:

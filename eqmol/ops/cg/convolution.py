@@ -28,6 +28,7 @@ from eqmol.so3.layout import degree_slice, dim
 class CGConvolution(HarmonicConvolution):
     """Dense 3j contraction with the harmonics of every edge, recomputed and never stored."""
 
+    has_kernels = True
     basis: Tensor
 
     def __init__(self, spec: Spec) -> None:

@@ -37,6 +37,7 @@ CHUNK_ELEMENTS = 1 << 20
 class CGPower(Power):
     """The symmetric product as one polynomial per group and channel."""
 
+    has_kernels = True
     basis: Tensor
     normalization: Tensor
 

@@ -38,6 +38,7 @@ _WEIGHT = 3
 class CGProduct(Product):
     """Dense contraction with the 3j symbols, degree by degree."""
 
+    has_kernels = True
     scale: Tensor
 
     def __init__(self, spec: Spec) -> None:

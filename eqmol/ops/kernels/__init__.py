@@ -41,8 +41,7 @@ def apply(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
     Raises:
         KernelError: kernels are required, and there is no compiler.
     """
-    has_forms = isinstance(op, HarmonicConvolution | Product | Power)
-    return has_forms and library.are_possible(device, dtype, mode(op)) and is_small(op.spec)
+    return op.has_kernels and library.are_possible(device, dtype, mode(op)) and is_small(op.spec)
 
 
 def build(

@@ -9,8 +9,9 @@ from eqmol.ops.kernels.evaluate import evaluate
 from eqmol.ops.kernels.expressions import Expressions, Scaled, Variable, derive
 from eqmol.ops.kernels.programs import edge_program, power_program, product_program
 from eqmol.ops.kernels.sparse import is_small, power_terms
+from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
-from tests.ops.cases import PAIRS, POWERS, make_case, spec_id
+from tests.ops.cases import PAIRS, POWERS, spec_id
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -10,8 +10,8 @@ import torch
 from eqmol.errors import InputError
 from eqmol.ops import Spec, kernels
 from eqmol.ops.kernels import compiler, forms, library
+from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
-from tests.ops.cases import make_case
 
 SPEC = Spec("product", "coupled", "o3", 1, 1, 1)
 
