@@ -48,7 +48,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eqmol"
 
 
-def expand_paths(given: object, option: str, folder: str | os.PathLike[str] = "") -> list[Path]:
+def expand_paths(given: object, option: str, folder: str | os.PathLike[str] = "", folders: bool = False) -> list[Path]:
     """Return the files that an option names.
 
     Args:
@@ -56,6 +56,7 @@ def expand_paths(given: object, option: str, folder: str | os.PathLike[str] = ""
             folders of any depth), or several of them. ``~`` is the home folder; what exists as it is written is no pattern.
         option: name of the option, for messages.
         folder: where relative paths begin.
+        folders: whether a pattern also stands for folders.
 
     Raises:
         InputError: something else, nothing, a pattern without files, or a file that is named twice.
@@ -65,7 +66,7 @@ def expand_paths(given: object, option: str, folder: str | os.PathLike[str] = ""
     for entry in given if several else [given]:  # type: ignore[attr-defined]
         if not isinstance(entry, str | os.PathLike) or not os.fspath(entry):
             raise InputError(f"{option}={given!r} must be the path of a file, or several: [a.xyz, b.xyz]")
-        paths += _expand(os.fspath(entry), option, Path(folder))
+        paths += _expand(os.fspath(entry), option, Path(folder), folders)
     if not paths:
         raise InputError(f"{option} names no file; give a path, or several: [a.xyz, b.xyz]")
     known: set[Path] = set()
@@ -76,7 +77,7 @@ def expand_paths(given: object, option: str, folder: str | os.PathLike[str] = ""
     return paths
 
 
-def _expand(text: str, option: str, folder: Path) -> list[Path]:
+def _expand(text: str, option: str, folder: Path, folders: bool) -> list[Path]:
     text = os.path.expanduser(text)
     path = folder / text
     if not glob.has_magic(text) or path.exists():
@@ -84,7 +85,8 @@ def _expand(text: str, option: str, folder: Path) -> list[Path]:
     root = "" if path == Path(text) else glob.escape(str(folder))
     for pattern in (text, text.replace("[", "[[]")):  # brackets beside a star may be meant as they are
         pattern = os.path.join(root, pattern)
-        if found := [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]:
+        found = [Path(name) for name in glob.glob(pattern, recursive=True)]
+        if found := [path for path in found if path.is_file() or (folders and path.is_dir())]:
             return sorted(found)
     raise InputError(f"{option}: no file matches {text!r}")
 
@@ -198,8 +200,8 @@ def check_file(path: Path) -> None:
         InputError: it is.
     """
     if not path.is_file():
-        wrong = f"is a folder; give its files: {path / '*'}" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {wrong}")
+        wrong = f"is a folder; give its files: {path / '*'}" if path.is_dir() else "is no file"
+        raise InputError(f"{path} {wrong if path.exists() else 'does not exist'}")
     try:
         with open(path, "rb") as file:
             start = file.read(10)

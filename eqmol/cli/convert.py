@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqmol.cli.options import Parser, exit_code, file_path, integer
+from eqmol.cli.options import Parser, exit_code, file_path, integer, one_file
 from eqmol.errors import InputError
+from eqmol.files import expand_paths
 
 if TYPE_CHECKING:
     import ase
@@ -39,13 +39,13 @@ def _parser(program: str) -> Parser:
         "where the model is used.",
     )
     add = parser.add_argument
-    add("source", type=file_path, metavar="IN", help="model.safetensors of a training run")
+    add("source", type=one_file, metavar="IN", help="model.safetensors of a training run")
     add("target", type=file_path, metavar="OUT", help="model file to write")
     add("--family", choices=("coupled", "gaunt"), help="coupled: a weight for every path")
     add("--parity", choices=("o3", "so3"), help="so3: all paths, also those that tell mirror images apart")
     for name, (kind, text) in SIZES.items():
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
-    add("--structures", type=file_path, metavar="FILE", help="structures for the proof (default: generated ones)")
+    add("--structures", nargs="+", metavar="FILE", help="structures for the proof (default: generated ones)")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of the new random weights (default: 0)")
     return parser
@@ -98,17 +98,14 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _structures(file: Path | None, model: "Potential") -> "list[ase.Atoms]":
+def _structures(files: Sequence[str] | None, model: "Potential") -> "list[ase.Atoms]":
     from eqmol.convert.convert import example_structures
     from eqmol.data.xyz.reader import read_frames
 
-    if file is None:
+    if files is None:
         found = list(example_structures(model.elements, model.cutoff))
         return found if model.conservative else [atoms for atoms in found if not atoms.pbc.any()]
-    found = [atoms for atoms, _, _ in read_frames(file)]
-    if not found:
-        raise InputError(f"{file} has no structures to compare the models on")
-    return found
+    return [atoms for path in expand_paths(files, "--structures") for atoms, _, _ in read_frames(path)]
 
 
 def _table(checks: "Mapping[str, list[Difference]]", number: int, dtype: str) -> "Table":

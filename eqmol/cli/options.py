@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn, Self
 
 from eqmol.errors import InputError
+from eqmol.files import expand_paths
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,10 +113,21 @@ def leave(code: int) -> int:
 
 
 def file_path(text: str) -> Path:
-    """The type of an argument that is a path; ``~`` is the home folder also where no shell has replaced it."""
+    """The type of an argument that is a path to write; ``~`` is the home folder also where no shell has replaced it."""
     if not text:
         raise argparse.ArgumentTypeError("an empty text is no path")
     return Path(os.path.expanduser(text))
+
+
+def one_file(text: str) -> Path:
+    """The type of an argument that is a file or folder to read, or a pattern for one."""
+    try:
+        found = expand_paths(file_path(text), "", folders=True)
+    except InputError:
+        raise argparse.ArgumentTypeError(f"no file matches {text!r}") from None
+    if len(found) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is {len(found)} files, {found[0]} and others; give one")
+    return found[0]
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

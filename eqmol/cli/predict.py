@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, positive
+from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive
 from eqmol.errors import InputError
-from eqmol.files import ending, replacing, to_disk
+from eqmol.files import check_file, ending, expand_paths, replacing, to_disk
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,19 +39,21 @@ def _parser(program: str) -> Parser:
         description="Predict energies (eV), forces (eV/Å) and, for structures that are periodic in three directions, "
         "stress (eV/Å³, Voigt order xx yy zz yz xz xy, positive where the lattice is stretched); or, with a model of "
         "properties, those, also for molecules without a structure.",
-        epilog="The output is the input with eqmol_energy and eqmol_stress in info and eqmol_forces in arrays. "
+        epilog="The output is the input with eqmol_energy and eqmol_stress in info and eqmol_forces in arrays, and of several "
+        "files eqmol_source, which says where a frame comes from. "
         "Where the input has labels, a table of errors follows. Molecules give a table with one row each; those that fail are "
         "listed with the reason. A table of molecules comes back with a column for each value.",
     )
     add = parser.add_argument
-    add("model", type=file_path, metavar="MODEL", help="model.safetensors of a training run")
+    add("model", type=one_file, metavar="MODEL", help="model.safetensors of a training run")
     add(
         "input",
         nargs="*",
         metavar="IN",
         help="structures in any format that ASE reads, or molecules as .sdf, .mol, .mol2, .smi (one SMILES and name a line) or a "
         ".csv with SMILES, also .gz; "
-        "several files are read one after the other; with -o OUT.npz SPLIT=DATA names the splits: id=DATA ood_ads=DATA",
+        "several files and patterns like 'runs/*.xyz' are read one after the other; with -o OUT.npz SPLIT=DATA names the splits: "
+        "id=DATA ood_ads=DATA",
     )
     add("--smiles", metavar="SMILES", help="one molecule, instead of a file")
     add("--smiles-column", metavar="NAME", help="column of a .csv or .tsv that has the SMILES (default: smiles)")
@@ -64,9 +66,7 @@ def _parser(program: str) -> Parser:
         ".npz for its evaluation server",
     )
     add("--conformers", type=positive, default=10, metavar="N", help="structures tried for a SMILES (default: 10)")
-    add(
-        "--relax", type=file_path, metavar="POTENTIAL", help="relax molecules with this potential before the prediction"
-    )
+    add("--relax", type=one_file, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
     add(
         "--backend",
         metavar="NAME",
@@ -108,15 +108,19 @@ def _parser(program: str) -> Parser:
 def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    inputs = [Path(name) for name in arguments.input]
+    if arguments.smiles is None and not arguments.input:
+        raise InputError("give a file of structures and -o OUT.xyz, or --smiles SMILES; --help shows how")
+    if arguments.output is not None and arguments.output.suffix == ".npz" and arguments.smiles is None:
+        _run_oc20_server(arguments, Console())
+        return
+    inputs = expand_paths(arguments.input, "IN") if arguments.input else []
+    for path in inputs:
+        check_file(path)
     if arguments.smiles is not None or any(map(_holds_molecules, inputs)):
         _run_molecules(arguments, inputs, Console())
         return
-    if not inputs or arguments.output is None:
-        raise InputError("give a file of structures and -o OUT.xyz, or --smiles SMILES; --help shows how")
-    if arguments.output.suffix == ".npz":
-        _run_oc20_server(arguments, Console())
-        return
+    if arguments.output is None:
+        raise InputError(f"give the file to write for {inputs[0]}: -o OUT.xyz")
     if arguments.relax is not None:
         raise InputError(f"--relax is for molecules ({', '.join(MOLECULES)} or --smiles), not for {inputs[0]}")
     given = {label: getattr(arguments, f"{label}_key") for label in KEYS}
@@ -135,7 +139,13 @@ def _run(arguments: argparse.Namespace) -> None:
         _check_labels(inputs, keys, given, metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
         errors, num_frames = _predict_files(
-            model, _frames(inputs, keys), output, arguments.batch_size, arguments.close_contacts, states
+            model,
+            _frames(inputs, keys),
+            output,
+            arguments.batch_size,
+            arguments.close_contacts,
+            states,
+            sources=len(inputs) > 1,
         )
         if metrics is not None:
             document = {"model": str(arguments.model), "input": _names(inputs), "structures": num_frames}
@@ -174,15 +184,14 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         raise InputError(f"give either {inputs[0]} or --smiles, not both")
     others = [path for path in inputs if not _holds_molecules(path)]
     if others:
-        raise InputError(f"{others[0]} holds structures and {inputs[0]} molecules; predict them one after the other")
+        first = next(path for path in inputs if path not in others)
+        raise InputError(f"{others[0]} holds structures and {first} molecules; predict them one after the other")
     if arguments.output is None and inputs:
         raise InputError(f"give the table to write for {inputs[0]}: -o OUT.csv")
     tables = [path for path in inputs if ending(path) in TABLES]
-    if tables and len(inputs) > 1:
-        raise InputError(f"{tables[0]} is a table, which comes back with further columns; predict it alone")
     if arguments.smiles_column is not None and not tables:
         raise InputError("--smiles-column is for a .csv or .tsv; leave it out")
-    endings = TABLES if tables else TABLES[:1]
+    endings = TABLES if tables == inputs else TABLES[:1]
     if arguments.output is not None and arguments.output.suffix not in endings:
         raise InputError(f"{arguments.output}: molecules give a table; give a name that ends in {' or '.join(endings)}")
     for path in inputs:
@@ -200,21 +209,27 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
     relax = None
     if arguments.relax is not None:
         relax = Calculator(arguments.relax, device=arguments.device, kernels=arguments.kernels, close_contacts=mode)
-    given = read_table(tables[0], arguments.smiles_column or SMILES) if tables else None
-    if given is not None:
-        entries: Any = given.molecules(arguments.conformers)
-    elif arguments.smiles is not None:
-        entries = [from_smiles(arguments.smiles, conformers=arguments.conformers)]
+    given = {path: read_table(path, arguments.smiles_column or SMILES) for path in tables}
+    kept = len(given) == len(inputs) and len({table.header for table in given.values()}) == 1
+    if arguments.smiles is not None:
+        entries: Any = [from_smiles(arguments.smiles, conformers=arguments.conformers)]
     else:
-        entries = chain.from_iterable(read_molecules(path, arguments.conformers) for path in inputs)
+        read = (
+            given[path].molecules(arguments.conformers) if path in given else read_molecules(path, arguments.conformers)
+            for path in inputs
+        )
+        entries = chain.from_iterable(read)
     predictions = list(screen(model, entries, arguments.batch_size, relax, mode))
     failed = [prediction for prediction in predictions if prediction.problem]
-    if given is not None:
-        write_into(given, predictions, arguments.output)
+    if kept:
+        write_into(list(given.values()), predictions, arguments.output)
     elif arguments.output is not None:
         write(predictions, arguments.output)
     if len(failed) < len(predictions):
         console.print(table(predictions))
+    if tables and not kept:
+        words = f"the columns of {', '.join(map(str, tables))} are left out, as the inputs have different ones"
+        console.print(words, soft_wrap=True, highlight=False, markup=False)
     if note := structure_note(predictions):
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     for prediction in failed[:FAILURES]:
@@ -248,17 +263,19 @@ def _run_oc20_server(arguments: argparse.Namespace, console: "Console") -> None:
         console.print(words, soft_wrap=True, highlight=False)
 
 
-def _splits(data: Sequence[str]) -> dict[str, str]:
-    """Paths by the name of their split."""
-    if len(data) == 1 and (Path(data[0]).exists() or "=" not in data[0]):
-        return {"": data[0]}
-    splits: dict[str, str] = {}
+def _splits(data: Sequence[str]) -> dict[str, list[Path]]:
+    """Paths by the name of their split, "" where there is one without a name."""
+    if all(Path(item).exists() or "=" not in item for item in data):
+        return {"": expand_paths(data, "IN", folders=True)}
+    splits: dict[str, list[str]] = {}
     for item in data:
         name, separator, path = item.partition("=")
-        if not separator or not name or name in splits:
-            raise InputError(f"{item!r} must name a split of its own, like id=DATA ood_ads=DATA")
-        splits[name] = path
-    return splits
+        if not separator or not name or not path:
+            raise InputError(
+                f"{item!r} must name its split, like id=DATA ood_ads=DATA; or give data of one split alone"
+            )
+        splits.setdefault(name, []).append(path)
+    return {name: expand_paths(paths, name, folders=True) for name, paths in splits.items()}
 
 
 def _check_paths(arguments: argparse.Namespace, inputs: Sequence[Path]) -> None:
@@ -295,9 +312,14 @@ def _check_labels(inputs: Sequence[Path], keys: dict[str, str], given: dict[str,
 
 
 def _frames(inputs: Sequence[Path], keys: dict[str, str]) -> "Iterator[Frame]":
+    from eqmol.data.qm9.reader import is_raw, read_raw
     from eqmol.data.xyz.reader import read_frames
 
-    return chain.from_iterable(read_frames(path, keys["energy"], keys["forces"], keys["stress"]) for path in inputs)
+    for path in inputs:
+        if is_raw(path):
+            yield read_raw(path), {}, str(path)
+        else:
+            yield from read_frames(path, keys["energy"], keys["forces"], keys["stress"])
 
 
 def _predict_files(
@@ -307,8 +329,9 @@ def _predict_files(
     batch_size: int,
     close_contacts: str,
     states: "StateGuard",
+    sources: bool,
 ) -> "tuple[Errors, int]":
-    """Write every frame with its predictions; return the errors and the number of frames."""
+    """Write every frame with its predictions and, of several files, where it comes from; return errors and number of frames."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -320,8 +343,8 @@ def _predict_files(
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
-        for (atoms, labels, _), result in evaluated(model, frames, batch_size, close_contacts, states):
-            attach(atoms, result, model)
+        for (atoms, labels, source), result in evaluated(model, frames, batch_size, close_contacts, states):
+            attach(atoms, result | ({"source": source} if sources else {}), model)
             write_frame(file, atoms)
             errors.add(result, labels, len(atoms))
             number += 1

@@ -176,28 +176,30 @@ def write(predictions: Sequence[Prediction], path: Path) -> None:
         to_disk(table, sdf)
 
 
-def write_into(given: MoleculeTable, predictions: Sequence[Prediction], path: Path) -> None:
-    """Write a table of molecules with a column for each value and one for problems, and an SDF as :func:`write` does.
+def write_into(given: Sequence[MoleculeTable], predictions: Sequence[Prediction], path: Path) -> None:
+    """Write tables of molecules as one, with a column for each value and one for problems, and an SDF as :func:`write` does.
 
     Args:
-        given: its cells, their order and what separates them are kept; columns that would have the name of another one are
-            called ``eqmol NAME``.
+        given: of the same columns. Their cells and the order of these are kept, and what separates them in the first; columns
+            that would have the name of another one are called ``eqmol NAME``. Of several tables a column says where rows are from.
         predictions: one for each row.
         path: a .csv or .tsv file.
     """
-    names, columns = _names(predictions), list(given.header)
-    for name in [*names, "problem"]:
+    names, header, delimiter = _names(predictions), given[0].header, given[0].delimiter
+    columns = list(header)
+    for name in [*names, "problem", *(["source"] if len(given) > 1 else [])]:
         while name in columns:
             name = f"eqmol {name}"
         columns.append(name)
     with replacing(path) as table, replacing(path.with_suffix(".sdf")) as sdf:
-        rows = csv.writer(table, delimiter=given.delimiter, lineterminator="\n")
+        rows = csv.writer(table, delimiter=delimiter, lineterminator="\n")
         rows.writerow(columns)
-        for row, prediction in zip(given.rows, predictions, strict=True):
-            kept, surplus = list(row[: len(given.header)]), row[len(given.header) :]
-            kept[-1] = given.delimiter.join((kept[-1], *surplus))  # one cell, so that no column is shifted
-            blank = [""] * (len(given.header) - len(row))
-            rows.writerow([*kept, *blank, *_cells(prediction, names), prediction.problem])
+        for row, prediction in zip((row for each in given for row in each.rows), predictions, strict=True):
+            kept, surplus = list(row[: len(header)]), row[len(header) :]
+            kept[-1] = delimiter.join((kept[-1], *surplus))  # one cell, so that no column is shifted
+            blank = [""] * (len(header) - len(row))
+            further = [*_cells(prediction, names), prediction.problem, prediction.source]
+            rows.writerow([*kept, *blank, *further[: len(columns) - len(header)]])
             sdf.write(_record(prediction))
         to_disk(table, sdf)
 

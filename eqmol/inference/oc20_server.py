@@ -9,7 +9,8 @@ For every split the file holds, each named "<split>_<array>" (S frames, A free a
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import ase
@@ -32,7 +33,7 @@ from eqmol.models.predictor import Predictor
 
 def write_predictions(
     model: str | os.PathLike[str] | Predictor,
-    splits: Mapping[str, str | os.PathLike[str]],
+    splits: Mapping[str, Sequence[str | os.PathLike[str]]],
     path: str | os.PathLike[str],
     *,
     backend: str | None = None,
@@ -45,8 +46,8 @@ def write_predictions(
 
     Args:
         model: a model file or a model.
-        splits: name ("id", "ood_ads", "ood_cat", "ood_both") -> a file or folder of OC20, or shards; the name "" for arrays
-            without a prefix.
+        splits: name ("id", "ood_ads", "ood_cat", "ood_both") -> files or folders of OC20, or shards, one after the other; the
+            name "" for arrays without a prefix.
         path: ``.npz``; replaced only when all is predicted.
         backend, device, kernels: see :func:`eqmol.load`.
         batch_size: most frames evaluated together.
@@ -66,10 +67,11 @@ def write_predictions(
         arrays: dict[str, NDArray[np.generic]] = {}
         numbers: dict[str, int] = {}
         for name, data in splits.items():
-            predicted = predict_split(potential, frames_of(Path(data)), batch_size, contacts)
+            frames = chain.from_iterable(frames_of(Path(path)) for path in data)
+            predicted = predict_split(potential, frames, batch_size, contacts)
             numbers[name] = len(predicted["ids"])
             if numbers[name] == 0:
-                raise InputError(f"{data} holds no frames to predict")
+                raise InputError(f"{', '.join(map(str, data))} holds no frames to predict")
             arrays |= {f"{name}_{key}" if name else key: value for key, value in predicted.items()}
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return numbers

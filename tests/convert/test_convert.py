@@ -224,6 +224,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "some.xyz", [molecule("CH3OH"), bulk("Cu", cubic=True)])
+    write(tmp_path / "other.traj", molecule("H2O"))
     target = tmp_path / "coupled.safetensors"
     arguments = [
         str(source),
@@ -233,11 +234,12 @@ def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         "--channels",
         "4",
         "--structures",
-        str(tmp_path / "some.xyz"),
+        str(tmp_path / "s*.xyz"),
+        str(tmp_path / "other.traj"),
     ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "2 structures" in printed
+    assert "3 structures" in printed
     assert all(word in printed for word in ("energy", "forces", "stress", "allowed"))
     header = read_header(target)
     backbone = header.document["recipe"]["backbone"]

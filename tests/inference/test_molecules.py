@@ -1,6 +1,7 @@
 """Predictions for molecules, from the command line to the files."""
 
 import csv
+import gzip
 import io
 
 import numpy as np
@@ -128,6 +129,40 @@ def test_a_table_comes_back_with_its_rows_and_columns(model_file, tmp_path, caps
     assert "2 of 5 molecules" in capsys.readouterr().out
 
 
+def test_several_tables_come_back_as_one(model_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("id,smiles,source\n7,CO,x\n3,CF,y\n")
+    (tmp_path / "b.csv").write_text("id;smiles;source\n1;O;z\n")
+    assert main([str(model_file), "?.csv", "-o", "out.csv", "--conformers", "1"]) == 0
+    header, *rows = csv.reader(io.StringIO((tmp_path / "out.csv").read_text()))
+    assert (header[:3], header[-2:]) == (["id", "smiles", "source"], ["problem", "eqmol source"])
+    assert [row[:3] for row in rows] == [["7", "CO", "x"], ["3", "CF", "y"], ["1", "O", "z"]]
+    assert [row[-1] for row in rows] == ["a.csv, line 2", "a.csv, line 3", "b.csv, line 2"]
+    assert [bool(row[-2]) for row in rows] == [False, True, False]
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_molecules_from_files_of_several_kinds(model_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("id,smiles\n7,CO\n")
+    (tmp_path / "b.csv").write_text("nr,smiles\n7,O\n")
+    (tmp_path / "c.smi").write_text("C methane\n")
+    mol = Chem.MolToMolBlock(from_smiles("CC", conformers=1).mol).replace("\n", "ethane\n", 1)
+    (tmp_path / "d.mol.gz").write_bytes(gzip.compress(mol.encode()))
+    (tmp_path / "e.sdf").write_text(mol + "$$$$\n")
+    for inputs, sources in (
+        (["[abc].*", "d.mol.gz", "e.sdf"], ["a.csv, line 2", "b.csv, line 2", "c.smi, line 1", "d.mol.gz, molecule 1"]),
+        (["a.csv", "b.csv"], ["a.csv, line 2", "b.csv, line 2"]),
+    ):
+        assert main([str(model_file), *inputs, "-o", "out.csv", "--conformers", "1"]) == 0
+        rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+        assert [row["source"] for row in rows][: len(sources)] == sources
+        assert list(rows[0])[:2] == ["name", "smiles"]
+        assert all(row["U0 (eV)"] for row in rows)
+        assert "the columns of a.csv, b.csv are left out" in capsys.readouterr().out
+    assert main([str(model_file), "d.mol.gz", "-o", "out.tsv"]) == 2
+
+
 def test_relaxation_by_a_potential(tmp_path):
     potential, out = tmp_path / "potential.safetensors", tmp_path / "a.csv"
     torch.manual_seed(0)
@@ -150,7 +185,7 @@ def test_relaxation_by_a_potential(tmp_path):
         (["in.smi", "-o", "out.xyz"], "ends in .csv"),
         (["in.sdf", "-o", "in.csv"], "which is the input in.sdf"),
         (["in.csv", "-o", "in.csv"], "which is the input in.csv"),
-        (["in.csv", "in.smi", "-o", "out.csv"], "predict it alone"),
+        (["in.csv", "in.smi", "-o", "out.tsv"], "ends in .csv"),
         (["in.csv", "-o", "out.sdf"], "ends in .csv or .tsv"),
         (["in.smi", "-o", "out.csv", "--smiles-column", "x"], "--smiles-column is for a .csv"),
         (["in.smi", "--smiles", "C"], "not both"),
@@ -161,9 +196,12 @@ def test_relaxation_by_a_potential(tmp_path):
 )
 def test_refused(model_file, arguments, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    for name in ("in.smi", "in.sdf", "in.csv", "in.xyz", "p.safetensors"):
+        (tmp_path / name).write_text("x")
+    before = {path.name for path in tmp_path.iterdir()}
     assert main([str(model_file), *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_features_come_from_the_bonds(tmp_path):

@@ -58,6 +58,16 @@ def test_shards_give_the_same(tmp_path: Path, raw: Path) -> None:
         np.testing.assert_array_equal(array, theirs[name])
 
 
+def test_several_files_of_a_split(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b=(1)").mkdir()
+    write_s2ef(tmp_path / "b=(1)", {"random9": relaxation(frames=1)})
+    monkeypatch.chdir(tmp_path)
+    assert predictions(tmp_path, "raw", "b=(1)")["ids"].tolist() == [*IDS, "9_0"]
+    assert predictions(tmp_path, "[br]*")["ids"].tolist() == ["9_0", *IDS]
+    named = predictions(tmp_path, "id=raw/*.extxyz*", "id=b=(1)", "ood=b=*")
+    assert (named["id_ids"].tolist(), named["ood_ids"].tolist()) == ([*IDS, "9_0"], ["9_0"])
+
+
 @pytest.mark.parametrize("form", ["lmdb", "db"])
 def test_a_test_set_has_no_labels(tmp_path: Path, raw: Path, form: str) -> None:
     folder = tmp_path / "unlabelled"
@@ -88,8 +98,8 @@ def test_a_test_set_has_no_labels(tmp_path: Path, raw: Path, form: str) -> None:
     ("data", "message"),
     [
         (["nowhere"], "nowhere is no file of OC20"),
-        (["a", "b"], "must name a split"),
-        (["id={raw}", "id={raw}"], "must name a split of its own"),
+        (["a", "id=b"], "'a' must name its split"),
+        (["id={raw}", "id={raw}"], "twice; give every file once"),
     ],
 )
 def test_bad_input(

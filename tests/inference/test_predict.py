@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from ase.io import iread, read, write
 
 import eqmol
 from eqmol.checkpoint import save
+from eqmol.cli.main import main as eqmol_command
 from eqmol.cli.predict import main
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
+from eqmol.units import HARTREE
 from tests.recipes import model
 
 ROOT = Path(__file__).parents[2]
@@ -250,6 +253,86 @@ def test_other_formats(path: Path, tmp_path: Path, name: str) -> None:
     assert main([str(path), str(tmp_path / name), "-o", str(tmp_path / "out.xyz")]) == 0
     written = read(tmp_path / "out.xyz")
     assert abs(written.info["eqmol_energy"] - direct(path, written)["energy"]) < 1e-9
+
+
+# --- several files
+
+
+def test_several_files_of_several_kinds(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run=1, (é)~").mkdir()
+    write("run=1, (é)~/b.xyz", mixed())
+    write("run=1, (é)~/a.xyz", molecule("H2O"))
+    write("c.traj", [copper(), copper()])
+    write("d.cif", bulk("Cu", cubic=True))
+    Path("d.cif.gz").write_bytes(gzip.compress(Path("d.cif").read_bytes()))
+    shutil.copy(path, "m.safetensors")
+    arguments = ["predict", "m*.safetensors", "run=*/*.xyz", "~/c.traj", "d.cif.gz", "-o", "~/out [1].xyz"]
+    assert eqmol_command([*arguments, "--metrics", "~/m.json"]) == 2  # there are no labels
+    assert eqmol_command(arguments) == 0
+    sources = ["run=1, (é)~/a.xyz, frame 0", *(f"run=1, (é)~/b.xyz, frame {i}" for i in range(6))]
+    sources += [f"{tmp_path}/c.traj, frame 0", f"{tmp_path}/c.traj, frame 1", "d.cif.gz, frame 0"]
+    written = read(tmp_path / "out [1].xyz", ":")
+    assert [atoms.info["eqmol_source"] for atoms in written] == sources
+    for atoms in written[:4]:
+        assert abs(atoms.info["eqmol_energy"] - direct(path, atoms)["energy"]) < 1e-9
+    assert eqmol_command(["predict", "m.safetensors", "out*.xyz", "-o", "again.xyz"]) == 0
+    assert not any("eqmol_source" in atoms.info for atoms in read("again.xyz", ":"))
+
+
+RAW_QM9 = (
+    "5\ngdb 1\t157.7118\t157.70997\t157.70699\t0.\t13.21\t-0.3877\t0.1171\t0.5048\t35.3641\t0.044749\t-40.47893\t-40.476062\t"
+    "-40.475117\t-40.498597\t6.469\t\nC\t-0.0126981359\t 1.0858041578\t 0.0080009958\t-0.535689\nH\t 0.002150416\t"
+    "-6.0313176*^-3\t 0.0019761204\t 0.133921\nH\t 1.0117308433\t 1.4637511618\t 2.765748*^-4\t 0.133922\n"
+    "H\t-0.540815069\t 1.4475266138\t-0.8766437152\t 0.133923\nH\t-0.5238136345\t 1.4379326443\t 0.9063972942\t 0.133923\n"
+    "1341.307\t3151.7078\nC\tC\t\nInChI=1S/CH4/h1H4\tInChI=1S/CH4/h1H4\n"
+)
+
+
+def test_raw_files_of_qm9(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "dsgdb9nsd_000001.xyz").write_text(RAW_QM9)
+    with gzip.open(tmp_path / "dsgdb9nsd_000002.xyz.gz", "wt") as file:
+        file.write(RAW_QM9.replace("gdb 1", "gdb 2"))
+    assert main([str(path), str(tmp_path / "dsgdb9nsd_*"), "-o", str(tmp_path / "out.xyz")]) == 0
+    first, second = read(tmp_path / "out.xyz", ":")
+    assert (first.info["name"], second.info["name"]) == ("gdb_1", "gdb_2")
+    assert first.positions[1, 1] == -6.0313176e-3
+    assert first.info["U0"] == pytest.approx(-40.47893 * HARTREE)
+    assert first.info["eqmol_energy"] == pytest.approx(direct(path, first)["energy"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["MODEL", "*.cif", "-o", "out.xyz"], "IN: no file matches '*.cif'"),
+        (["MODEL", "in.xyz", "./in.xyz", "-o", "out.xyz"], "IN names in.xyz twice"),
+        (["MODEL", "in.xyz", "", "-o", "out.xyz"], "IN=['in.xyz', ''] must be the path of a file"),
+        (["MODEL", "gone.xyz", "-o", "out.xyz"], "gone.xyz does not exist"),
+        (["MODEL", ".", "-o", "out.xyz"], ". is a folder; give its files: *"),
+        (["MODEL", "in.xyz"], "give the file to write for in.xyz: -o OUT.xyz"),
+        (["MODEL", "in.xyz", "in.smi", "-o", "out.xyz"], "in.xyz holds structures and in.smi molecules"),
+        (["MODEL", "in.xyz.zip", "-o", "out.csv"], "in.xyz.zip is packed by zip"),
+        (["in.*", "in.xyz", "-o", "out.xyz"], "argument MODEL: 'in.*' is 3 files, in.smi and others; give one"),
+        (["*.model", "in.xyz", "-o", "out.xyz"], "argument MODEL: no file matches '*.model'"),
+        (["", "in.xyz", "-o", "out.xyz"], "argument MODEL: an empty text is no path"),
+        (["MODEL", "in.xyz", "-o", ""], "argument -o/--output: an empty text is no path"),
+    ],
+)
+def test_files_that_are_none(
+    path: Path, source: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(source.parent)
+    Path("in.smi").write_text("C\n")
+    Path("in.xyz.zip").write_bytes(b"PK\x03\x04")
+    before = {file.name for file in source.parent.iterdir()}
+    assert main([str(path) if argument == "MODEL" else argument for argument in arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert {file.name for file in source.parent.iterdir()} == before
 
 
 # --- errors against labels
