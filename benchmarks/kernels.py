@@ -9,6 +9,7 @@ water, moved a little every time. Process CPU time on one thread, medians; varia
 
 import argparse
 import csv
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -33,7 +34,8 @@ from eqmol.tuning.cache import hardware
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "train_300K.xyz"
 CUTOFF = 5.0  #: Å
 FAMILIES = {"cg": "coupled", "grid": "gaunt"}
-KERNELS = ("off", "auto")
+#: Name of a variant -> kernels, and tables of radial weights, which training has none of.
+VARIANTS = {"off": ("off", "off"), "kernels": ("auto", "off"), "tables": ("auto", "auto")}
 WORK = ("step", "27", "216")
 
 
@@ -88,10 +90,11 @@ def step(potential: Predictor) -> Callable[[], None]:
     return run
 
 
-def forces(potential: Predictor, atoms: ase.Atoms, mode: str) -> Callable[[], None]:
+def forces(potential: Predictor, atoms: ase.Atoms, variant: str) -> Callable[[], None]:
     """Forces by the calculator after a small move."""
     rng = np.random.default_rng(1)
-    atoms.calc = eqmol.Calculator(potential, kernels=mode, close_contacts="warn")
+    kernels, table = VARIANTS[variant]
+    atoms.calc = eqmol.Calculator(potential, kernels=kernels, radial_table=table, close_contacts="warn")
 
     def run() -> None:
         atoms.positions += 1e-3 * rng.normal(size=atoms.positions.shape)
@@ -101,19 +104,19 @@ def forces(potential: Predictor, atoms: ase.Atoms, mode: str) -> Callable[[], No
 
 
 def measure(channels: int, degree: int, rounds: int, only: tuple[str, ...]) -> list[dict[str, object]]:
-    """Rows of backend, work and milliseconds without and with kernels."""
+    """Rows of backend, work and milliseconds of every variant, and how many times slower none is than the fastest."""
     rows = []
     for work in only:
         runs: dict[tuple[str, str], Callable[[], None]] = {}
         for backend in FAMILIES:
-            for mode in KERNELS:
+            for variant in VARIANTS:
                 potential = model(backend, channels, degree)
-                if work == "step":
-                    use_kernels(potential, mode)
-                    runs[backend, mode] = step(potential)
-                else:
+                if work != "step":
                     atoms = read(SAMPLE) if work == "27" else water()
-                    runs[backend, mode] = forces(potential, atoms, mode)
+                    runs[backend, variant] = forces(potential, atoms, variant)
+                elif variant != "tables":
+                    use_kernels(potential, VARIANTS[variant][0])
+                    runs[backend, variant] = step(potential)
         times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
         for number in range(rounds + 2):
             for key, run in runs.items():
@@ -122,9 +125,10 @@ def measure(channels: int, degree: int, rounds: int, only: tuple[str, ...]) -> l
                 if number >= 2:
                     times[key].append(1e3 * (time.process_time() - begin))
         for backend in FAMILIES:
-            off, on = (statistics.median(times[backend, mode]) for mode in KERNELS)
+            medians = {name: statistics.median(times[key]) for key in runs if key[0] == backend for name in key[1:]}
             row = {"work": work, "channels": channels, "degree": degree, "backend": backend}
-            rows.append(row | {"off_ms": round(off, 2), "kernels_ms": round(on, 2), "ratio": round(off / on, 2)})
+            row |= {f"{name}_ms": round(medians.get(name, math.nan), 2) for name in VARIANTS}
+            rows.append(row | {"ratio": round(medians["off"] / min(medians.values()), 2)})
             print(*(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
     return rows
 

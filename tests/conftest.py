@@ -15,6 +15,8 @@ from eqmol.ops.registry import ALGORITHMS
 
 # compiling takes seconds a spec: only tests of kernels use them, and all tests where this is set to something else
 os.environ.setdefault("EQMOL_KERNELS", "off")
+# laws hold to the last digits: tables have tests of their own
+os.environ.setdefault("EQMOL_RADIAL_TABLE", "off")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

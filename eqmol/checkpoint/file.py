@@ -116,6 +116,18 @@ def load(
             tensors, non-finite weights, a backend that cannot compute the model's family, or kernels that are required and
             cannot be made.
     """
+    return _load(path, backend, device, dtype, verify, kernels, tables=False)
+
+
+def _load(
+    path: str | os.PathLike[str],
+    backend: str | Mapping[str, str] | None,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    verify: bool,
+    kernels: str | None,
+    tables: bool,
+) -> Predictor:
     file = ModelFile(path)
     header = file.header
     mode = None if kernels is None else check_mode(kernels)
@@ -130,7 +142,7 @@ def load(
             tensors = file.tensors()
             _check_finite(tensors, "the file")
             weights = {name: tensors[name] for name in header.shapes}
-            model = _filled(recipe, weights, target, dtype, verify, mode)
+            model = _filled(recipe, weights, target, dtype, verify, mode, tables)
             model.aux = {name: tensors[name].clone() for name in header.aux}
             model.sections = {name: header.document[name] for name in SECTIONS if name in header.document}
             _check_sections(model.sections, model.aux, len(model.elements))
@@ -152,8 +164,20 @@ def prepare(
     dtype: str | torch.dtype | None = None,
     verify: bool = True,
     kernels: str | None = None,
+    radial_table: str | None = None,
 ) -> Predictor:
-    """A private, frozen copy of a model for prediction, from its file or from itself; arguments as in :func:`load`."""
+    """A private, frozen copy of a model for prediction, from its file or from itself.
+
+    Args:
+        path_or_model, backend, device, dtype, verify, kernels: as in :func:`load`.
+        radial_table: ``"auto"`` lets a float32 model on the CPU read its radial weights from tables whose error in the forces of
+            the first batch is below the rounding of the network, ``"off"`` evaluates the network; None as ``$EQMOL_RADIAL_TABLE``
+            says, else ``"auto"``.
+
+    Raises:
+        InputError: as :func:`load`, and an unknown ``radial_table``.
+    """
+    tables = _may_tabulate(radial_table)
     if isinstance(path_or_model, Predictor):
         model = path_or_model
         recipe = model.recipe if backend is None else _with_backend(model.recipe, backend)
@@ -162,10 +186,10 @@ def prepare(
         mode = next(own, None) if kernels is None else check_mode(kernels)
         with torch.random.fork_rng(devices=[]):
             target = model.dtype if dtype is None else as_dtype(dtype)
-            model = _filled(recipe, tensors, as_device(device), target, verify, mode)
+            model = _filled(recipe, tensors, as_device(device), target, verify, mode, tables)
         model.sections, model.aux = copy.deepcopy(path_or_model.sections), dict(path_or_model.aux)
     else:
-        model = load(path_or_model, backend, device, dtype, verify, kernels)
+        model = _load(path_or_model, backend, device, dtype, verify, kernels, tables)
     return model.requires_grad_(False)
 
 
@@ -214,13 +238,22 @@ def _filled(
     dtype: torch.dtype,
     verify: bool,
     kernels: KernelMode | None,
+    tables: bool,
 ) -> Predictor:
     with default_dtype(dtype):
         model = build(recipe)
     model.load_state_dict(dict(tensors))  # casts to the model's types
     use_kernels(model, kernels)
-    at_first_use(model, _is_auto(recipe), verify)
+    at_first_use(model, _is_auto(recipe), verify, tables and dtype == torch.float32 and device.type == "cpu")
     return model.to(device).eval()
+
+
+def _may_tabulate(radial_table: object) -> bool:
+    name = "EQMOL_RADIAL_TABLE" if radial_table is None else "radial_table"
+    value = (os.environ.get("EQMOL_RADIAL_TABLE") or "auto") if radial_table is None else radial_table
+    if value not in ("auto", "off"):
+        raise InputError(f"{name}={value} is unknown; choose auto or off")
+    return value == "auto"
 
 
 def _is_auto(recipe: Mapping[str, Any]) -> bool:

@@ -87,6 +87,12 @@ def _parser(program: str) -> Parser:
         "else auto)",
     )
     add(
+        "--radial-table",
+        choices=("auto", "off"),
+        help="read radial weights from tables that are as exact as float32, or evaluate the network (default: $EQMOL_RADIAL_TABLE, "
+        "else auto)",
+    )
+    add(
         "--close-contacts",
         choices=("stop", "warn"),
         default="stop",
@@ -129,13 +135,9 @@ def _run(arguments: argparse.Namespace) -> None:
     with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
         output = files.enter_context(replacing(arguments.output))
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
-        from eqmol.checkpoint import prepare
         from eqmol.graph.electronic import StateGuard
 
-        verify = arguments.verify == "on"
-        model = prepare(
-            arguments.model, arguments.backend, arguments.device, arguments.dtype, verify, arguments.kernels
-        )
+        model = _prepare(arguments)
         _check_labels(inputs, keys, given, metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
         errors, num_frames = _predict_files(
@@ -164,6 +166,20 @@ def _run(arguments: argparse.Namespace) -> None:
     console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
 
 
+def _prepare(arguments: argparse.Namespace) -> "Predictor":
+    from eqmol.checkpoint import prepare
+
+    return prepare(
+        arguments.model,
+        backend=arguments.backend,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        verify=arguments.verify == "on",
+        kernels=arguments.kernels,
+        radial_table=arguments.radial_table,
+    )
+
+
 def _holds_molecules(path: Path) -> bool:
     return ending(path) in MOLECULES
 
@@ -174,7 +190,6 @@ def _names(inputs: Sequence[Path]) -> str | list[str]:
 
 def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], console: "Console") -> None:
     """Predict molecules; the files are written when all are done."""
-    from eqmol.checkpoint import prepare
     from eqmol.inference.calculator import Calculator
     from eqmol.inference.molecules import screen, structure_note, table, write, write_into
     from eqmol.molecules.molecule import from_smiles, read_molecules
@@ -203,12 +218,17 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         raise InputError(
             "--metrics compares with labels, which molecules from SMILES and SDF do not have; leave it out"
         )
-    settings = (arguments.backend, arguments.device, arguments.dtype, arguments.verify == "on", arguments.kernels)
-    model = prepare(arguments.model, *settings)
+    model = _prepare(arguments)
     mode = arguments.close_contacts
     relax = None
     if arguments.relax is not None:
-        relax = Calculator(arguments.relax, device=arguments.device, kernels=arguments.kernels, close_contacts=mode)
+        relax = Calculator(
+            arguments.relax,
+            device=arguments.device,
+            close_contacts=mode,
+            kernels=arguments.kernels,
+            radial_table=arguments.radial_table,
+        )
     given = {path: read_table(path, arguments.smiles_column or SMILES) for path in tables}
     kept = len(given) == len(inputs) and len({table.header for table in given.values()}) == 1
     if arguments.smiles is not None:
@@ -255,6 +275,7 @@ def _run_oc20_server(arguments: argparse.Namespace, console: "Console") -> None:
         backend=arguments.backend,
         device=arguments.device,
         kernels=arguments.kernels,
+        radial_table=arguments.radial_table,
         batch_size=arguments.batch_size,
         close_contacts=arguments.close_contacts,
     )

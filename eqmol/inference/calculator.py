@@ -42,6 +42,8 @@ class Calculator(ASECalculator):
             model does not know; ``"warn"`` only says so, see :mod:`eqmol.graph.electronic`.
         kernels: whether tensor products are compiled for this machine, ``"auto"``, ``"off"`` or ``"require"``, see
             :func:`eqmol.load`.
+        radial_table: ``"auto"`` reads radial weights from tables, ``"off"`` evaluates the network; see
+            :func:`eqmol.checkpoint.prepare`.
 
     Raises:
         InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, no structure, an element that the
@@ -64,11 +66,12 @@ class Calculator(ASECalculator):
         close_contacts: str = "stop",
         electronic_state: str = "stop",
         kernels: str | None = None,
+        radial_table: str | None = None,
     ) -> None:
         super().__init__()
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
             raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
-        model = prepare(path_or_model, backend, device, dtype, verify, kernels)
+        model = prepare(path_or_model, backend, device, dtype, verify, kernels, radial_table)
         if not isinstance(model, Potential):
             raise InputError(
                 "the model predicts properties of molecules and no forces; use it with eqmol.predict or predict.py, and a "

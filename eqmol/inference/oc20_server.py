@@ -39,6 +39,7 @@ def write_predictions(
     backend: str | None = None,
     device: str = "cpu",
     kernels: str | None = None,
+    radial_table: str | None = None,
     batch_size: int = 32,
     close_contacts: str = "stop",
 ) -> dict[str, int]:
@@ -50,6 +51,7 @@ def write_predictions(
             name "" for arrays without a prefix.
         path: ``.npz``; replaced only when all is predicted.
         backend, device, kernels: see :func:`eqmol.load`.
+        radial_table: see :func:`eqmol.checkpoint.prepare`.
         batch_size: most frames evaluated together.
         close_contacts: see :class:`eqmol.Calculator`.
 
@@ -59,7 +61,7 @@ def write_predictions(
     Raises:
         InputError: no frames, a frame that occurs twice, what the model does not know, or a result that is not finite.
     """
-    potential = prepare(model, backend, device, kernels=kernels)
+    potential = prepare(model, backend, device, kernels=kernels, radial_table=radial_table)
     if not isinstance(potential, Potential):
         raise InputError("the model predicts properties of molecules; the leaderboard asks for energies and forces")
     with replacing(path, "wb") as file:  # opened first: a folder that cannot be written is found at once

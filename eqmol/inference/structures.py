@@ -37,6 +37,7 @@ def predict(
     close_contacts: str = "stop",
     electronic_state: str = "stop",
     kernels: str | None = None,
+    radial_table: str | None = None,
 ) -> Any:
     """Predict energies and forces of structures.
 
@@ -45,7 +46,7 @@ def predict(
         model: a model file or a model.
         batch_size: structures evaluated together; the results do not depend on it.
         backend, device, dtype, verify, kernels: see :func:`eqmol.load`; a backend is tuned and verified on the first batch.
-        close_contacts, electronic_state: see :class:`eqmol.Calculator`.
+        radial_table, close_contacts, electronic_state: see :class:`eqmol.Calculator`.
 
     Returns:
         For one structure a dict, for several a list of dicts: ``energy`` (eV), ``energies`` [N] (eV), ``forces`` [N, 3]
@@ -64,7 +65,7 @@ def predict(
             raise InputError(f"predict takes ase.Atoms or several of them, not {type(structure).__name__}")
     sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
-    potential = prepare(model, backend, device, dtype, verify, kernels)
+    potential = prepare(model, backend, device, dtype, verify, kernels, radial_table)
     states = StateGuard(potential.electronic_state, electronic_state)
     results = [result for _, result in evaluated(potential, frames, batch_size, close_contacts, states)]
     return results[0] if single else results

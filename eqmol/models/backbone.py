@@ -51,6 +51,26 @@ class Backbone(nn.Module, ABC):
         """Precision of the parameters."""
         return next(self.parameters()).dtype
 
+    def tabulate(self, nodes: int | None) -> bool:
+        """Read radial weights from tables wherever the model is evaluated, while its weights are constants.
+
+        Args:
+            nodes: of each table; None for the networks themselves.
+
+        Returns:
+            Whether the model has tables now.
+        """
+        return False
+
+    def table_error(self) -> float:
+        """Largest error of the tables of a float64 model between nodes, relative to the root mean square of what they hold."""
+        return 0.0
+
+    @property
+    def table_nodes(self) -> int | None:
+        """Nodes of the tables, if the model has some."""
+        return None
+
     def run(self, layer: nn.Module, *arguments: Any) -> Any:
         """Call a layer, with its activations stored or recomputed; also right when the gradient is differentiated."""
         if self.checkpointing and torch.is_grad_enabled():

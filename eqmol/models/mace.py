@@ -7,8 +7,9 @@ Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, K fields.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from eqmol.models.arguments import (
     check_widths,
 )
 from eqmol.models.backbone import Backbone, edge_geometries
+from eqmol.models.radial_tables import FIRST, Grid
 from eqmol.nn import (
     BesselBasis,
     ElementEmbedding,
@@ -36,6 +38,7 @@ from eqmol.nn import (
     pad_degrees,
 )
 from eqmol.ops.contract import RadialWeight
+from eqmol.ops.radial_table import Places, RadialTable, convolve
 from eqmol.ops.registry import Backend
 from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
 
@@ -85,20 +88,27 @@ class MACELayer(nn.Module):
         self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
         self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)
+        self.table: RadialTable | None = None
 
     def forward(
         self,
         x: Tensor,
-        basis: Tensor,
+        radial: Tensor | Places,
         ends: tuple[Tensor, Tensor],
         geometry: object,
         edges: tuple[Tensor, Tensor],
         species: Tensor,
         groups: Groups,
     ) -> Tensor:
-        """Features [N, lm_in, C] -> [N, lm_out, C], given radial basis, elements of both ends, geometry and ends of the edges."""
-        weight = RadialWeight(*self.radial(basis, ends))
-        messages = self.convolution(self.up(x), geometry, weight, *edges, len(x))
+        """Features [N, lm_in, C] -> [N, lm_out, C], given radial basis or places in the table, elements of both ends, geometry and
+        ends of the edges.
+        """
+        if isinstance(radial, Places):
+            assert self.table is not None
+            messages = convolve(self.convolution, self.up(x), geometry, self.table, radial, *edges, len(x))
+        else:
+            weight = RadialWeight(*self.radial(radial, ends))
+            messages = self.convolution(self.up(x), geometry, weight, *edges, len(x))
         power = self.power(self.mix(messages * self.message_scale), self.power_weight, species)
         residual = pad_degrees(self.residual(x, groups), self.power.spec.degree_out)
         return (self.down(power) + residual) * math.sqrt(1 / 2)
@@ -197,11 +207,15 @@ class MACE(Backbone):
             )
             for (degree_in, degree_out), rms in zip(pairwise(degrees), message_size, strict=True)
         )
+        self.pair_radial = pair_radial
+        self.grid: Grid | None = None
 
     def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
         """Features after each layer, as :meth:`Backbone.forward` describes; the last has degree ``degree_out``."""
-        basis = self.basis(torch.linalg.vector_norm(vectors, dim=-1))
+        lengths = torch.linalg.vector_norm(vectors, dim=-1)
         ends = species.index_select(0, senders), species.index_select(0, receivers)
+        places = None if self.grid is None or self.training else self.grid.places(lengths, ends)
+        radial = self.basis(lengths) if places is None else places
         groups = group_nodes(species, len(self.elements))
         geometries = edge_geometries(self, vectors)
         x = self.embedding(species)
@@ -209,6 +223,42 @@ class MACE(Backbone):
         for layer in self.layers:
             assert isinstance(layer, MACELayer)
             geometry = geometries[layer.convolution.geometry_key]
-            x = self.run(layer, x, basis, ends, geometry, (senders, receivers), species, groups)
+            x = self.run(layer, x, radial, ends, geometry, (senders, receivers), species, groups)
             features.append(x)
         return features
+
+    def tabulate(self, nodes: int | None) -> bool:
+        """As :meth:`Backbone.tabulate` describes; the tables are those of the weights and the precision that the model has now."""
+        layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
+        self.grid = None
+        for layer in layers:
+            layer.table = None
+        if nodes is None or self.cutoff < 2 * FIRST:
+            return False
+        grid = Grid(self.cutoff, nodes, len(self.elements) if self.pair_radial else 0)
+        for layer in layers:
+            layer.table = grid.tabulate(self.basis, layer.radial)
+            if layer.table is None:
+                return False
+        self.grid = grid
+        return True
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the model; it has no tables afterwards."""
+        self.tabulate(None)
+        return super()._apply(fn, recurse)
+
+    def table_error(self) -> float:
+        """As :meth:`Backbone.table_error` describes."""
+        layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
+        errors = [
+            self.grid.error(self.basis, layer.radial, layer.table)
+            for layer in layers
+            if self.grid is not None and layer.table is not None
+        ]
+        return max(errors, default=0.0)
+
+    @property
+    def table_nodes(self) -> int | None:
+        """As :attr:`Backbone.table_nodes` describes."""
+        return None if self.grid is None else self.grid.nodes

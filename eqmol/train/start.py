@@ -20,6 +20,7 @@ from eqmol.models import MACE, Potential
 from eqmol.models.mace import MACELayer
 from eqmol.models.predictor import Predictor, edge_vectors, owners
 from eqmol.models.reference import BindingEnergy
+from eqmol.tuning import use_kernels
 
 #: Significant digits of factors and of energies: so few that every algorithm and every number of processes finds the same.
 FACTOR_DIGITS, ENERGY_DIGITS = 2, 4
@@ -42,6 +43,7 @@ def measure(model: Predictor, graphs: Sequence[AtomGraph]) -> dict[str, Any]:
         "message_size" of a :class:`eqmol.models.MACE`; "gain", "force_gain" and "binding" of a :class:`Potential`.
     """
     model.eval()
+    use_kernels(model, "off")  # a few structures, before the run has said what it compiles
     sizes = np.array([graph.num_nodes for graph in graphs], np.int64)
     parts = fill(range(len(graphs)), len(graphs), Limits(sizes, max_atoms=BATCH_ATOMS))
     batches = [collate([graphs[i] for i in part]) for part in parts]

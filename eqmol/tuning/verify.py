@@ -80,6 +80,7 @@ def verify(model: Predictor, graph: Any) -> list[Difference]:
     if not suspects or graph.num_edges == 0 or identity in _verified:
         return []
     few, copy, judge = excerpt(graph), frozen(model), frozen(model)
+    judge.backbone.tabulate(None)
     replace(judge, {name: reference(operation, model) for name, operation in suspects.items()})
     differences = _compare(copy, judge, few)
     if model.training:
@@ -209,4 +210,5 @@ def _identity(model: Predictor, suspects: Mapping[str, TensorProduct]) -> Hashab
     """What the model computes and how."""
     how = tuple((name, type(op), _is_compiled(model, op)) for name, op in suspects.items())
     total = sum(float(parameter.detach().double().abs().sum()) for parameter in model.parameters())
-    return repr(model.recipe), how, model.dtype, next(model.parameters()).device, total
+    place = model.dtype, next(model.parameters()).device
+    return repr(model.recipe), how, model.backbone.table_nodes, place, total

@@ -60,6 +60,7 @@ SIGNATURES = {
         "close_contacts='stop'",
         "electronic_state='stop'",
         "kernels=None",
+        "radial_table=None",
     ],
     "predict": [
         "atoms",
@@ -72,6 +73,7 @@ SIGNATURES = {
         "close_contacts='stop'",
         "electronic_state='stop'",
         "kernels=None",
+        "radial_table=None",
     ],
     **{operation: ["spec", "backend='cg'"] for operation in ("convolution", "product", "power")},
 }

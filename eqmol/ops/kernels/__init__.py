@@ -18,7 +18,7 @@ from eqmol.ops.kernels.sparse import is_small
 from eqmol.ops.multilinear import partials
 from eqmol.so3.layout import dim
 
-__all__ = ["apply", "build", "check_mode", "convolution", "identity", "mode", "power", "product", "said"]
+__all__ = ["apply", "build", "can_run", "check_mode", "convolution", "identity", "mode", "power", "product", "said"]
 
 
 def check_mode(value: object) -> KernelMode:
@@ -45,7 +45,12 @@ def apply(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def build(
-    ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dtype, learned: bool, training: bool
+    ops: Iterable[TensorProduct],
+    device: torch.device,
+    dtype: torch.dtype,
+    learned: bool,
+    training: bool,
+    tables: bool = False,
 ) -> list[library.Kernel]:
     """Make the kernels of a model's operations at a time, and say how long it took where something was compiled.
 
@@ -54,6 +59,7 @@ def build(
         device, dtype: of its tensors.
         learned: whether weights have derivatives.
         training: whether derivatives of forces are wanted, too.
+        tables: whether convolutions read their weights from tables.
 
     Returns:
         The kernels.
@@ -66,7 +72,9 @@ def build(
         for op in ops:
             if apply(op, device, dtype):
                 components = dim(op.degree_geometry) if isinstance(op, HarmonicConvolution) else 0
-                found |= {k.key: k for k in forms.usual(op.spec, components, dtype, mode(op), learned, training)}
+                found |= {
+                    k.key: k for k in forms.usual(op.spec, components, dtype, mode(op), learned, training, tables)
+                }
     return list(found.values())
 
 
@@ -89,7 +97,7 @@ def identity(ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dt
 
 def power(op: Power, x: Tensor, weight: Tensor, group: Tensor) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Power.forward`; None where there is no kernel."""
-    if not _can_run(op, x, weight, group) or forms.power_kernel(op.spec, frozenset("v"), 0, x.dtype, mode(op)) is None:
+    if not can_run(op, x, weight, group) or forms.power_kernel(op.spec, frozenset("v"), 0, x.dtype, mode(op)) is None:
         return None
     return power_by_program(op, x, weight, group, mode(op))
 
@@ -103,7 +111,7 @@ def power_by_program(op: Power, x: Tensor, weight: Tensor, group: Tensor, how: K
 
 def product(op: Product, x: Tensor, y: Tensor, weight: Tensor) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Product.forward`; None where there is no kernel."""
-    if not _can_run(op, x, y, weight) or forms.product_kernel(op.spec, frozenset("v"), x.dtype, mode(op)) is None:
+    if not can_run(op, x, y, weight) or forms.product_kernel(op.spec, frozenset("v"), x.dtype, mode(op)) is None:
         return None
     return product_by_program(op, x, y, weight, mode(op))
 
@@ -128,7 +136,7 @@ def convolution(
     num_receivers: int,
 ) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Convolution.forward`; None where there is no kernel."""
-    if senders.dim() > 1 or not _can_run(op, x, harmonics, *weight, senders, receivers):
+    if senders.dim() > 1 or not can_run(op, x, harmonics, *weight, senders, receivers):
         return None
     if forms.edge_kernel(op.spec, frozenset("v"), frozenset(), harmonics.shape[1], x.dtype, mode(op)) is None:
         return None
@@ -151,7 +159,7 @@ def convolution_by_program(
     return partials(form, [4], [weight.hidden, weight.matrix, x, harmonics, None])[0]
 
 
-def _can_run(op: TensorProduct, *tensors: Tensor) -> bool:
+def can_run(op: TensorProduct, *tensors: Tensor) -> bool:
     """Whether an operation may run compiled code on tensors that have memory: transformed and symbolic ones have none."""
     if not apply(op, tensors[0].device, tensors[0].dtype):
         return False

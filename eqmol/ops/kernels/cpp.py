@@ -58,7 +58,7 @@ def node_source(program: Program, scalar: str, width: int) -> str:
     body = _body(program, {name: "+=" if name in grouped else "=" for name in program.writes}, grouped, scalar)
     lines = [_head(scalar, width), body, _SIGNATURE]
     lines.append("const int64_t C = sizes[0], G = sizes[1];\n")
-    lines += _pointers(["begin", "order"], program)
+    lines += _pointers(["begin", "order"], program.reads, program.writes)
     lines.append("for (int64_t block = first; block < last; block++) {\n")
     lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
     lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*program.reads, *program.writes)]
@@ -91,7 +91,12 @@ def node_source(program: Program, scalar: str, width: int) -> str:
 
 
 def edge_source(
-    program: Program, harmonics: Sequence[Sequence[tuple[int, float]]], components: int, scalar: str, width: int
+    program: Program,
+    harmonics: Sequence[Sequence[tuple[int, float]]],
+    components: int,
+    scalar: str,
+    width: int,
+    table: bool = False,
 ) -> str:
     """A kernel over edges.
 
@@ -105,35 +110,49 @@ def edge_source(
         harmonics: of every row of ``m``, (component, value) of the sum that it is.
         components: of the harmonics.
         scalar, width: number type and numbers of a vector.
+        table: weights are read from a table, see :func:`table_source`.
     """
     rows = program.sizes
+    tabulated = [name for name in ("w", SLOPE + "w") if table and name in (*program.reads, *program.writes)]
     matrices = [name for name in program.reads if name.startswith("m")]
     sums = [name for name in program.writes if name.startswith(SLOPE + "m")]
-    others = [name for name in (*program.reads, *program.writes) if name not in matrices + sums]
+    others = [name for name in (*program.reads, *program.writes) if name not in matrices + sums + tabulated]
     added = [name for name in program.writes if _is(name, SENDER_TENSORS + RECEIVER_TENSORS)]
     how = {name: "+=" if name in sums else "add" if name in added else "=" for name in program.writes}
-    lines = [_head(scalar, width), _body(program, how, sums, scalar, matrices)]
+    lines = [_head(scalar, width), _body(program, how, sums + tabulated, scalar, matrices)]
+    if table:
+        lines.append(_interpolation(rows["w"]))
     if matrices:
         lines.append(_matrix(harmonics, components, scalar))
     if sums:
         lines.append(_unmatrix(harmonics, components, scalar, width))
     lines += [_SIGNATURE, "const int64_t C = sizes[0], E = sizes[1];\n"]
-    lines += _pointers(["sender", "receiver"], program)
+    lines += _pointers(["sender", "receiver", *(["row"] if table else [])], *_arguments(program, table))
     per_part = max(PART // width, 1)
     step = per_part if sums else "last - first"
     lines.append(f"for (int64_t part = first; part < last; part += {step}) {{\n")
     lines.append(f"const int64_t stop = part + {step} < last ? part + {step} : last;\n")
-    lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*others, *matrices, *sums)]
+    lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*others, *matrices, *sums, *tabulated)]
     lines.append("for (int64_t e0 = 0; e0 < E; e0 += W) {\nconst int64_t lanes = E - e0 < W ? E - e0 : W;\n")
     for name in matrices:
         lines.append(f"matrix({name} + e0 * {components}, lanes, buffer_{name});\n")
     lines.append("for (int64_t lane = 0; lane < lanes; lane++) {\nconst int64_t e = e0 + lane;\n")
     lines += [f"for (int i = 0; i < {rows[name]}; i++) buffer_{name}[i] = V{{}};\n" for name in sums]
+    if tabulated:
+        lines.append("S factors[6]; powers(fraction[e], factors);\n")
+    if SLOPE + "w" in tabulated:
+        lines.append("S slopes[6]; slopes_of_powers(fraction[e], slopes);\nV along = {};\n")
     lines.append("for (int64_t block = part; block < stop; block++) {\n")
     lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
+    if tabulated:
+        lines.append(f"const S* const node = table + row[e] * {6 * rows['w']} * C + at;\n")
+    if "w" in tabulated:
+        lines.append("interpolate(node, C, n, factors, buffer_w);\n")
     direct = {name: f"{name} + {_edge_index(name)} * {rows[name]} * C + at" for name in others}
     buffers = {name: f"(S*)buffer_{name}" for name in others}
-    shared = {name: f"(const S*)buffer_{name} + lane" for name in matrices} | {name: f"buffer_{name}" for name in sums}
+    shared = {name: f"(const S*)buffer_{name} + lane" for name in matrices} | {
+        name: f"buffer_{name}" for name in sums + tabulated
+    }
     lines.append(f"if (n == W) {_call(program, 'C', direct | shared)} else {{\n")
     lines += [
         f"pack({direct[name]}, C, n, {rows[name]}, {buffers[name]});\n"
@@ -144,11 +163,39 @@ def edge_source(
     lines += [
         f"unpack({buffers[name]}, C, n, {rows[name]}, {direct[name]});\n" for name in others if name in program.writes
     ]
-    lines.append("}\n}\n")
+    lines.append("}\n")
+    if SLOPE + "w" in tabulated:
+        lines.append("V moved[sizeof buffer_w / sizeof(V)];\ninterpolate(node, C, n, slopes, moved);\n")
+        lines.append(f"for (int i = 0; i < {rows['w']}; i++) along += moved[i] * buffer_d_w[i];\n")
+    lines.append("}\n")
+    if SLOPE + "w" in tabulated:
+        lines.append(f"{SLOPE}fraction[part / {per_part} * E + e] = {_over_lanes('along', width)};\n")
     for name in sums:
         lines.append(f"unmatrix(buffer_{name}, {name} + (part / {per_part} * E + e) * {components});\n")
     lines.append("}\n}\n}\n}\n")
     return "".join(lines)
+
+
+def table_source(
+    program: Program, harmonics: Sequence[Sequence[tuple[int, float]]], components: int, scalar: str, width: int
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """A kernel over edges whose weights are polynomials of a table, see :mod:`eqmol.ops.radial_table`.
+
+    As :func:`edge_source`, with the indices ``row`` [E] after ``receivers``, ``fraction`` [E] and ``table`` [R, 6, rows, C] in
+    place of ``w``, and ``d_fraction`` [parts, E] in place of ``d_w``.
+
+    Returns:
+        The source, and names of the tensors that it reads and writes.
+    """
+    return edge_source(program, harmonics, components, scalar, width, table=True), *_arguments(program, True)
+
+
+def _arguments(program: Program, table: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the tensors that a kernel over edges reads and writes."""
+    if not table:
+        return program.reads, program.writes
+    reads = ("fraction", "table", *(name for name in program.reads if name != "w"))
+    return reads, tuple(SLOPE + "fraction" if name == SLOPE + "w" else name for name in program.writes)
 
 
 def statements(program: Program) -> int:
@@ -164,10 +211,10 @@ def _edge_index(name: str) -> str:
     return "sender[e]" if _is(name, SENDER_TENSORS) else "receiver[e]" if _is(name, RECEIVER_TENSORS) else "e"
 
 
-def _pointers(indices: Sequence[str], program: Program) -> list[str]:
+def _pointers(indices: Sequence[str], reads: Sequence[str], writes: Sequence[str]) -> list[str]:
     lines = [f"const int64_t* const {name} = (const int64_t*)in[{i}];\n" for i, name in enumerate(indices)]
-    lines += [f"const S* const {name} = (const S*)in[{i}];\n" for i, name in enumerate(program.reads, len(indices))]
-    return lines + [f"S* const {name} = (S*)out[{i}];\n" for i, name in enumerate(program.writes)]
+    lines += [f"const S* const {name} = (const S*)in[{i}];\n" for i, name in enumerate(reads, len(indices))]
+    return lines + [f"S* const {name} = (S*)out[{i}];\n" for i, name in enumerate(writes)]
 
 
 def _call(program: Program, stride: str, arguments: dict[str, str]) -> str:
@@ -209,6 +256,8 @@ def _body(
         for name, row in results.get(n, ()):
             if how[name] == "+=":
                 lines.append(f"{name}[{row}] += t{n};\n")
+            elif name in vectors:
+                lines.append(f"{name}[{row}] = t{n};\n")
             elif how[name] == "add":
                 lines.append(f"store({name} + {row} * s, load({name} + {row} * s) + t{n});\n")
             else:
@@ -217,7 +266,9 @@ def _body(
         if how[name] == "=":
             for row in range(program.sizes[name]):
                 if Variable(name, row) not in program.results:
-                    lines.append(f"store({name} + {row} * s, V{{}});\n")
+                    lines.append(
+                        f"{name}[{row}] = V{{}};\n" if name in vectors else f"store({name} + {row} * s, V{{}});\n"
+                    )
     return "".join(lines) + "}\n"
 
 
@@ -247,11 +298,43 @@ def _unmatrix(harmonics: Sequence[Sequence[tuple[int, float]]], components: int,
             lines.append(f"d[{component}] = S(0);\n")
             continue
         lines.append(f"const V t{component} = {' + '.join(of[component])};\n")
-        terms = [f"t{component}[{i}]" for i in range(width)]
-        while len(terms) > 1:
-            terms = [f"({a} + {b})" for a, b in zip(terms[::2], terms[1::2], strict=True)]
-        lines.append(f"d[{component}] = {terms[0]};\n")
+        lines.append(f"d[{component}] = {_over_lanes(f't{component}', width)};\n")
     return "".join(lines) + "}\n"
+
+
+def _over_lanes(vector: str, width: int) -> str:
+    """Sum of a vector's numbers."""
+    terms = [f"{vector}[{i}]" for i in range(width)]
+    while len(terms) > 1:
+        terms = [f"({a} + {b})" for a, b in zip(terms[::2], terms[1::2], strict=True)]
+    return terms[0]
+
+
+def _interpolation(rows: int) -> str:
+    """Powers of a fraction and their slopes, and polynomials of a table by them."""
+    return f"""static inline void powers(S t, S* h) {{
+  h[0] = S(1); h[1] = t; h[2] = t * t; h[3] = h[2] * t; h[4] = h[3] * t; h[5] = h[4] * t;
+}}
+static inline void slopes_of_powers(S t, S* h) {{
+  const S t2 = t * t;
+  h[0] = S(0); h[1] = S(1); h[2] = S(2) * t; h[3] = S(3) * t2; h[4] = S(4) * t2 * t; h[5] = S(5) * t2 * t2;
+}}
+static __attribute__((noinline)) void interpolate(const S* node, int64_t C, int64_t n, const S* h, V* w) {{
+  if (n == W) {{
+    for (int i = 0; i < {rows}; i++) {{
+      const S* p = node + i * C;
+      w[i] = h[5] * load(p + {5 * rows} * C) + h[4] * load(p + {4 * rows} * C) + h[3] * load(p + {3 * rows} * C)
+           + h[2] * load(p + {2 * rows} * C) + h[1] * load(p + {rows} * C) + h[0] * load(p);
+    }}
+    return;
+  }}
+  for (int i = 0; i < {rows}; i++) {{
+    S lanes[W] = {{}};
+    for (int64_t c = 0; c < n; c++) for (int j = 5; j >= 0; j--) lanes[c] += h[j] * node[(j * {rows} + i) * C + c];
+    w[i] = load(lanes);
+  }}
+}}
+"""
 
 
 def _constant(value: float, scalar: str) -> str:

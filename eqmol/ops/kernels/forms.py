@@ -29,7 +29,9 @@ PRODUCT_SETS = ("v", "xy", "xyw", "xywv")
 EDGE_SETS = ("v", "wm", "xwm", "xwmv")
 #: Exchanged arguments whose sums are compiled, for derivatives of forces: features of the first layer do not depend on positions.
 JOINT_SETS = (frozenset("wm"), frozenset("wxm"))
-#: What is made of them.
+#: Sets of convolutions with tables: of energies, of forces.
+TABLE_SETS = (frozenset("v"), frozenset("xwm"))
+#: What is made of exchanged arguments.
 ALL_SLOPES = frozenset({"w", "w0", "x", "m", "v"})
 #: Terms of a power beyond which it has no kernels, and statements beyond which a program is not compiled: the programs of all sets
 #: of what is within the limits have fewer. The largest take seven seconds.
@@ -64,7 +66,8 @@ def product_kernel(spec: Spec, wanted: frozenset[str], dtype: torch.dtype, mode:
 def _node_kernel(program: Program, dtype: torch.dtype, mode: KernelMode) -> Kernel | None:
     if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
         return None
-    return library.load(program, cpp.node_source(program, library.SCALARS[dtype], library.width(dtype)), mode)
+    source = cpp.node_source(program, library.SCALARS[dtype], library.width(dtype))
+    return library.load(source, program.reads, program.writes, mode)
 
 
 @lru_cache(maxsize=512)
@@ -77,11 +80,24 @@ def edge_kernel(
         return None
     width = library.width(dtype)
     source = cpp.edge_source(program, edge_terms(spec).harmonics, components, library.SCALARS[dtype], width)
-    return library.load(program, source, mode, max(cpp.PART // width, 1) if "m" in wanted else 1)
+    return library.load(source, program.reads, program.writes, mode, max(cpp.PART // width, 1) if "m" in wanted else 1)
+
+
+@lru_cache(maxsize=512)
+def table_kernel(
+    spec: Spec, wanted: frozenset[str], components: int, dtype: torch.dtype, mode: KernelMode
+) -> Kernel | None:
+    """The compiled program with weights from a table, or None where it cannot be made."""
+    program = edge_program(spec, wanted)
+    if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
+        return None
+    width, terms = library.width(dtype), edge_terms(spec)
+    source, reads, writes = cpp.table_source(program, terms.harmonics, components, library.SCALARS[dtype], width)
+    return library.load(source, reads, writes, mode, max(cpp.PART // width, 1) if "m" in wanted else 1)
 
 
 def usual(
-    spec: Spec, components: int, dtype: torch.dtype, mode: KernelMode, learned: bool, training: bool
+    spec: Spec, components: int, dtype: torch.dtype, mode: KernelMode, learned: bool, training: bool, tables: bool
 ) -> list[Kernel]:
     """The kernels that a model needs for energies and forces, and for their derivatives in training.
 
@@ -92,6 +108,7 @@ def usual(
         mode: whether they may fail.
         learned: whether weights have derivatives.
         training: whether derivatives of forces are wanted, too.
+        tables: whether convolutions read their weights from tables.
 
     Returns:
         Those that can be made. Others that an unusual model needs are made when they are.
@@ -103,6 +120,8 @@ def usual(
     elif spec.operation == "product":
         names = ["v", "xyw" if learned else "xy", "xywv"][: 2 + training]
         made = [product_kernel(spec, frozenset(wanted), dtype, mode) for wanted in names]
+    elif tables:
+        made = [table_kernel(spec, wanted, components, dtype, mode) for wanted in TABLE_SETS]
     else:
         # features of the first layer do not depend on positions
         names = ["v", "xwm" if learned or spec.degree_in else "wm"]

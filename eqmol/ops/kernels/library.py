@@ -21,7 +21,6 @@ from eqmol.errors import InputError
 from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import compiler as compilers
 from eqmol.ops.kernels import cpp, store
-from eqmol.ops.kernels.expressions import Program
 
 DEFAULT: KernelMode = "auto"
 SCALARS = {torch.float32: "float", torch.float64: "double"}
@@ -96,16 +95,16 @@ class Kernel:
     Args:
         path: of the library.
         key: SHA-256 of all that it depends on.
-        program: what it computes.
+        reads, writes: names of the tensors that it is called with.
         unit: channel blocks that are not divided among threads.
     """
 
-    def __init__(self, path: str, key: str, program: Program, unit: int) -> None:
+    def __init__(self, path: str, key: str, reads: Sequence[str], writes: Sequence[str], unit: int) -> None:
         function = ctypes.CDLL(path).eqmol_kernel
         function.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         function.restype = None
         self.function: Callable[..., None] = function
-        self.reads, self.writes = program.reads, program.writes
+        self.reads, self.writes = tuple(reads), tuple(writes)
         self.unit, self.key = unit, key
 
     def __call__(
@@ -147,8 +146,8 @@ def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "eqmol-kernel")
 
 
-def load(program: Program, source: str, mode: KernelMode, unit: int = 1) -> Kernel | None:
-    """The compiled program, or None where it cannot be made.
+def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelMode, unit: int = 1) -> Kernel | None:
+    """A compiled source, see :class:`Kernel`, or None where it cannot be made.
 
     Raises:
         KernelError: kernels are required, and it cannot be made.
@@ -160,7 +159,7 @@ def load(program: Program, source: str, mode: KernelMode, unit: int = 1) -> Kern
     try:
         with said():
             path = store.library(key, partial(_compile, compiler, source))
-        return Kernel(str(path), key, program, unit)
+        return Kernel(str(path), key, reads, writes, unit)
     except (compilers.CompilationError, InputError, OSError, AttributeError) as error:
         if mode == "require":
             raise KernelError(f"{REQUIRED}, but one cannot be made by {compiler.command[0]}: {error}") from None

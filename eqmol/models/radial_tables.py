@@ -1,0 +1,102 @@
+"""Radial networks on nodes of equal distance, see :mod:`eqmol.ops.radial_table`.
+
+Shapes: n nodes, P pairs of elements (1 where the length alone counts), H hidden features.
+"""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eqmol.nn import BesselBasis, RadialNetwork
+from eqmol.ops.radial_table import Places, RadialTable, hermite
+
+#: Å; shorter edges are computed by the network.
+FIRST = 0.5
+#: Numbers of all weights of a table.
+MAX_SIZE = 1 << 26
+
+
+class Grid(NamedTuple):
+    """Nodes of equal distance from FIRST to the cutoff.
+
+    Attributes:
+        cutoff: Å, of the last node.
+        nodes: n.
+        num_elements: of the pairs of elements that have tables of their own; 0: all share one.
+    """
+
+    cutoff: float
+    nodes: int
+    num_elements: int
+
+    @property
+    def step(self) -> float:
+        """Å between two nodes."""
+        return (self.cutoff - FIRST) / (self.nodes - 1)
+
+    def places(self, lengths: Tensor, ends: tuple[Tensor, Tensor]) -> Places | None:
+        """Where edges are, given lengths [E] in Å and elements of both ends; None if one is shorter than the first node."""
+        if len(lengths) and not bool(lengths.detach().amin() >= FIRST):
+            return None
+        place = (lengths - FIRST).clamp(max=self.cutoff - FIRST) / self.step
+        row = place.detach().long().clamp(max=self.nodes - 2)
+        fraction = place - row
+        if self.num_elements:
+            row = row + (ends[0] * self.num_elements + ends[1]) * (self.nodes - 1)
+        return Places(row, fraction)
+
+    def tabulate(self, basis: BesselBasis, network: RadialNetwork) -> RadialTable | None:
+        """A network on the nodes, made in float64, in its own precision; None if it would be too large."""
+        if 6 * self.pairs * self.nodes * network.matrix[0].numel() > MAX_SIZE:
+            return None
+        distances = torch.linspace(FIRST, self.cutoff, self.nodes, dtype=torch.float64, device=network.matrix.device)
+        tables = []
+        for pair in range(self.pairs):
+            r, hidden, matrix = self._evaluate(basis, network, distances, pair)
+            first = jvp(hidden, r)
+            second = jvp(first, r)
+            tables.append(hermite(hidden, first * self.step, second * self.step**2).detach())
+        hidden, matrix = torch.cat(tables), matrix.detach()
+        weights = torch.einsum("rdh,hwc->rdwc", hidden, matrix)
+        return RadialTable(*(t.to(network.matrix.dtype).contiguous() for t in (hidden, matrix, weights)))
+
+    def error(self, basis: BesselBasis, network: RadialNetwork, table: RadialTable) -> float:
+        """Largest error of a float64 table's hidden features and slopes between nodes, relative to the root mean square of each."""
+        node = torch.arange(self.nodes - 1, device=table.hidden.device)
+        quarters = torch.tensor([0.25, 0.5], dtype=torch.float64, device=node.device)
+        fraction = quarters.repeat(len(node)).requires_grad_()
+        row = node.repeat_interleave(len(quarters))
+        errors = []
+        for pair in range(self.pairs):
+            found = table.weight(Places(row + pair * (self.nodes - 1), fraction)).hidden
+            r, expected, _ = self._evaluate(basis, network, FIRST + (row + fraction.detach()) * self.step, pair)
+            for a, b in ((found, expected), (jvp(found, fraction) / self.step, jvp(expected, r))):
+                errors.append(float(((a - b).abs().max() / b.square().mean().sqrt()).detach()))
+        return max(errors)
+
+    @property
+    def pairs(self) -> int:
+        """P."""
+        return max(self.num_elements**2, 1)
+
+    def _evaluate(
+        self, basis: BesselBasis, network: RadialNetwork, distances: Tensor, pair: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances as a leaf, hidden features [n, H] and matrix of a pair of elements, in float64."""
+        exact = copy.deepcopy(network).double().requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad():
+            r = distances.clone().requires_grad_()
+            zero = torch.zeros(len(r), dtype=torch.int64, device=r.device)
+            ends = zero + pair // max(self.num_elements, 1), zero + pair % max(self.num_elements, 1)
+            return r, *exact(basis(r), ends)
+
+
+def jvp(values: Tensor, r: Tensor) -> Tensor:
+    """Derivatives of values [n, H], each row a function of one entry of r [n]: a product with a vector, differentiated by it."""
+    with torch.enable_grad():
+        cotangent = torch.zeros_like(values, requires_grad=True)
+        (slopes,) = torch.autograd.grad(values, r, cotangent, create_graph=True)
+        (result,) = torch.autograd.grad(slopes.sum(), cotangent, create_graph=True)
+    return result

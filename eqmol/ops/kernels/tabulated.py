@@ -1,0 +1,86 @@
+"""Convolutions whose weights are read from a table of distances inside the kernel: never stored, differentiable once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from eqmol.ops.contract import Convolution, HarmonicConvolution
+from eqmol.ops.kernels import can_run, cpp, mode
+from eqmol.ops.kernels.expressions import SLOPE
+from eqmol.ops.kernels.forms import TABLE_SETS, check_indices, table_kernel
+from eqmol.ops.kernels.library import Kernel
+from eqmol.so3.layout import dim
+
+
+def tabulated_convolution(
+    op: Convolution,
+    x: Tensor,
+    harmonics: Any,
+    table: Tensor,
+    row: Tensor,
+    fraction: Tensor,
+    senders: Tensor,
+    receivers: Tensor,
+    num_receivers: int,
+) -> Tensor | None:
+    """A convolution with weights from a table; None where there is no kernel.
+
+    Args:
+        op: the convolution.
+        x: [N, lm_in, C].
+        harmonics: [E, lm] of a :class:`HarmonicConvolution`.
+        table: [R, 6, W, C], see :class:`eqmol.ops.radial_table.RadialTable`.
+        row, fraction: [E] places in the table.
+        senders, receivers: [E].
+        num_receivers: rows of the result.
+    """
+    if not isinstance(op, HarmonicConvolution) or senders.dim() > 1:
+        return None
+    if not can_run(op, x, harmonics, table, row, fraction, senders, receivers):
+        return None
+    kernels = [table_kernel(op.spec, wanted, harmonics.shape[1], x.dtype, mode(op)) for wanted in TABLE_SETS]
+    if None in kernels:
+        return None
+    check_indices("sender", senders, len(x))
+    check_indices("receiver", receivers, num_receivers)
+    check_indices("row", row, len(table))
+    shape = num_receivers, dim(op.spec.degree_out), x.shape[2]
+    return _Tabulated.apply(x, harmonics, fraction, kernels, table, row, (senders, receivers), shape)
+
+
+class _Tabulated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        harmonics: Tensor,
+        fraction: Tensor,
+        kernels: list[Kernel],
+        table: Tensor,
+        row: Tensor,
+        edges: tuple[Tensor, Tensor],
+        shape: tuple[int, int, int],
+    ) -> Tensor:
+        x, harmonics, fraction = x.contiguous(), harmonics.contiguous(), fraction.contiguous()
+        ctx.save_for_backward(x, harmonics, fraction)
+        ctx.rest = kernels[1], table, (*(e.contiguous() for e in edges), row.contiguous())
+        result = x.new_zeros(shape)
+        given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, SLOPE + "v": result}
+        kernels[0]((x.shape[2], len(row)), ctx.rest[2], given, x)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, harmonics, fraction = ctx.saved_tensors
+        kernel, table, indices = ctx.rest
+        parts = max(-(-x.shape[2] // cpp.PART), 1)
+        by_x, by_m = torch.zeros_like(x), harmonics.new_zeros(parts, *harmonics.shape)
+        by_fraction = fraction.new_zeros(parts, *fraction.shape)
+        given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, "v": gradient.contiguous()}
+        given |= {SLOPE + "x": by_x, SLOPE + "m": by_m, SLOPE + "fraction": by_fraction}
+        kernel((x.shape[2], len(fraction)), indices, given, x)
+        slopes = [s[0] if parts == 1 else s.sum(0) for s in (by_m, by_fraction)]
+        return by_x, *slopes, None, None, None, None, None

@@ -1,0 +1,201 @@
+"""Radial weights from tables: as exact as they are said to be, and the network wherever a table would not do."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+import eqmol
+from eqmol.checkpoint import prepare
+from eqmol.errors import InputError, VerificationError
+from eqmol.models.radial_tables import FIRST, Grid, jvp
+from eqmol.nn import BesselBasis, RadialNetwork
+from eqmol.ops import Spec
+from eqmol.ops.kernels import cpp, library
+from eqmol.ops.radial_table import Places, RadialTable, convolve, hermite
+from eqmol.ops.registry import create
+from eqmol.so3.layout import dim
+from eqmol.tuning.tables import tabulate
+from tests.models.systems import graph_of, make_model, structures
+from tests.recipes import model as made
+from tests.recipes import recipe
+
+BACKENDS = [("coupled", "cg"), ("coupled", "escn"), ("gaunt", "grid")]
+
+
+def test_polynomials_of_fifth_degree_are_exact(float64) -> None:
+    coefficients = torch.randn(6)
+    ends = torch.tensor([0.0, 1.0]).requires_grad_()
+    value = torch.stack([ends**k for k in range(6)], -1) @ coefficients
+    (slope,) = torch.autograd.grad(value.sum(), ends, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), ends)
+    torch.testing.assert_close(hermite(value, slope, curvature), coefficients.unsqueeze(0), atol=1e-12, rtol=0)
+
+
+def test_products_with_a_vector_are_derivatives(float64) -> None:
+    r = torch.linspace(1, 2, 5).requires_grad_()
+    first = jvp(torch.stack([r**2, r**3], 1), r)
+    torch.testing.assert_close(first, torch.stack([2 * r, 3 * r**2], 1))
+    torch.testing.assert_close(jvp(first, r), torch.stack([2 * torch.ones(5), 6 * r], 1))
+
+
+@pytest.mark.parametrize("num_elements", [0, 2])
+def test_the_error_falls_with_the_fifth_power_of_the_step(float64, num_elements) -> None:
+    basis, network = BesselBasis(4.0, 4), RadialNetwork(4, [8, 8], 2, 3, num_elements)
+    errors = []
+    for nodes in (100, 199):
+        grid = Grid(4.0, nodes, num_elements)
+        table = grid.tabulate(basis, network)
+        assert table is not None
+        errors.append(grid.error(basis, network, table))
+    assert 1e-9 < errors[1] < errors[0] < 1e-2
+    assert 20 < errors[0] / errors[1] < 50
+
+
+@pytest.mark.parametrize(("family", "backend"), BACKENDS)
+@pytest.mark.parametrize("pair_radial", [False, True])
+def test_forces_are_those_of_the_network(float64, family, backend, pair_radial) -> None:
+    model = make_model(backend, family, pair_radial=pair_radial)
+    for atoms in structures().values():
+        graph = graph_of(atoms)
+        exact = model(graph, stress=True)
+        assert model.backbone.tabulate(1024)
+        found = model(graph, stress=True)
+        for name in ("energies", "forces", "virial"):
+            scale = float(exact["forces"].square().mean().sqrt())
+            torch.testing.assert_close(found[name], exact[name], atol=1e-6 * scale, rtol=0)
+            assert not torch.equal(found["forces"], exact["forces"])
+        model.backbone.tabulate(None)
+        assert torch.equal(model(graph)["forces"], exact["forces"])
+
+
+def test_short_edges_training_and_casts_use_the_network(float64) -> None:
+    model = make_model()
+    model.backbone.tabulate(256)
+    short, molecule = (
+        graph_of(Atoms("OH", positions=[[0, 0, 0], [0, 0, 0.99 * FIRST]])),
+        graph_of(structures()["molecule"]),
+    )
+    tabulated = [model(graph)["energies"] for graph in (short, molecule)]
+    assert not torch.equal(model.train()(molecule)["energies"].detach(), tabulated[1])
+    model.eval().float().double()
+    assert model.backbone.table_nodes is None
+    exact = [make_model()(graph)["energies"] for graph in (short, molecule)]
+    assert torch.equal(tabulated[0], exact[0])
+    assert not torch.equal(tabulated[1], exact[1])
+
+
+def test_nothing_lies_beyond_the_cutoff(float64) -> None:
+    grid = Grid(3.0, 64, 0)
+    table = grid.tabulate(BesselBasis(3.0, 4), RadialNetwork(4, [8], 2, 3))
+    places = grid.places(torch.tensor([3.0, 3.2]), (torch.zeros(2, dtype=torch.int64),) * 2)
+    assert table is not None
+    assert places is not None
+    assert table.weight(places).hidden.abs().max() < 1e-12
+
+
+def test_tables_that_would_be_large_are_not_made(float64) -> None:
+    assert Grid(3.0, 4096, 89).tabulate(BesselBasis(3.0, 4), RadialNetwork(4, [8], 10, 64, 89)) is None
+
+
+# --- compiled
+
+
+@pytest.mark.usefixtures("kernels", "float64")
+@pytest.mark.parametrize("degree", [0, 1])
+@pytest.mark.parametrize("channels", [3, cpp.PART, cpp.PART + 5])
+def test_compiled_tables(degree, channels, monkeypatch) -> None:
+    """Values and slopes as torch's, and the same bits for any number of threads."""
+    monkeypatch.setattr(library, "SERIAL", 0)
+    spec = Spec("convolution", "coupled", "o3", degree, 2, 2)
+    op = create(spec, "cg")
+    hidden, matrix = torch.randn(11, 6, 7), torch.randn(7, spec.num_weights, channels)
+    table = RadialTable(hidden, matrix, torch.einsum("rdh,hwc->rdwc", hidden, matrix).contiguous())
+    x, vectors, fraction = torch.randn(6, dim(degree), channels), torch.randn(30, 3), torch.rand(30)
+    row, senders, receivers = torch.randint(0, 11, (30,)), torch.randint(0, 6, (30,)), torch.randint(0, 6, (30,))
+
+    def run(threads: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, vectors, fraction)]
+        places = Places(row, leaves[2])
+        out = convolve(op, leaves[0], op.geometry(leaves[1]), table, places, senders, receivers, 6)
+        return [out, *torch.autograd.grad(out.sin().sum(), leaves)]
+
+    compiled = run(1)
+    assert type(compiled[0].grad_fn).__name__ == "_TabulatedBackward"
+    assert all(torch.equal(a, b) for a, b in zip(run(3), compiled, strict=True))
+    op.kernels = "off"
+    torch.testing.assert_close(compiled, run(1), atol=1e-10, rtol=1e-10)
+
+
+# --- through the doors
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EQMOL_RADIAL_TABLE")
+
+
+def test_nodes_are_chosen_by_the_rounding(tables, capsys) -> None:
+    graph = graph_of(structures()["molecule"])
+    model = prepare(made(torch.float32))
+    network = model.backbone
+    assert network.table_nodes is None
+    found = model(graph)["forces"]
+    assert f"tables of {network.table_nodes} nodes: forces differ by up to" in capsys.readouterr().err
+    exact = made(torch.float32).double()(graph)["forces"]
+    rounding = (made(torch.float32)(graph)["forces"] - exact).abs().max()
+    assert (found - exact).abs().max() < 3 * rounding
+
+
+@pytest.mark.parametrize(
+    "options", [{"radial_table": "off"}, {"dtype": "float64"}], ids=lambda options: next(iter(options))
+)
+def test_networks_are_evaluated(tables, options, capsys) -> None:
+    model = prepare(made(torch.float32), **options)
+    model(graph_of(structures()["molecule"]))
+    assert model.backbone.table_nodes is None
+    assert capsys.readouterr().err == ""
+
+
+def test_models_without_tables_have_none(tables) -> None:
+    torch.set_default_dtype(torch.float32)
+    assert tabulate(make_model(variant="equiformer"), graph_of(structures()["molecule"])) is None
+    assert tabulate(make_model(), graph_of(Atoms("H"))) is None
+
+
+def test_unknown_options_are_refused(monkeypatch) -> None:
+    with pytest.raises(InputError, match="radial_table=on is unknown; choose auto or off"):
+        eqmol.Calculator(made(), radial_table="on")
+    monkeypatch.setenv("EQMOL_RADIAL_TABLE", "fast")
+    with pytest.raises(InputError, match="EQMOL_RADIAL_TABLE=fast is unknown; choose auto or off"):
+        eqmol.Calculator(made())
+
+
+@pytest.mark.usefixtures("kernels")
+def test_dynamics_keep_their_energy_consistent(tables) -> None:
+    """Forces of the calculator are the slope of its energy, and its tables are compiled."""
+    atoms = structures()["molecule"].copy()
+    atoms.calc = eqmol.Calculator(made(torch.float32))
+    forces = atoms.get_forces()
+    assert atoms.calc.model.backbone.table_nodes is not None
+    direction, start = np.random.default_rng(0).normal(size=forces.shape) / 10, atoms.positions.copy()
+    energies = []
+    for t in (-0.02, 0.02):
+        atoms.positions = start + t * direction
+        energies.append(atoms.get_potential_energy())
+    assert (energies[0] - energies[1]) / 0.04 == pytest.approx((forces * direction).sum(), rel=2e-2)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_wrong_table_is_found_by_verification(tables, monkeypatch) -> None:
+    original = Grid.tabulate
+
+    def wrong(self, basis, network):
+        table = original(self, basis, network)
+        return table if network.matrix.dtype == torch.float64 else table._replace(weights=table.weights * 1.01)
+
+    monkeypatch.setattr(Grid, "tabulate", wrong)
+    model = prepare(eqmol.checkpoint.build(recipe(avg_num_neighbors=5.5)))
+    with pytest.raises(VerificationError, match="disagrees with the reference"):
+        model(graph_of(structures()["molecule"]))
