@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from eqmol.errors import InputError
 from eqmol.files import cache_folder, replacing
 
 LOCK_SECONDS = 300.0  #: to wait for another process that makes the same library
@@ -43,8 +44,8 @@ def library(key: str, make: Callable[[Path], None]) -> Path:
     try:
         _prepare(folder)
         return _in_folder(folder, key, make)
-    except (UnsafeError, OSError) as error:
-        reason = error if isinstance(error, UnsafeError) else f"{folder} cannot be used ({error.strerror or error})"
+    except (UnsafeError, InputError, OSError) as error:
+        reason = f"{folder} cannot be used ({error.strerror or error})" if isinstance(error, OSError) else error
         _say(f"compiled kernels are not kept: {reason}; they are made in a temporary folder")
         return _in_folder(_private(os.getpid()), key, make)
 
