@@ -129,11 +129,12 @@ def _run(cfg: "DictConfig", program: str) -> None:
     from eqmol.train import processes
     from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch
-    from eqmol.train.stop import Interrupted
+    from eqmol.train.stop import Interrupted, process_start
     from eqmol.train.task import NonFiniteLossError
 
     keep_freed_memory()
     context = HydraConfig.get()
+    is_first_job = context.mode != RunMode.MULTIRUN or context.job.num == 0
     if context.mode == RunMode.MULTIRUN:
         if cfg.trainer.devices != 1:
             _fail("several runs of one command (-m) use one device each: set trainer.devices=1", 2)
@@ -145,7 +146,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
         missing = [f"model.{key}" for key in cfg.model if OmegaConf.is_missing(cfg.model, key)]
         if missing:
             raise InputError(f"{' and '.join(missing)} must be given: this model has no default")
-        run(cfg)
+        run(cfg, began=process_start() if is_first_job else None)
     except InputError as error:
         _fail(str(error), 2)
     except InstantiationException as error:

@@ -22,6 +22,8 @@ from eqmol.graph.targets import Target
 
 #: Training structures that an untrained model is measured on, and atoms that are enough from a fourth of them on.
 SAMPLE, SAMPLE_ATOMS = 32, 500
+#: Structures of the training set whose errors are evaluated after a run.
+EVALUATED = 1000
 #: Names of splits, which no test set may take.
 SPLITS = ("train", "val")
 
@@ -47,6 +49,9 @@ class GraphSets(pl.LightningDataModule):
 
     #: Properties whose labels the graphs carry, besides energy, forces and stress.
     targets: tuple[Target, ...] = ()
+    #: Whether graphs are made when they are asked for, which processes do.
+    makes_graphs = False
+
     train_graphs: Sequence[AtomGraph]
     val_graphs: Sequence[AtomGraph]
     test_graphs: dict[str, Any]
@@ -155,8 +160,15 @@ class GraphSets(pl.LightningDataModule):
         return self._ordered(self.val_graphs)
 
     def evaluation_dataloaders(self) -> dict[str, DataLoader]:
-        """Return every set in its order: "train", "val", and each test set by name."""
-        return {name: self._ordered(graphs) for name, graphs in self._sets().items()}
+        """Return every set in its order: "train", "val", and each test set by name.
+
+        Of a large training set they are :data:`EVALUATED` structures, which depend on the seed only.
+        """
+        loaders = {name: self._ordered(graphs) for name, graphs in self._sets().items()}
+        if len(self.train_graphs) > EVALUATED:
+            chosen = np.random.default_rng(self.seed).choice(len(self.train_graphs), EVALUATED, replace=False)
+            loaders["train"] = self._ordered(self.train_graphs, np.sort(chosen).tolist())
+        return loaders
 
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and of edges of graphs; the latter may be None where :attr:`batch_edges` is."""
@@ -180,16 +192,17 @@ class GraphSets(pl.LightningDataModule):
         """Return all sets by name."""
         return {"train": self.train_graphs, "val": self.val_graphs, **self.test_graphs}
 
-    def _ordered(self, graphs: Sequence[AtomGraph], num_workers: int = 0) -> DataLoader:
-        """Return the graphs in batches, without shuffling."""
+    def _ordered(self, graphs: Sequence[AtomGraph], chosen: Sequence[int] | None = None) -> DataLoader:
+        """Return all or the chosen graphs in batches, without shuffling."""
         generator = torch.Generator()  # of its own: opening a loader draws a number
-        batches = fill(range(len(graphs)), self.batch_size, self._limits(graphs))
+        order = range(len(graphs)) if chosen is None else chosen
+        batches = fill(order, self.batch_size, self._limits(graphs))
         return CompleteLoader(
             graphs,  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=collate,
             generator=generator,
-            num_workers=num_workers,
+            num_workers=self.num_workers if self.makes_graphs else 0,
         )
 
     def _measured(self) -> Statistics:

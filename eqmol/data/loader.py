@@ -182,6 +182,11 @@ def share_of(loader: DataLoader, rank: int, num_ranks: int) -> DataLoader:
     )
 
 
+def count(loader: DataLoader) -> int:
+    """Return the number of graphs in all batches of an unshuffled loader."""
+    return sum(map(len, loader.batch_sampler))  # type: ignore[arg-type]
+
+
 class CompleteLoader(DataLoader):
     """Batches in a fixed order, all of them: a StopIteration from a structure would pass for the end of the data."""
 

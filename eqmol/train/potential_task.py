@@ -20,7 +20,7 @@ from eqmol.plots import Quantity
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Schedule
-from eqmol.train.task import Task
+from eqmol.train.task import Task, structures_shown
 from eqmol.units import MEV
 
 #: Generator of the rotation that structures are turned by.
@@ -141,19 +141,29 @@ class PotentialTask(Task[Potential]):
         errors = [f"{name} {row[key]:.3g} {unit}" for name, key, unit in shown if math.isfinite(row.get(key, math.nan))]
         return "val RMSE " + ", ".join(errors) if errors else ""
 
+    def further_passes(self, model: Potential) -> int:
+        """Return how often the validation set is compared with an image of itself."""
+        return len(_images(model))
+
     def further_metrics(self, model: Potential, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
         """Return how far mirror images or turned structures differ, for a model whose construction does not forbid it."""
-        backbone = model.recipe["backbone"]
         found: dict[str, tuple[float, str]] = {}
-        if backbone.get("parity") == "so3":
-            error = image_error(model, val_loader, device, -torch.eye(3))
-            sentence = f"parity so3: mirror images of validation structures differ by {error:.3g} meV/atom (RMS)"
-            found["mirror_error_mev_per_atom"] = (error, sentence)
-        if backbone.get("feedforward") == "s2":
-            error = image_error(model, val_loader, device, torch.linalg.matrix_exp(torch.tensor(TURN)))
-            sentence = f"feedforward=s2: turned validation structures differ by {error:.3g} meV/atom (RMS)"
-            found["rotation_error_mev_per_atom"] = (error, sentence)
+        for name, (matrix, of_what) in _images(model).items():
+            error = image_error(model, val_loader, device, matrix)
+            found[f"{name}_error_mev_per_atom"] = (error, f"{of_what} differ by {error:.3g} meV/atom (RMS)")
         return found
+
+
+def _images(model: Potential) -> dict[str, tuple[Tensor, str]]:
+    """Return the images of structures whose energy may differ: name -> matrix, and how a person calls them."""
+    backbone = model.recipe["backbone"]
+    images = {}
+    if backbone.get("parity") == "so3":
+        images["mirror"] = (-torch.eye(3), "parity so3: mirror images of validation structures")
+    if backbone.get("feedforward") == "s2":
+        turn = torch.linalg.matrix_exp(torch.tensor(TURN))
+        images["rotation"] = (turn, "feedforward=s2: turned validation structures")
+    return images
 
 
 def _isolated_energy(model: Potential, batch: Any) -> Tensor:
@@ -215,7 +225,7 @@ def error_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
         cells = [f"{errors[mae]:.3g} / {errors[rmse]:.3g}" if mae in errors else "" for _, mae, rmse in shown]
         rms = errors.get("forces_rms_mev_per_a", 0.0)
         relative = f"{100 * errors['forces_rmse_mev_per_a'] / rms:.1f} %" if rms > 0 else ""
-        table.add_row(name, str(int(errors.get("structures", 0))), *cells, relative)
+        table.add_row(name, structures_shown(errors), *cells, relative)
     return table
 
 

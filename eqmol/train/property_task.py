@@ -18,7 +18,7 @@ from eqmol.plots import COLORS, Quantity
 from eqmol.train import processes
 from eqmol.train.loss import Target as Loss
 from eqmol.train.schedule import Schedule
-from eqmol.train.task import Task
+from eqmol.train.task import Task, structures_shown
 
 LOSSES = ("mae", "mse", "huber")
 
@@ -202,7 +202,7 @@ class PropertyTask(Task[Properties]):
             table.add_column(f"{target.name}\n{target.shown_unit}", justify="right", no_wrap=True)
         for title, errors in rows:
             cells = [f"{errors[f'{n}_mae']:.4g}" if f"{n}_mae" in errors else "" for n in self.required]
-            table.add_row(title, str(int(errors.get("structures", 0))), *cells)
+            table.add_row(title, structures_shown(errors), *cells)
         if self.comparisons:
             table.add_section()
             for model, others in self.comparisons.items():

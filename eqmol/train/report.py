@@ -3,16 +3,18 @@
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from eqmol import checkpoint, plots
+from eqmol.data.loader import count
 from eqmol.data.oc20 import baseline
 from eqmol.files import replacing
 from eqmol.models.predictor import Predictor
@@ -39,8 +41,8 @@ class Evaluation:
         self._model = model
         self._points: dict[str, list[Tensor]] = {}
 
-    def run(self, loader: Any, device: torch.device) -> None:
-        """Predict every batch of a loader."""
+    def run(self, loader: Any, device: torch.device) -> Iterator[int]:
+        """Predict every batch of a loader; yield its number of structures."""
         for batch in loader:
             labelled = batch.to(device)
             output = self._task.evaluate(self._model, labelled)
@@ -49,6 +51,7 @@ class Evaluation:
                 self.baseline_errors.update(self._task.baseline(labelled), labelled)
             for name, points in self._task.parity(self._model, output, labelled).items():
                 self._points.setdefault(name, []).append(points.cpu())
+            yield labelled.num_graphs
 
     def parity(self) -> dict[str, NDArray[np.float32]]:
         """Return arrays [2, points] of reference and prediction, thinned out evenly to what a figure can show."""
@@ -73,7 +76,7 @@ def write_report(
 
     Args:
         run: the folder with model.safetensors.
-        loaders: "train", "val" and the tests by name.
+        loaders: "train", "val" and the tests by name; of a part of a set where it is large.
         device: where to evaluate.
         extra: further entries of metrics.json.
         console: where to print.
@@ -89,8 +92,10 @@ def write_report(
     rows: list[tuple[str, dict[str, float]]] = []
     for name, loader in loaders.items():
         evaluation = Evaluation(task, model)
-        evaluation.run(loader, device)
+        watch(evaluation.run(loader, device), name, count(loader), console)
         summary: dict[str, Any] = dict(evaluation.errors.summary())
+        if count(loader) < len(loader.dataset):
+            summary["sampled_from"] = len(loader.dataset)
         rows.append((name, summary))
         if task.baseline is not None:
             beaten = evaluation.baseline_errors.summary()
@@ -120,6 +125,30 @@ def write_report(
     for _, sentence in further.values():
         console.print(sentence)
     return metrics
+
+
+def watch(done: Iterable[int], name: str, total: int, console: Console) -> None:
+    """Go through the evaluation of a set, and show how far it is: a bar on a terminal, one line elsewhere.
+
+    Args:
+        done: structures, batch by batch.
+        name: of the set.
+        total: its structures.
+        console: where to show it.
+    """
+    if not console.is_terminal:
+        console.print(f"evaluating {name}: {total} structures", soft_wrap=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+    )
+    with Progress(
+        *columns, TimeRemainingColumn(compact=True), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        line = bar.add_task(f"evaluating {name}", total=total)
+        for structures in done:
+            bar.advance(line, structures)
 
 
 def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder, device: torch.device) -> None:

@@ -7,6 +7,7 @@ the comment of its zip archive; :func:`torch.load` reads it all the same.
 """
 
 import hashlib
+import io
 import os
 import random
 import struct
@@ -25,13 +26,15 @@ from torch import nn
 from eqmol import tuning
 from eqmol.data.loader import ResumableLoader
 from eqmol.errors import InputError
+from eqmol.files import replacing
 from eqmol.models.predictor import Predictor
 from eqmol.ops import kernels
 from eqmol.train import processes
+from eqmol.train.deadline import Deadline
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.task import Task
 
-FORMAT = 6
+FORMAT = 7
 #: What the restored parts of a checkpoint are; what they hold is checked by whoever takes them over.
 PARTS: dict[str, type] = {
     "epoch": int,
@@ -64,7 +67,7 @@ class LastCheckpoint(Callback):
         run: the run's name, which its model file has too.
         clock: started here.
         interrupt: asked after every batch.
-        max_seconds: training time after which the run stops.
+        deadline: asked after every batch.
         minutes: time between two checkpoints inside an epoch, or None for none.
         held: raises when the folder is another process's by now.
     """
@@ -76,7 +79,7 @@ class LastCheckpoint(Callback):
         run: str,
         clock: Clock,
         interrupt: Interrupt,
-        max_seconds: float | None = None,
+        deadline: Deadline,
         minutes: float | None = None,
         held: Callable[[], None] | None = None,
     ):
@@ -86,7 +89,7 @@ class LastCheckpoint(Callback):
         self.began = False  # the training, with everything restored
         self.clock = clock
         self.interrupt = interrupt
-        self.max_seconds = float("inf") if max_seconds is None else max_seconds
+        self.deadline = deadline
         self.interval = float("inf") if minutes is None else 60.0 * minutes
         self.held = held
         self._seen = self._saved_at = 0.0  # training time
@@ -97,6 +100,7 @@ class LastCheckpoint(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; a run that is complete already does not go on."""
+        assert isinstance(pl_module, Task)
         if self._loader is not None and not self._inside_epoch:
             # Lightning restores the loader of an unfinished epoch only, and so would begin with the first epoch's order
             _loader(trainer).load_state_dict(self._loader)
@@ -106,19 +110,26 @@ class LastCheckpoint(Callback):
         self.interrupt.listen()
         self.clock.start()
         self._saved_at, _ = self._look(pl_module)
-        trainer.should_stop |= self._stopped_early or self._saved_at >= self.max_seconds
+        self.deadline.begin(pl_module)
+        trainer.should_stop |= self._stopped_early or self._saved_at >= self.deadline.until
         self.began = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to time the epoch."""
         self.clock.begin_lap()
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self.clock.stop()
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Stop or save between two batches; after the last batch the end of the epoch will do it."""
         elapsed, interrupted = self._look(pl_module)
+        stop = elapsed >= self.deadline.until
+        if stop or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs):
+            trainer.check_val_every_n_epoch = 1  # no run ends with weights that were never validated
         if trainer.is_last_batch:
             return
-        stop = elapsed >= self.max_seconds
         if stop or interrupted or elapsed - self._saved_at >= self.interval:
             self._inside_epoch = True
             self._save(trainer)
@@ -138,7 +149,7 @@ class LastCheckpoint(Callback):
         self._save(trainer)
         if interrupted:
             self.interrupt.check()
-        trainer.should_stop |= elapsed >= self.max_seconds
+        trainer.should_stop |= elapsed >= self.deadline.until
 
     def state_dict(self) -> dict[str, Any]:
         """Return clock and random states."""
@@ -193,19 +204,18 @@ class LastCheckpoint(Callback):
             self.interrupt.requested = int(signum)
         return self._seen, signum > 0
 
+    def finish(self) -> None:
+        """Add what followed the training to the time in the checkpoint."""
+        if self.path.exists():
+            state = load(self.path)
+            saved = state["callbacks"][self.state_key]["clock"]
+            saved["besides"] = self.clock.elapsed() + self.clock.besides() - saved["elapsed"]
+            write(state, self.path)
+
     def _save(self, trainer: pl.Trainer) -> None:
-        """Replace the checkpoint in one step."""
+        """Replace the checkpoint; it is that of all processes, written by the first."""
         self._saved_at = self._seen
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            trainer.save_checkpoint(temporary)  # of all processes, written by the first
-            if not trainer.is_global_zero:
-                return
-            seal(temporary)
-            os.replace(temporary, self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        trainer.save_checkpoint(self.path)
 
 
 def _loader(trainer: pl.Trainer) -> ResumableLoader:
@@ -276,20 +286,30 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def seal(path: Path) -> None:
-    """Append the SHA-256 of a file that :func:`torch.save` wrote, and wait until the disk has it."""
-    with open(path, "rb+") as file:
-        file.seek(-2, os.SEEK_END)
-        if file.read() != b"\0\0":
-            raise ValueError(f"{path} is no zip archive without a comment")
-        file.seek(-2, os.SEEK_END)
-        file.write(struct.pack("<H", SEAL_BYTES))  # the length of the comment is the last field of the archive
-        end = file.tell()
-        digest = _digest(file, end)
-        file.seek(end)
-        file.write(SEAL + digest)
-        file.flush()
-        os.fsync(file.fileno())
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Replace a checkpoint in one step.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    seal(content)
+    with replacing(path, "wb") as file:
+        file.write(content.getbuffer())
+
+
+def seal(file: IO[bytes]) -> None:
+    """Append the SHA-256 of what :func:`torch.save` wrote."""
+    file.seek(-2, os.SEEK_END)
+    if file.read() != b"\0\0":
+        raise ValueError("this is no zip archive without a comment")
+    file.seek(-2, os.SEEK_END)
+    file.write(struct.pack("<H", SEAL_BYTES))  # the length of the comment is the last field of the archive
+    end = file.tell()
+    digest = _digest(file, end)
+    file.seek(end)
+    file.write(SEAL + digest)
 
 
 def _check_seal(file: IO[bytes]) -> None:
@@ -336,14 +356,18 @@ def _wrong_part(checkpoint: Any) -> str | None:
         return f"its format is {own.get('format')}, not {FORMAT}"
     for parts, holder in ((PARTS, checkpoint), (OWN_PARTS, own)):
         for name, kind in parts.items():
-            if not isinstance(holder, dict) or type(holder.get(name)) is not kind:
+            value = holder.get(name) if isinstance(holder, dict) else None
+            if not isinstance(value, kind) or isinstance(value, bool):
                 return f"{name!r} is missing or of another type"
     statistics = own["config"].get("statistics")  # type: ignore[index]
     return None if isinstance(statistics, dict) else "the statistics are missing"
 
 
-class Loaded(TorchCheckpointIO):
-    """Hands Lightning the checkpoint that was read and checked already.
+class CheckpointFile(TorchCheckpointIO):
+    """Hands Lightning the checkpoint that was read and checked already, and writes checkpoints where they belong at once.
+
+    Lightning's own way goes through a file in the folder for temporary files, which may be full, and leaves it there when it is
+    interrupted.
 
     Args:
         state: what :func:`load` returned, or None for a new run.
@@ -356,6 +380,10 @@ class Loaded(TorchCheckpointIO):
         """Return it, whatever lies at the path by now."""
         assert self.state is not None
         return dict(self.state)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], *_: Any, **__: Any) -> None:
+        """Write a checkpoint."""
+        write(checkpoint, Path(path))
 
 
 def random_state() -> dict[str, Any]:

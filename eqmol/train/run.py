@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,16 +18,18 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console, RenderableType
+from torch.utils.data import DataLoader
 
 from eqmol import checkpoint, tuning
 from eqmol.checkpoint.warm_start import WarmStart
 from eqmol.data.atomic_energies import KEEP
-from eqmol.data.loader import share_of
+from eqmol.data.loader import count, share_of
 from eqmol.errors import InputError
 from eqmol.graph.targets import DEGREES
 from eqmol.models.predictor import Predictor
 from eqmol.train import folder, processes, start, warm_energies
 from eqmol.train.code import check_targets
+from eqmol.train.deadline import Deadline, job_end
 from eqmol.train.ema import EMA
 from eqmol.train.export import BestModel
 from eqmol.train.folder import RunFolder, open_folder, run_name
@@ -35,7 +37,7 @@ from eqmol.train.guard import Guard, fit, watch
 from eqmol.train.log import EpochLog, Screen
 from eqmol.train.precision import BFLOAT16, allow_tf32, multiply_in_bfloat16
 from eqmol.train.report import print_summary, write_report
-from eqmol.train.resume import LastCheckpoint, Loaded, algorithms, compare_compiled_code
+from eqmol.train.resume import CheckpointFile, LastCheckpoint, algorithms, compare_compiled_code
 from eqmol.train.schedule import Budget, parse_duration
 from eqmol.train.stop import Interrupt
 from eqmol.train.task import Task
@@ -54,7 +56,7 @@ START = "start"  #: name among the statistics of what :func:`eqmol.train.start.m
 STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
 
 
-def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
+def run(cfg: DictConfig, console: Console | None = None, began: float | None = None) -> dict[str, Any]:
     """Train, evaluate, and write everything into the output folder.
 
     With several devices the command is started anew for each of the others; then this returns in the first process what the
@@ -63,6 +65,7 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     Args:
         cfg: composed from ``conf/train.yaml``; its ``output_dir`` and ``statistics`` are filled in here.
         console: where to print.
+        began: when the run began, as :func:`time.monotonic` tells; None: now.
 
     Returns:
         What metrics.json holds; nothing in a process that is not the first.
@@ -78,6 +81,8 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
     check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
     verify = parse_verify(cfg.verify)
     task = make_task(cfg)
+    if began is not None:
+        task.clock.begin(began)
     check_optimizer(task)
     with quiet_lightning():
         processes.start(cfg.trainer.accelerator, cfg.trainer.devices)
@@ -107,11 +112,17 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
         name = run_name(config)
         best = BestModel(out.path / folder.MODEL, name, make_ema(cfg))
         interrupt = Interrupt(announce=is_first)
-        trainer = make_trainer(cfg, config, name, task, best, interrupt, out, console)
+        sets = datamodule.evaluation_dataloaders()
+        val_loader = share_of(datamodule.val_dataloader(), processes.rank(), processes.size())
+        deadline = make_deadline(cfg.trainer.max_time, task, sets, val_loader, console)
+        trainer = make_trainer(cfg, config, name, task, best, interrupt, deadline, out, console)
         tuned = settle_algorithms(task, datamodule, out, trainer.strategy.root_device, verify)
         code = None
         if out.checkpoint is not None and out.state is not None:
             code = compare_compiled_code(out.checkpoint, out.state["eqmol"]["kernels"], task.predictor)
+        deadline.estimate(task, first_batch(val_loader).to(trainer.strategy.root_device))
+        if out.checkpoint is None:
+            deadline.check()
         if is_first:
             out.begin(cfg)
         print_summary(console, task, datamodule, out, trainer.strategy.root_device)
@@ -120,7 +131,6 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
                 console.print(shown, soft_wrap=True, highlight=False)
         datamodule.trainer = trainer  # training batches are those of this process
         trainer.datamodule = datamodule  # type: ignore[attr-defined]
-        val_loader = share_of(datamodule.val_dataloader(), processes.rank(), processes.size())
         with interrupt:
             fit(trainer, task, datamodule.train_dataloader(), val_loader, out.checkpoint)
         if not is_first:
@@ -131,8 +141,10 @@ def run(cfg: DictConfig, console: Console | None = None) -> dict[str, Any]:
             "steps": trainer.global_step,
             "best_epoch": best.epoch,
         }
-        sets = datamodule.evaluation_dataloaders()
         metrics = write_report(out, sets, trainer.strategy.root_device, extra, console, task, verify=verify)
+        last = trainer.callbacks[-1]  # type: ignore[attr-defined]
+        assert isinstance(last, LastCheckpoint)
+        last.finish()
     console.print(f"model: {out.path / folder.MODEL}", soft_wrap=True, highlight=False)
     return metrics
 
@@ -288,7 +300,9 @@ def make_data(cfg: DictConfig, task: Task) -> Any:
     datamodule.prepare_data()
     datamodule.setup("fit")
     if cfg.trainer.overfit is not None:
-        datamodule.train_graphs = datamodule.val_graphs = datamodule.train_graphs[: cfg.trainer.overfit]
+        few = slice(cfg.trainer.overfit)
+        datamodule.train_graphs = datamodule.val_graphs = datamodule.train_graphs[few]
+        datamodule.test_graphs = {name: graphs[few] for name, graphs in datamodule.test_graphs.items()}
     return datamodule
 
 
@@ -322,14 +336,34 @@ def settle_algorithms(
     is_first = processes.rank() == 0
     if measure and not is_first:
         tuning.apply(model, processes.of_first({}))
-    loader = datamodule.train_dataloader()
-    batch = loader.collate_fn([loader.dataset[index] for index in next(iter(loader.batch_sampler))])
+    batch = first_batch(datamodule.train_dataloader())
     tuned = tuning.settle(model, batch.to(device), "training" if measure and is_first else None, verify)
     if measure and is_first:
         processes.of_first(algorithms(model))
     if tuned is not None:
         return tuned.table()
     return f"backend=auto: the algorithms are those of {out.checkpoint}" if auto else None
+
+
+def first_batch(loader: DataLoader) -> Any:
+    """Return the first batch of a loader, made in this process."""
+    assert loader.batch_sampler is not None
+    return loader.collate_fn([loader.dataset[index] for index in next(iter(loader.batch_sampler))])
+
+
+def make_deadline(
+    max_time: str | None, task: Task, sets: Mapping[str, DataLoader], val_loader: DataLoader, console: Console
+) -> Deadline:
+    """Return what ends the training in time for the evaluation of all sets."""
+    passes = len(val_loader.dataset) * task.further_passes(task.predictor)  # type: ignore[arg-type]
+    return Deadline(
+        task.clock,
+        None if max_time is None else parse_duration(max_time),
+        job_end(),
+        structures=sum(map(count, sets.values())) + passes,
+        validated=count(val_loader),
+        console=console,
+    )
 
 
 def make_ema(cfg: DictConfig) -> EMA | None:
@@ -344,15 +378,15 @@ def make_trainer(
     task: Task,
     best: BestModel,
     interrupt: Interrupt,
+    deadline: Deadline,
     out: RunFolder,
     console: Console,
 ) -> pl.Trainer:
-    """Assemble Lightning's trainer. The order of the callbacks matters: average, judge, log, show, save."""
+    """Assemble Lightning's trainer. The order of the callbacks matters: average, judge, time, log, show, save."""
     settings = cfg.trainer
-    task.max_seconds = None if settings.max_time is None else parse_duration(settings.max_time)
     log = EpochLog(out.path / folder.LOG, task.clock, best)
     callbacks: list[Callback] = [] if best.ema is None else [best.ema]
-    callbacks.append(best)
+    callbacks += [best, deadline]
     if settings.early_stopping is not None:
         callbacks.append(EarlyStopping("val_loss", patience=settings.early_stopping, check_on_train_epoch_end=False))
     callbacks += [
@@ -364,7 +398,7 @@ def make_trainer(
             name,
             task.clock,
             interrupt,
-            task.max_seconds,
+            deadline,
             settings.checkpoint_minutes,
             None if out.lock is None else out.lock.check,
         ),
@@ -383,7 +417,7 @@ def make_trainer(
         inference_mode=False,  # forces need autograd in validation
         logger=watch(instantiate(cfg.logger)) if cfg.logger else False,
         profiler=Guard(),
-        plugins=Loaded(out.state),
+        plugins=CheckpointFile(out.state),
         callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -1,8 +1,9 @@
 """How far the run is, and which learning rate belongs there.
 
-The fraction of the run, `progress`, is steps / (steps of all epochs), or elapsed / `max_time` when that is further. So a
-run with a time limit anneals completely within its time, whatever the machine; a run without one depends on nothing but
-its steps and is repeatable bit for bit.
+The fraction of the run, `progress`, is steps / (steps of all epochs), or trained / (time for training) when that is further;
+of ``trainer.max_time`` the latter is what set-up and evaluation leave (:mod:`eqmol.train.deadline`). So a run with a time limit
+anneals completely within its time, whatever the machine; a run without one depends on nothing but its steps and is repeatable
+bit for bit.
 """
 
 import math
@@ -31,7 +32,7 @@ class Budget:
     def progress(self, step: int, elapsed: float) -> float:
         """Return the fraction of the run after ``step`` steps and ``elapsed`` seconds, in [0, 1]."""
         by_steps = step / max(self.steps, 1) if self.steps is not None else 0.0
-        by_time = elapsed / self.seconds if self.seconds is not None else 0.0
+        by_time = 0.0 if self.seconds is None else elapsed / self.seconds if self.seconds > 0 else 1.0
         return min(max(by_steps, by_time), 1.0)
 
 

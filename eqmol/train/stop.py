@@ -4,8 +4,11 @@ import os
 import signal
 import threading
 import time
+from time import monotonic
 from types import FrameType
 from typing import Any, Self
+
+import psutil
 
 
 class Interrupted(BaseException):
@@ -16,21 +19,43 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+def process_start() -> float:
+    """Return when this process began, as :func:`time.monotonic` tells; the interpreter and its imports came after."""
+    return monotonic() - max(time.time() - psutil.Process().create_time(), 0.0)
+
+
 class Clock:
-    """Training time over all sessions of a run, in seconds."""
+    """Time of a run over all its starts, in seconds: of the training, and of all else since the processes began."""
 
     def __init__(self) -> None:
+        self._began = monotonic()
         self._before = 0.0
+        self._besides = 0.0
         self._started: float | None = None
+        self._stopped: float | None = None
         self._lap_began = 0.0
 
+    def begin(self, at: float) -> None:
+        """Say when this start of the run began, as :func:`time.monotonic` tells."""
+        self._began = at
+
     def start(self) -> None:
-        """Begin to count."""
-        self._started = time.monotonic()
+        """Begin to count the training."""
+        self._started, self._stopped = monotonic(), None
+
+    def stop(self) -> None:
+        """End the training."""
+        self._stopped = monotonic()
 
     def elapsed(self) -> float:
         """Return the seconds trained so far."""
-        return self._before + (time.monotonic() - self._started if self._started is not None else 0.0)
+        if self._started is None:
+            return self._before
+        return self._before + (monotonic() if self._stopped is None else self._stopped) - self._started
+
+    def besides(self) -> float:
+        """Return the seconds that were no training: imports, reading, evaluation."""
+        return self._besides + monotonic() - self._began - (self.elapsed() - self._before)
 
     def begin_lap(self) -> None:
         """Begin an epoch."""
@@ -42,11 +67,12 @@ class Clock:
 
     def state_dict(self) -> dict[str, float]:
         """Return what a resumed run needs."""
-        return {"elapsed": self.elapsed(), "lap_began": self._lap_began}
+        return {"elapsed": self.elapsed(), "besides": self.besides(), "lap_began": self._lap_began}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from an earlier session."""
-        self._before, self._lap_began = float(state["elapsed"]), float(state["lap_began"])
+        """Continue from an earlier start."""
+        self._before, self._besides = float(state["elapsed"]), float(state["besides"])
+        self._lap_began = float(state["lap_began"])
 
 
 class Interrupt:

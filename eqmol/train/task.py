@@ -60,7 +60,8 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         clock: training time; the run starts it.
         seconds: of training at the last look at the clock, the same in all processes.
         baseline: a predictor that tables show beside the model, or None.
-        max_seconds: training time after which the run stops, or None.
+        max_steps: optimiser steps of all epochs, or None; known when the training begins.
+        max_seconds: training time at which the schedule ends, or None.
     """
 
     predictor: Model
@@ -84,7 +85,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         self.seconds = 0.0
         self.baseline: Callable[[Any], dict[str, Tensor]] | None = None
         self.max_seconds: float | None = None
-        self.budget = Budget(steps=1, seconds=None)
+        self.max_steps: int | None = 1
         self.train_loss = RunningMean()
         self.gradient_norm = RunningMean()
         self.validation = Validation(self.new_errors)
@@ -123,6 +124,10 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     def parity(self, model: Model, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
         """Return reference and prediction [2, points] of every quantity that the batch has labels of."""
 
+    def further_passes(self, model: Model) -> int:
+        """Return how often :meth:`further_metrics` goes through the validation set."""
+        return 0
+
     def further_metrics(self, model: Model, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
         """Return further entries of metrics.json, each with a sentence for the screen."""
         return {}
@@ -130,7 +135,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     @property
     def progress(self) -> float:
         """The fraction of the run that is over."""
-        return self.budget.progress(self.global_step, self.seconds)
+        return Budget(self.max_steps, self.max_seconds).progress(self.global_step, self.seconds)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser. The schedule is applied in :meth:`on_train_batch_start`, outside Lightning's schedulers:
@@ -141,7 +146,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     def on_train_start(self) -> None:
         """Find out how long the run is."""
         epochs, steps = self.trainer.max_epochs, self.trainer.num_training_batches
-        self.budget = Budget(int(epochs * steps) if epochs and epochs > 0 else None, self.max_seconds)
+        self.max_steps = int(epochs * steps) if epochs and epochs > 0 else None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate."""
@@ -228,6 +233,12 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         self.schedule.load_state_dict(checkpoint["schedule"])
         for average, state in zip((self.train_loss, self.gradient_norm), checkpoint["averages"], strict=True):
             average.set_state(state)
+
+
+def structures_shown(errors: Mapping[str, float]) -> str:
+    """Return the number of structures of a row of errors; "1000 of 5000" where they were drawn from more."""
+    number = f"{errors.get('structures', 0):.0f}"
+    return f"{number} of {errors['sampled_from']:.0f}" if "sampled_from" in errors else number
 
 
 class RunningMean:

@@ -73,7 +73,7 @@ def weights(folder: Path, out: str = "run") -> dict[str, torch.Tensor]:
     last = torch.load(folder / out / "last.ckpt", weights_only=True)
     best = load_file(folder / out / "model.safetensors")
     named = {f"averaged.{k}": v for k, v in last["state_dict"].items()}
-    named |= {f"raw.{k}": v for k, v in last["current_model_state"].items()}
+    named |= {f"raw.{k}": v for k, v in last.get("current_model_state", {}).items()}
     return named | {f"best.{k}": v for k, v in best.items()}
 
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console, RenderableType
 from rich.table import Table
-from torch.utils.data import DataLoader
 
 from eqmol.data import places
 from eqmol.data.atomic_energies import FreeAtom, known_energies
@@ -20,7 +19,7 @@ from eqmol.data.oc20.prepare import prepare, report
 from eqmol.data.oc20.readers.find import find
 from eqmol.data.oc20.shards import INDEX, IS2RE, S2EF, Index
 from eqmol.data.oc20.splits import SPLITS, split, without_unknown
-from eqmol.data.oc20.statistics import MEASURED, measure, no_references
+from eqmol.data.oc20.statistics import measure, no_references
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import shortest_distances
@@ -51,6 +50,8 @@ class OC20(GraphSets):
         verify: compare the sha256 of every shard before use.
         options: see :class:`eqmol.data.datamodule.GraphSets`.
     """
+
+    makes_graphs = True
 
     train_graphs: FrameGraphs
     val_graphs: FrameGraphs
@@ -167,15 +168,6 @@ class OC20(GraphSets):
         assert isinstance(graphs, FrameGraphs)
         atoms = graphs.library.atoms[graphs.indices]
         return atoms, None if self.batch_edges is None else count_edges(graphs)
-
-    def evaluation_dataloaders(self) -> dict[str, DataLoader]:
-        """Return every set in its order; of "train" a part that is evenly spread."""
-        sets = {"train": self.train_graphs.spread(MEASURED), "val": self.val_graphs, **self.test_graphs}
-        return {name: self._ordered(graphs, self.num_workers) for name, graphs in sets.items()}
-
-    def val_dataloader(self) -> DataLoader:
-        """Return the validation set in its order."""
-        return self._ordered(self.val_graphs, self.num_workers)
 
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: frames dropped, sets, refused systems, element energies."""

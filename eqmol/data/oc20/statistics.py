@@ -10,8 +10,7 @@ from eqmol.data.atomic_energies import FreeAtom
 from eqmol.data.oc20.graphs import FrameGraphs
 from eqmol.data.statistics import Statistics, summarise
 
-#: Frames that give the scale of forces and the mean number of neighbours, and that stand for the training set in the
-#: final table.
+#: Frames that give the scale of forces and the mean number of neighbours.
 MEASURED = 500
 
 

@@ -1,0 +1,190 @@
+"""When training ends, so that evaluation, tables and figures are ready in the time that the run has.
+
+That time is ``trainer.max_time``, of all starts together and from the beginning of their processes, and what is left of a
+queue's job. Of either a reserve is kept for what follows the training: the time per structure of a validation for every
+structure that is then evaluated, and some seconds for the model file, tables and figures.
+"""
+
+import math
+import os
+import warnings
+from datetime import datetime
+from time import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from eqmol.errors import InputError
+from eqmol.train import processes, stop
+from eqmol.train.task import Task
+
+SHARE = 0.05  #: of the time, kept at least
+FINISH_SECONDS = 5.0  #: for loading the model, tables and figures
+JOB_END = "SLURM_JOB_END_TIME"  #: seconds since 1970; SLURM sets it
+
+
+class Deadline(Callback):
+    """Says when to stop the training.
+
+    The reserve is estimated from one batch before the training, measured at the first validation, and then kept over all starts.
+    Must stand after the callback that writes the best model, whose time counts.
+
+    Args:
+        clock: of the run.
+        max_time: seconds of all starts, or None.
+        job_end: seconds since 1970 at which a queue ends the process, or None.
+        structures: to be evaluated after the training.
+        validated: structures of a validation in this process.
+        console: where to print.
+
+    Attributes:
+        reserve: seconds for what follows the training; None until they are measured.
+        until: training seconds of all starts at which to stop.
+        by_job: whether that is because of the queue.
+    """
+
+    def __init__(
+        self,
+        clock: stop.Clock,
+        max_time: float | None,
+        job_end: float | None,
+        structures: int,
+        validated: int,
+        console: Console,
+    ):
+        self.clock = clock
+        self.max_time = max_time
+        self.job_end = job_end
+        self.structures = structures
+        self.validated = validated
+        self.console = console
+        self.reserve: float | None = None
+        self.until = math.inf
+        self._estimate = 0.0
+        self._besides = 0.0
+        self.by_job = False
+        self._job: tuple[float, float] | None = None
+        self._validation_began = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the run has a limited time."""
+        return self.max_time is not None or self.job_end is not None
+
+    def estimate(self, task: Task, batch: Any) -> None:
+        """Estimate the reserve of a run with a limited time from one batch."""
+        if not self.is_limited:
+            return
+        task.eval()
+        task(batch)  # fills tables
+        began = stop.monotonic()
+        task(batch)
+        self._estimate = self._following((stop.monotonic() - began) / batch.num_graphs)
+        task.train()
+
+    def check(self) -> None:
+        """Refuse limits that leave a new run no time to train.
+
+        Raises:
+            InputError: they do.
+        """
+        spent, left = processes.of_first((self.clock.besides(), self._job_left()))
+        for what, length in (("trainer.max_time is", self.max_time), ("the job has", left and spent + left)):
+            if length is not None and spent + self.kept(length) >= length:
+                raise InputError(
+                    f"{what} {length:.0f} s, which leaves no time to train: imports, data and set-up took {spent:.0f} s, "
+                    f"and {self.kept(length):.0f} s are kept for the evaluation of {self.structures} structures; give more"
+                )
+
+    def begin(self, task: Task) -> None:
+        """Set the deadline, now that everything is restored and the training begins, and say it."""
+        elapsed, self._besides, left = processes.of_first(
+            (self.clock.elapsed(), self.clock.besides(), self._job_left())
+        )
+        if left is not None:
+            self._job = (elapsed + left, left)
+        self._set(task)
+
+    def kept(self, length: float) -> float:
+        """Return the seconds of a limit that are kept for what follows the training."""
+        return max(SHARE * length, self._estimate if self.reserve is None else self.reserve)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to measure."""
+        self._validation_began = stop.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the reserve, once."""
+        assert isinstance(pl_module, Task)
+        if self.is_limited and self.reserve is None:
+            self.reserve = self._following((stop.monotonic() - self._validation_began) / self.validated)
+            self._set(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say that a run is not complete."""
+        assert isinstance(pl_module, Task)
+        if self.by_job and pl_module.seconds >= self.until:
+            self._say("the training stops here, before the job ends, and is not complete; resume=auto continues it")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the reserve."""
+        return {"reserve": self.reserve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it over."""
+        self.reserve = None if state_dict["reserve"] is None else float(state_dict["reserve"])
+
+    def _following(self, per_structure: float) -> float:
+        """Return the seconds of one more validation and of what follows the training, the same in all processes."""
+        (seconds,) = processes.highest(per_structure * (self.validated + self.structures) + FINISH_SECONDS)
+        return seconds
+
+    def _job_left(self) -> float | None:
+        """Return the seconds until the end of the job."""
+        return None if self.job_end is None else self.job_end - time()
+
+    def _set(self, task: Task) -> None:
+        """Set the deadline and say it."""
+        limits = []
+        if self.max_time is not None:
+            task.max_seconds = max(self.max_time - self.kept(self.max_time) - self._besides, 0.0)
+            limits.append((task.max_seconds, self.kept(self.max_time)))
+        if self._job is not None:
+            end, left = self._job
+            limits.append((end - self.kept(left), self.kept(left)))
+            self.by_job = limits[-1] == min(limits)
+        if not limits:
+            return
+        self.until, kept = min(limits)
+        ending = f" until the job ends at {datetime.fromtimestamp(self.job_end or 0.0)}" if self.by_job else ""
+        self._say(
+            f"time{ending}: {shown(self._besides)} went by before the training, {shown(self.until)} are for it, {shown(kept)} are "
+            f"kept for the evaluation of {self.structures} structures, tables and figures "
+            f"({'estimated' if self.reserve is None else 'measured'})"
+        )
+
+    def _say(self, sentence: str) -> None:
+        self.console.print(sentence, soft_wrap=True, highlight=False)
+
+
+def job_end() -> float | None:
+    """Return when SLURM ends the job that this process is part of, in seconds since 1970; None elsewhere."""
+    text = os.environ.get(JOB_END, "")
+    if not text:
+        return None
+    if not text.isdecimal():
+        warnings.warn(f"{JOB_END}={text} is no time, so the end of the job is not known", stacklevel=2)
+        return None
+    return float(text)
+
+
+def shown(seconds: float) -> str:
+    """Return a duration for a person: "85 s", "12 min 5 s", "3 h 20 min"."""
+    whole = round(max(seconds, 0.0))
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,257 @@
+"""The time of a run: from the beginning of its processes, over all starts, with evaluation and figures inside."""
+
+import csv
+import io
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import eqmol
+from eqmol import plots
+from eqmol.cli import train as cli
+from eqmol.data import datamodule
+from eqmol.errors import InputError
+from eqmol.train import deadline, report, stop
+from eqmol.train.potential_task import PotentialTask
+from eqmol.train.resume import LastCheckpoint
+from eqmol.train.run import run
+from eqmol.train.stop import Clock, Interrupted, process_start
+from eqmol.train.task import Task
+from tests.train.runs import TINY, assert_same, configuration, weights
+
+SET_UP, STEP, STRUCTURE = 7.0, 1.0, 0.25  #: seconds of a fake clock: set-up, a step, the evaluation of a structure
+LIMITED = ["trainer.max_epochs=null", "trainer.max_time=00:00:00:50"]
+#: 12 training, 4 validation and 3 test structures, and one more validation
+RESERVE = deadline.FINISH_SECONDS + STRUCTURE * (12 + 4 + 3 + 4)
+
+
+class FakeTime:
+    """Seconds that pass in training, evaluation and figures, and in nothing else."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(stop, "monotonic", lambda: self.now)
+        monkeypatch.setattr(deadline, "time", lambda: self.now)
+        self.passing(monkeypatch, PotentialTask, "training_step", lambda batch: STEP)
+        self.passing(monkeypatch, PotentialTask, "validation_step", lambda batch: STRUCTURE * batch.num_graphs)
+        self.passing(monkeypatch, PotentialTask, "evaluate", lambda batch: STRUCTURE * batch.num_graphs)
+        monkeypatch.setattr(plots, "parity", self.draw)
+        monkeypatch.setattr(plots, "learning_curve", lambda *_: None)
+
+    def draw(self, *_):
+        self.now += deadline.FINISH_SECONDS
+
+    def passing(self, monkeypatch, owner, name, seconds):
+        original = getattr(owner, name)
+
+        def method(task, *arguments):
+            batch = arguments[-1] if name == "evaluate" else arguments[0]
+            self.now += seconds(batch)
+            return original(task, *arguments)
+
+        monkeypatch.setattr(owner, name, method)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return FakeTime(monkeypatch)
+
+
+def timed(clock, folder, out, *options, set_up=SET_UP):
+    """Run; return metrics, what the screen showed, and the time from the beginning of the process."""
+    screen = io.StringIO()
+    began = clock.now
+    clock.now += set_up
+    cfg = configuration(folder, out, *options)
+    metrics = run(cfg, Console(file=screen, width=200), began)
+    return metrics, screen.getvalue(), clock.now - began
+
+
+def saved(folder, out="run"):
+    """The reserve and the clock in last.ckpt."""
+    state = torch.load(folder / out / "last.ckpt", weights_only=True)["callbacks"]
+    return state["Deadline"]["reserve"], state["LastCheckpoint"]["clock"]
+
+
+def log(folder, out="run"):
+    with (folder / out / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_process_began_before_this_test():
+    assert 0.0 < time.monotonic() - process_start() < 86400.0
+    clock = Clock()
+    clock.begin(process_start())
+    assert clock.besides() > 0.0
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_command_counts_from_the_start_of_its_process(tmp_path, monkeypatch, jobs):
+    times = []
+    monkeypatch.setattr("eqmol.train.run.run", lambda cfg, began: times.append(began))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+    cli.main([*(["-m", "seed=0,1"] if jobs == 2 else []), *TINY, f"output_dir={tmp_path / 'run'}"])
+    assert times[0] == pytest.approx(process_start(), abs=0.5)
+    assert times[1:] == [None] * (jobs - 1)  # the process began with the first job
+
+
+def test_max_time_holds_everything(tmp_path, clock):
+    metrics, screen, total = timed(clock, tmp_path, "run", *LIMITED)
+    assert 50.0 - STEP <= total <= 50.0 + STEP
+    assert metrics["steps"] == np.ceil(50.0 - SET_UP - RESERVE - STRUCTURE * 4 * (len(log(tmp_path)) - 1))
+    assert f"7 s went by before the training, {50 - 7 - RESERVE:.0f} s are for it, {RESERVE:.0f} s are kept" in screen
+    assert "the evaluation of 19 structures, tables and figures (measured)" in screen
+    for name in ("model.safetensors", "last.ckpt", "metrics.json"):
+        assert (tmp_path / "run" / name).exists()
+
+
+def test_the_schedule_ends_with_the_training(tmp_path, clock, monkeypatch):
+    seen = []
+    original = Task.on_train_batch_start
+
+    def on_train_batch_start(self, batch, batch_idx):
+        seen.append(self.progress)
+        original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "on_train_batch_start", on_train_batch_start)
+    timed(clock, tmp_path, "run", *LIMITED)
+    assert seen == sorted(seen)
+    assert seen[0] < 0.05
+    assert 0.95 < seen[-1] < 1.0
+
+
+def test_the_time_of_all_starts_counts(tmp_path, clock):
+    *_, first = timed(clock, tmp_path, "run", *LIMITED)
+    reserve, state = saved(tmp_path)
+    assert reserve == RESERVE
+    assert state["elapsed"] + state["besides"] == pytest.approx(first)
+    longer = ["trainer.max_epochs=null", "trainer.max_time=00:00:01:10", "resume=auto"]
+    metrics, screen, second = timed(clock, tmp_path, "run", *longer, set_up=2.0)
+    assert 70.0 - STEP - STRUCTURE * 4 <= first + second <= 70.0 + STEP
+    assert "(estimated)" not in screen
+    assert saved(tmp_path)[0] == RESERVE
+    again, _, third = timed(clock, tmp_path, "run", *longer)
+    assert third == SET_UP + STRUCTURE * 19 + deadline.FINISH_SECONDS  # evaluated, not trained
+    assert again["steps"] == metrics["steps"]
+    assert again["test"] == metrics["test"]
+
+
+def test_interrupted_and_resumed_is_as_uninterrupted(tmp_path, clock, monkeypatch):
+    timed(clock, tmp_path, "whole", *LIMITED)
+    with monkeypatch.context() as patch:
+        original = LastCheckpoint.on_train_batch_end
+
+        def on_train_batch_end(self, trainer, *arguments):
+            if trainer.global_step == 14:
+                self.interrupt.requested = signal.SIGINT
+            original(self, trainer, *arguments)
+
+        patch.setattr(LastCheckpoint, "on_train_batch_end", on_train_batch_end)
+        with pytest.raises(Interrupted):
+            timed(clock, tmp_path, "parts", *LIMITED)
+    assert saved(tmp_path, "parts")[0] == RESERVE
+    timed(clock, tmp_path, "parts", *LIMITED, "resume=auto", set_up=0.0)
+    assert_same(weights(tmp_path, "parts"), weights(tmp_path, "whole"))
+    assert log(tmp_path, "parts") == log(tmp_path, "whole")
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_run_that_ends_between_validations_validates_its_end(tmp_path, clock, epochs):
+    by_time = ["trainer.max_time=00:00:00:30", "trainer.max_epochs=null", "trainer.check_val_every_n_epoch=9"]
+    by_epochs = ["trainer.check_val_every_n_epoch=2", f"trainer.max_epochs={epochs}"]
+    for out, options in (("time", by_time), ("epochs", by_epochs)):
+        metrics, *_ = timed(clock, tmp_path, out, *options)
+        validated = [row["epoch"] for row in log(tmp_path, out) if row["val_loss"]]
+        assert validated[-1] == log(tmp_path, out)[-1]["epoch"]
+        assert metrics["val"]["structures"] == 4
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [(7, "trainer.max_time is 7 s"), (12, "trainer.max_time is 12 s")])
+def test_a_time_shorter_than_the_set_up_is_refused(tmp_path, clock, seconds, limit):
+    options = [f"trainer.max_time=00:00:00:{seconds:02d}"]
+    with pytest.raises(InputError, match=f"^{limit}, .*set-up took 7 s, .*evaluation of 19 structures; give more$"):
+        timed(clock, tmp_path, "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_estimate_before_the_training_counts(tmp_path, clock, monkeypatch):
+    original = Task.__call__
+
+    def slow(self, batch):
+        clock.now += 2.0 * batch.num_graphs
+        return original(self, batch)
+
+    monkeypatch.setattr(Task, "__call__", slow)
+    with pytest.raises(InputError, match=rf"and {2 * 23 + deadline.FINISH_SECONDS:.0f} s are kept"):
+        timed(clock, tmp_path, "run", *LIMITED)
+
+
+def test_training_ends_before_the_job_of_a_queue(tmp_path, clock, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", f"{clock.now + 40:.0f}")
+    _, screen, total = timed(clock, tmp_path, "run", "trainer.max_epochs=10")
+    assert total <= 40.0 + STEP
+    assert "time until the job ends at " in screen
+    assert "the training stops here, before the job ends, and is not complete; resume=auto continues it" in screen
+    monkeypatch.setenv("SLURM_JOB_END_TIME", f"{clock.now + 1000:.0f}")
+    metrics, screen, _ = timed(clock, tmp_path, "run", "trainer.max_epochs=10", "resume=auto")
+    assert metrics["steps"] == 40
+    assert "stops here" not in screen
+    timed(clock, tmp_path, "whole", "trainer.max_epochs=10")
+    assert_same(weights(tmp_path), weights(tmp_path, "whole"))
+
+
+def test_the_job_may_have_no_time_left(tmp_path, clock, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", f"{clock.now + 12:.0f}")
+    with pytest.raises(InputError, match=r"^the job has 12 s, which leaves no time to train"):
+        timed(clock, tmp_path, "run")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "soon")
+    with pytest.warns(UserWarning, match="SLURM_JOB_END_TIME=soon is no time"):
+        assert deadline.job_end() is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1.0, "0 s"), (85.4, "85 s"), (725.0, "12 min 5 s"), (12100.0, "3 h 21 min")]
+)
+def test_durations_for_a_person(seconds, text):
+    assert deadline.shown(seconds) == text
+
+
+# --- the evaluation
+
+
+def test_a_large_training_set_is_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr(datamodule, "EVALUATED", 5)
+    screen = io.StringIO()
+    metrics = run(configuration(tmp_path, "run", "trainer.max_epochs=1"), Console(file=screen, width=80))
+    assert metrics["train"]["structures"] == 5
+    assert metrics["train"]["sampled_from"] == 12
+    assert metrics["val"]["structures"] == 4
+    assert "sampled_from" not in metrics["val"]
+    assert "5 of 12" in screen.getvalue()
+    assert [line for line in screen.getvalue().splitlines() if line.startswith("evaluating")] == [
+        "evaluating train: 5 structures",
+        "evaluating val: 4 structures",
+        "evaluating later: 3 structures",
+    ]
+    again = run(configuration(tmp_path, "run", "resume=auto", "trainer.max_epochs=1"), Console(file=io.StringIO()))
+    assert again["train"] == metrics["train"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["train"]
+    eqmol.load(tmp_path / "run" / "model.safetensors")
+
+
+def test_a_terminal_shows_how_far_the_evaluation_is():
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, force_terminal=True)
+    report.watch(iter([3, 3, 1]), "train", 7, console)
+    assert "evaluating train" in screen.getvalue()
+    assert "7 of 7" in screen.getvalue()
+
+
+def test_debugging_evaluates_a_few_structures_of_every_set(tmp_path):
+    metrics = run(configuration(tmp_path, "run", "debug=fast", "trainer.overfit=2"), Console(file=io.StringIO()))
+    assert [split["structures"] for split in (metrics["train"], metrics["val"], metrics["test"]["later"])] == [2, 2, 2]
