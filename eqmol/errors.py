@@ -9,6 +9,10 @@ class InputError(ValueError):
     """
 
 
+class NoRoomError(InputError):
+    """The disk is full; the file that was to be written is as it was before."""
+
+
 class VerificationError(InputError):
     """An algorithm gives other results than the reference; the message has the numbers and the tolerance."""
 

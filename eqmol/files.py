@@ -27,7 +27,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from eqmol.errors import InputError, reason_of
+from eqmol.errors import InputError, NoRoomError, reason_of
 
 PACKAGE = Path(__file__).parent
 #: What is shipped: its place in the checkout, and inside an installed package.
@@ -102,16 +102,19 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
 
     Raises:
-        InputError: the folder does not exist or cannot be written, ``path`` is a folder, or there is no room.
+        InputError: the folder does not exist or cannot be written, or ``path`` is a folder.
+        NoRoomError: the disk is full.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give the name of a file")
-    _clear(path)
+    clear_temporaries(path)
     temporary = _temporary(path, os.getpid())
     try:
         file = open(temporary, mode, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115 (closed below)
     except OSError as error:
+        if no_room(error):
+            raise _full(path, error) from None
         raise InputError(f"cannot write {path}: {error.strerror}; check the folder and its permissions") from None
     try:
         with file:
@@ -120,9 +123,27 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
         os.replace(temporary, path)
     except BaseException as error:  # Ctrl-C too must leave nothing behind
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise InputError(f"cannot write {path}: {error.strerror}; make room, or write to another disk") from None
+        if no_room(error):
+            raise _full(path, error) from None
         raise
+
+
+def append(path: Path, text: str) -> None:
+    """Add lines to a text file (UTF-8), all of them or none.
+
+    Raises:
+        NoRoomError: the disk is full.
+    """
+    with open(path, "ab") as file:
+        size = file.tell()
+        try:
+            file.write(text.encode())
+            to_disk(file)
+        except OSError as error:
+            file.truncate(size)
+            if no_room(error):
+                raise _full(path, error) from None
+            raise
 
 
 def to_disk(*files: IO[Any]) -> None:
@@ -132,7 +153,14 @@ def to_disk(*files: IO[Any]) -> None:
         os.fsync(file.fileno())
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def no_room(error: BaseException) -> bool:
+    """Whether an error says that the disk is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _full(path: Path, error: BaseException) -> NoRoomError:
+    assert isinstance(error, OSError)
+    return NoRoomError(f"cannot write {path}: {error.strerror}; make room, or write to another disk")
 
 
 def _temporary(path: Path, process: int | str) -> Path:
@@ -140,13 +168,18 @@ def _temporary(path: Path, process: int | str) -> Path:
     return path.with_name(f".{path.name}.{platform.node()}-{process}.tmp")
 
 
-def _clear(path: Path) -> None:
-    """Remove the temporary files of processes that live no more."""
-    escaped = _temporary(path.with_name(glob.escape(path.name)), "*")
+def clear_temporaries(path: Path, of_others: bool = False) -> None:
+    """Remove the temporary files beside ``path`` of processes that live no more.
+
+    Args:
+        path: the file that they would have become.
+        of_others: also those of other machines, whose processes are known to be gone.
+    """
     before, _, after = _temporary(path, "*").name.partition("*")
-    for leftover in path.parent.glob(escaped.name):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        is_own = leftover.name.startswith(before)
         process = leftover.name.removeprefix(before).removesuffix(after)
-        if process.isdecimal() and not _lives(int(process)):
+        if not _lives(int(process)) if is_own and process.isdecimal() else of_others:
             leftover.unlink(missing_ok=True)
 
 

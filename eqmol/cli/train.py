@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from eqmol.cli import registered
 from eqmol.cli.options import exit_code, interrupt_behind, leave, limit_threads
 from eqmol.cli.quoting import advice, quote_paths
-from eqmol.errors import InputError, reason_of
+from eqmol.errors import InputError, NoRoomError, reason_of
 from eqmol.files import shipped
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def _run(cfg: "DictConfig", program: str) -> None:
         if missing:
             raise InputError(f"{' and '.join(missing)} must be given: this model has no default")
         run(cfg, began=process_start() if is_first_job else None)
+    except NoRoomError as error:
+        _fail(f"{error}, then: {_resume_command(program, options, cfg.output_dir)}", 1)
     except InputError as error:
         _fail(str(error), 2)
     except InstantiationException as error:
@@ -161,7 +163,8 @@ def _run(cfg: "DictConfig", program: str) -> None:
         if processes.rank() > 0:
             sys.exit(128 + stop.signum)
         last = Path(cfg.output_dir) / "last.ckpt"
-        print(f"{stop}; {last} is written. To continue:" if last.exists() else f"{stop}. To begin again:", flush=True)
+        state = f"; {last} is {'as it was before' if stop.at_once else 'written'}. To continue:"
+        print(f"{stop}{state if last.exists() else '. To begin again:'}", flush=True)
         print(f"  {_resume_command(program, options, cfg.output_dir)}", flush=True)
         sys.exit(128 + stop.signum)
     except NonFiniteLossError as error:

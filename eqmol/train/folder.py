@@ -13,7 +13,7 @@ from typing import Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from eqmol.errors import InputError
-from eqmol.files import replacing
+from eqmol.files import clear_temporaries, replacing
 from eqmol.train import resume
 from eqmol.train.export import best_of
 from eqmol.train.lock import FolderLock
@@ -82,9 +82,8 @@ class RunFolder:
 
     def begin(self, config: DictConfig) -> None:
         """Write the configuration; a run that continues elsewhere takes its log and its best model along."""
-        for name in FILES:  # temporary files of a killed run; the lock says that it does not live
-            for leftover in self.path.glob(f".{name}.*.tmp"):
-                leftover.unlink()
+        for name in FILES:  # of a killed run, on whatever machine; the lock says that it does not live
+            clear_temporaries(self.path / name, of_others=True)
         with replacing(self.path / CONFIG) as file:
             file.write(OmegaConf.to_yaml(config, resolve=True))
         for name, content in self.carried.items():

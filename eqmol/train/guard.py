@@ -3,6 +3,9 @@
 Lightning's loops take a StopIteration from any hook for the end of the data, and two other exceptions for a wish to stop.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, NoRoomError
+from eqmol.files import no_room
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.stop import Interrupted
 from eqmol.train.task import NonFiniteLossError
@@ -72,15 +76,21 @@ def fit(
 
     Raises:
         InputError: the checkpoint does not fit the run.
+        NoRoomError: the disk is full.
         RuntimeError: the training ended otherwise.
     """
     last = trainer.callbacks[-1]  # type: ignore[attr-defined]
     assert isinstance(last, LastCheckpoint)
     try:
-        trainer.fit(task, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+        with _quiet_threads():
+            trainer.fit(task, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
     except (InputError, NonFiniteLossError, Interrupted):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and no_room(error):  # of a logger, which names no file
+            raise NoRoomError(
+                f"cannot write in {trainer.default_root_dir}: {error.strerror}; make room, or write to another disk"
+            ) from None
         if checkpoint is None or last.began:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
@@ -90,3 +100,19 @@ def fit(
     epochs, complete = trainer.current_epoch, trainer.max_epochs
     if not (trainer.should_stop or (complete is not None and 0 <= complete <= epochs)):
         raise RuntimeError(f"the training ended after {epochs} epochs for no known reason")
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Let a logger's thread end without a traceback where the disk is full, which its owner tells."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is None or not no_room(arguments.exc_value):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eqmol.errors import InputError
-from eqmol.files import replacing
+from eqmol.files import append, replacing
 from eqmol.train.export import BestModel
 from eqmol.train.stop import Clock
 from eqmol.train.task import Task
@@ -79,8 +79,7 @@ class EpochLog(Callback):
             return
         line = io.StringIO()
         csv.DictWriter(line, columns(pl_module), lineterminator="\n").writerow(self.row)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line.getvalue())
+        append(self.path, line.getvalue())
         for logger in trainer.loggers:
             scalars = {name: float(value) for name, value in self.row.items() if name not in ("epoch", "step")}
             logger.log_metrics(scalars, step=trainer.global_step)

@@ -12,11 +12,17 @@ import psutil
 
 
 class Interrupted(BaseException):
-    """The user, or the queue, asked the run to stop; ``signum`` says by which signal."""
+    """The user, or the queue, asked the run to stop.
 
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
+    Args:
+        signum: by which signal.
+        at_once: in the middle of whatever it did, without a checkpoint.
+    """
+
+    def __init__(self, signum: int, at_once: bool = False):
+        super().__init__(f"stopped {'at once ' * at_once}by {signal.Signals(signum).name}")
         self.signum = signum
+        self.at_once = at_once
 
 
 def process_start() -> float:
@@ -117,7 +123,7 @@ class Interrupt:
         if os.getpid() != self._owner:  # a terminal sends Ctrl-C to the data workers too, which inherit this handler
             return
         if self.requested is not None:
-            raise Interrupted(signum)
+            raise Interrupted(signum, at_once=True)
         self.requested = signum
         if self.announce:
             os.write(2, b"\nstopping after this batch; once more to stop at once\n")  # print() is not safe in a handler
