@@ -2,7 +2,8 @@
 
     python benchmarks/degree.py [FOLDER]        (default: docs/figures)
 
-The numbers are those of benchmarks/products.py; docs/benchmarks/degree.txt has the command and the machine.
+The numbers are those of benchmarks/products.py; docs/benchmarks/degree.txt has the commands and the machine. Up to degree 4 compiled
+kernels compute the same terms for every algorithm but ``escn``: one curve stands for them.
 """
 
 import csv
@@ -23,29 +24,38 @@ LABELS = {
     "escn": "escn: SO(2) in the edge frame",
     "gaunt": "gaunt: 2D Fourier series",
     "grid": "grid: points on the sphere",
+    "compiled": "compiled",
 }
+#: Highest degree of the specs that are compiled.
+COMPILED = 4
 #: File -> colour of text and axes, and colours of the curves.
 THEMES = {
-    "speed.svg": ("#1f2328", COLORS),
-    "speed-dark.svg": ("#d0d7de", ("#56B4E9", *COLORS[1:])),
+    "speed.svg": ("#1f2328", (*COLORS[:4], "#1f2328")),
+    "speed-dark.svg": ("#d0d7de", ("#56B4E9", *COLORS[1:4], "#d0d7de")),
 }
 
 
 def curves() -> dict[str, list[tuple[int, float]]]:
-    """Return the degree and the milliseconds of every algorithm."""
+    """Return the degree and the milliseconds of every algorithm, and of the compiled terms."""
     with DATA.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {name: [(int(r["degree"]), float(r["double_backward_cpu_ms"])) for r in rows if r["backend"] == name]
-            for name in LABELS}  # fmt: skip
+    lines = {name: [row for row in rows if (row["kernels"], row["backend"]) == ("off", name)] for name in LABELS}
+    lines["compiled"] = [
+        r for r in rows if (r["kernels"], r["backend"]) == ("auto", "grid") and int(r["degree"]) <= COMPILED
+    ]
+    return {
+        name: [(int(r["degree"]), float(r["double_backward_cpu_ms"])) for r in line] for name, line in lines.items()
+    }
 
 
 def draw(path: Path, ink: str, colors: Sequence[str]) -> None:
     """Write one figure."""
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     axes = figure.subplots()
-    for color, (name, points) in zip(colors, curves().items(), strict=False):
+    for color, (name, points) in zip(colors, curves().items(), strict=True):
         degrees, milliseconds = zip(*points, strict=True)
-        axes.plot(degrees, milliseconds, marker="o", markersize=5, linewidth=2, color=color)
+        style = "--" if name == "compiled" else "-"
+        axes.plot(degrees, milliseconds, style, marker="o", markersize=5, linewidth=2, color=color)
         axes.annotate(
             LABELS[name],
             (degrees[-1], milliseconds[-1]),
@@ -54,7 +64,7 @@ def draw(path: Path, ink: str, colors: Sequence[str]) -> None:
             color=color,
             weight="bold",
         )
-    ticks = [50, 100, 200, 500, 1000, 2000, 5000]
+    ticks = [20, 50, 100, 200, 500, 1000, 2000, 5000]
     axes.set(xlabel="highest degree of the features", ylabel="CPU time / ms", yscale="log", xlim=(0.9, 6.1))
     axes.set_xticks(range(1, 7))
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
