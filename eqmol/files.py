@@ -98,14 +98,14 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
     Temporary files that killed processes of this machine left are removed.
 
     Args:
-        path: the file to write or replace.
+        path: the file to write or replace; ``~`` is the home folder.
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
 
     Raises:
         InputError: the folder does not exist or cannot be written, or ``path`` is a folder.
         NoRoomError: the disk is full.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give the name of a file")
     clear_temporaries(path)

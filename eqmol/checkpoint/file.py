@@ -128,6 +128,7 @@ def _load(
     kernels: str | None,
     tables: bool,
 ) -> Predictor:
+    check_verify(verify)
     file = ModelFile(path)
     header = file.header
     mode = None if kernels is None else check_mode(kernels)
@@ -178,6 +179,7 @@ def prepare(
         InputError: as :func:`load`, and an unknown ``radial_table``.
     """
     tables = _may_tabulate(radial_table)
+    check_verify(verify)
     if isinstance(path_or_model, Predictor):
         model = path_or_model
         recipe = model.recipe if backend is None else _with_backend(model.recipe, backend)
@@ -217,6 +219,12 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
+def check_verify(verify: object) -> None:
+    """Refuse what is not a truth value; ``"off"`` would mean on."""
+    if not isinstance(verify, bool):
+        raise InputError(f"verify={verify!r:.80} must be True or False")
+
+
 def as_device(device: str | torch.device) -> torch.device:
     """The torch device of a name.
 
@@ -226,8 +234,8 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(1, device=found).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"device {str(device)!r} is not available here; choose cpu, or cuda with a GPU") from None
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+        raise InputError(f"device {str(device)!r:.80} is not available here; choose cpu, or cuda with a GPU") from None
     return found
 
 
@@ -251,7 +259,7 @@ def _filled(
 def _may_tabulate(radial_table: object) -> bool:
     name = "EQMOL_RADIAL_TABLE" if radial_table is None else "radial_table"
     value = (os.environ.get("EQMOL_RADIAL_TABLE") or "auto") if radial_table is None else radial_table
-    if value not in ("auto", "off"):
+    if not isinstance(value, str) or value not in ("auto", "off"):
         raise InputError(f"{name}={value} is unknown; choose auto or off")
     return value == "auto"
 
@@ -286,6 +294,8 @@ def _with_backend(recipe: Mapping[str, Any], backend: str | Mapping[str, str]) -
     backbone = recipe.get("backbone")
     if not isinstance(backbone, Mapping):
         raise InputError("recipe.backbone is missing")
+    if not isinstance(backend, str | Mapping):
+        raise InputError(f"backend={backend!r:.80} must be the name of an algorithm, or a name for each operation")
     return {**recipe, "backbone": {**backbone, "backend": backend if isinstance(backend, str) else dict(backend)}}
 
 

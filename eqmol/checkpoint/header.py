@@ -120,7 +120,7 @@ class ModelFile:
     """An open model file: its header, checked, and its tensors when they are asked for.
 
     Args:
-        path: of the file, which may be replaced by another meanwhile.
+        path: of the file, which may be replaced by another meanwhile; ``~`` is the home folder.
 
     Attributes:
         header: see :class:`Header`.
@@ -130,7 +130,7 @@ class ModelFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         self._file = _open(self.path)
         text = (self._file.metadata() or {}).get("eqmol")
         if text is None:
@@ -166,6 +166,17 @@ class ModelFile:
                 f"{self.path}: tensor {name[:80]!r} has the type {entry.get_dtype()}, which eqmol never writes"
             )
         return _STORED_DTYPES[entry.get_dtype()], tuple(entry.get_shape())
+
+
+def as_path(path: object) -> Path:
+    """A path as a user gives it.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise InputError(f"a model is given by the path of its file or as a model itself, not as {path!r:.80}")
+    return Path(os.path.expanduser(os.fspath(path)))
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

@@ -95,7 +95,7 @@ class CloseContacts:
     def __init__(
         self, elements: Sequence[int], shortest: Tensor | None, repulsion: bool = False, mode: str = "stop"
     ) -> None:
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise InputError(f"close_contacts={mode!r} is unknown; choose from {', '.join(MODES)}")
         self.mode = mode
         self._repulsion = repulsion

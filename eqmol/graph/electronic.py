@@ -180,7 +180,7 @@ def check_mode(mode: object, name: str) -> str:
     Raises:
         InputError: anything else.
     """
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise InputError(f"{name}={mode!r} is unknown; choose stop or warn")
     return str(mode)
 

@@ -59,6 +59,8 @@ def predict(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be a positive integer")
     single = isinstance(atoms, Atoms)
+    if not isinstance(atoms, Iterable) or isinstance(atoms, str | bytes | Mapping):
+        raise InputError(f"predict takes ase.Atoms or several of them, not {type(atoms).__name__}")
     structures: list[Any] = [atoms] if isinstance(atoms, Atoms) else list(atoms)
     for structure in structures:
         if not isinstance(structure, Atoms):

@@ -53,7 +53,7 @@ def check_mode(name: str, value: object) -> KernelMode:
         InputError: there is no such mode.
     """
     for known in get_args(KernelMode):
-        if value == known:
+        if isinstance(value, str) and value == known:
             return known
     raise InputError(f"{name}={value} is unknown; choose from {', '.join(get_args(KernelMode))}")
 
