@@ -30,6 +30,8 @@ from eqmol.models.registry import BACKBONES
 FREE = ("backend", "checkpointing", "alpha_drop", "drop_path", "forces", "denoise", "gap")
 #: Constants of each element that do not change what the network learnt, and their buffers in files.
 ENERGIES = ("e0", "binding")
+#: What the data may change of the statistics of a property.
+CONSTANTS = ("e0", "mean")
 #: Constants of the untrained model, see :mod:`eqmol.train.start`.
 START = ("message_size", "gain", "force_gain", "binding")
 NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
@@ -64,8 +66,21 @@ class WarmStart:
         if "avg_num_neighbors" in backbone:
             statistics["avg_num_neighbors"] = backbone["avg_num_neighbors"]
         if "statistics" in recipe:
-            return statistics | {"properties": recipe["statistics"]}
+            inputs = recipe.get("features")
+            return statistics | {"properties": recipe["statistics"]} | ({"features": inputs} if inputs else {})
         return statistics | {"e0": recipe["e0"], "scale": recipe["scale"]}
+
+    def check_kind(self, target: str) -> None:
+        """Refuse a model that predicts other things than that of the run.
+
+        Raises:
+            InputError: another class than ``target``.
+        """
+        kind = self.model.recipe["_target_"]
+        if kind != target:
+            raise InputError(
+                f"init_from={self.path} is a model of the kind {kind}, this run trains one of the kind {target}"
+            )
 
     def add_elements(self, elements: Sequence[int]) -> None:
         """Enlarge the model by the elements that it does not know; on others it is the same function."""
@@ -100,7 +115,7 @@ class WarmStart:
         given, wanted = _flat(self.model.recipe), _flat(model.recipe)
         for name in sorted(given.keys() | wanted.keys()):
             last = name.rpartition(".")[2]
-            if last not in FREE and last not in ENERGIES and given.get(name) != wanted.get(name):
+            if last not in (*FREE, *ENERGIES) and given.get(name) != wanted.get(name):
                 option = name.replace("backbone.", "model.") if name.startswith("backbone.") else f"predictor.{name}"
                 raise InputError(
                     f"init_from={self.path} has {option}={given.get(name)}, this run {option}={wanted.get(name)}; a model "
@@ -171,5 +186,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     values: dict[str, Any] = {}
     for key, value in checkpoint.plain(defaults | dict(node)).items():
+        if key == "statistics":  # of properties
+            value = {name: {k: v for k, v in entry.items() if k not in CONSTANTS} for name, entry in value.items()}
         values |= _flat(value, f"{key}.") if key in PARTS else {f"{prefix}{key}": value}
     return values

@@ -17,7 +17,7 @@ from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate
 from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.electronic import DEFAULT, ElectronicState
-from eqmol.graph.keys import ENERGY, FORCES
+from eqmol.graph.keys import ENERGY, FORCES, LABELS
 from eqmol.graph.targets import Target
 
 #: Training structures that an untrained model is measured on, and atoms that are enough from a fourth of them on.
@@ -73,6 +73,11 @@ class GraphSets(pl.LightningDataModule):
         if implausible not in MODES:
             raise InputError(f"data.implausible={implausible!r} is unknown; choose stop or warn")
         self.e0 = read_e0(e0)
+        if isinstance(self.e0, dict) and not set(required) <= set(LABELS):
+            raise InputError(
+                f"data.e0 gives energies of elements, which belong to a potential, but {', '.join(required)} are trained on; use "
+                "data.e0=fit or keep"
+            )
         self.implausible = implausible
         if not isinstance(cutoff, int | float) or not cutoff > 0:
             raise InputError(f"the cutoff {cutoff!r} must be a positive number of Å")

@@ -201,14 +201,14 @@ def check_optimizer(task: Task[Any]) -> None:
         raise InputError(f"task.optimizer is wrong: {error}") from error
 
 
-def fill_statistics(cfg: DictConfig, data: Any, out: RunFolder, warm: WarmStart | None = None) -> str | None:
+def fill_statistics(cfg: DictConfig, data: Any, out: RunFolder, warm: WarmStart | None = None) -> RenderableType | None:
     """Freeze the statistics of the training set into the configuration, unless the user gave them.
 
     A resumed run takes those of its checkpoint, and this tells whether its data are still the same. A run that starts from a
     model takes those of the model, with the elements and the energies of elements of the data.
 
     Returns:
-        What a run that starts from a model does with its energies.
+        What a run that starts from a model does with constants of the elements.
 
     Raises:
         InputError: the data of a resumed run have changed, or their energies are implausible.
@@ -217,6 +217,7 @@ def fill_statistics(cfg: DictConfig, data: Any, out: RunFolder, warm: WarmStart 
         raise InputError("data.e0=keep keeps the E0s of a model, but there is none: give init_from=MODEL.safetensors")
     given = {} if cfg.statistics is None else plain(cfg.statistics)
     if warm is not None:
+        warm.check_kind(cfg.predictor._target_)
         warm.add_elements(given.get("elements", data.statistics()["elements"]))
     if given:
         warm_energies.show(data, given, "statistics of the configuration")

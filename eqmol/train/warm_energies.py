@@ -1,10 +1,11 @@
-"""Atomic energies of a run that starts from a model, whose labels may have another level of theory.
+"""Constants of the elements of a run that starts from a model, whose labels may have another level of theory.
 
 Total energies of two levels of theory differ by up to thousands of eV per atom, but nearly all of it is a constant of each
 element. So the E0s are replaced, and the network stays: elements with an energy in the data (isolated atoms, or given) take it,
 others are moved by least squares of what the model leaves of the labels. Isolated atoms and E0s that were fitted to total
 energies differ by the binding energy; where that is the case the constant binding energy of atoms with neighbours
-(:class:`eqmol.models.reference.BindingEnergy`) takes up the difference.
+(:class:`eqmol.models.reference.BindingEnergy`) takes up the difference. Contributions of elements to properties, and the means of
+intensive ones, are fitted in the same way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
+from rich.console import RenderableType
+from rich.table import Table
 
 from eqmol.checkpoint.warm_start import WarmStart
 from eqmol.data.atomic_energies import KEEP, SAME_ATOM, FreeAtom
@@ -21,7 +24,8 @@ from eqmol.data.datamodule import GraphSets
 from eqmol.data.loader import Limits, fill
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate, keys
-from eqmol.models import Potential
+from eqmol.graph.targets import SUMS, Target
+from eqmol.models import Potential, Properties
 from eqmol.models.predictor import edge_vectors
 from eqmol.models.reference import BindingEnergy
 from eqmol.train.start import BATCH_ATOMS, RESOLVED
@@ -50,22 +54,28 @@ class Labels(NamedTuple):
     rest: NDArray[np.float64]
 
 
-def settle(data: GraphSets, warm: WarmStart) -> tuple[dict[str, Any], str | None]:
-    """Choose the atomic energies of a run that starts from a model, and show them in the tables of the data.
+def settle(data: GraphSets, warm: WarmStart) -> tuple[dict[str, Any], RenderableType | None]:
+    """Choose the constants of the elements of a run that starts from a model.
 
     Args:
-        data: its statistics are taken anew with the energies that were chosen.
+        data: has the kind of labels that the model predicts.
         warm: the model, with all elements of the data.
 
     Returns:
-        Statistics of the run; what was done, and how far off energies start.
+        Statistics of the run; what was done, and how far off the start is.
 
     Raises:
         InputError: energies that do not belong to the labels.
     """
-    model, statistics = warm.model, warm.statistics
-    if not isinstance(model, Potential):
-        return statistics, None
+    if isinstance(warm.model, Potential):
+        return _settle_energies(data, warm.model, warm)
+    assert isinstance(warm.model, Properties)
+    return _settle_properties(data, warm.model, warm)
+
+
+def _settle_energies(data: GraphSets, model: Potential, warm: WarmStart) -> tuple[dict[str, Any], str]:
+    """As :func:`settle`; the atomic energies are shown in the tables of the data, whose statistics are taken anew with them."""
+    statistics = warm.statistics
     elements = model.elements
     before = {z: e for z, e in zip(elements, statistics["e0"], strict=True) if z not in warm.copied}
     fixed = {z: atom for z, atom in data.known_energies().items() if z in elements}
@@ -107,6 +117,61 @@ def settle(data: GraphSets, warm: WarmStart) -> tuple[dict[str, Any], str | None
         )
     error = MEV * float(np.sqrt(np.mean(np.square(left / sizes))))
     return statistics, f"energies of {len(left)} training frames start with an RMSE of {error:.4g} meV/atom{words}"
+
+
+@torch.no_grad()
+def _settle_properties(data: GraphSets, model: Properties, warm: WarmStart) -> tuple[dict[str, Any], Table | None]:
+    """As :func:`settle`: contributions of elements and means of what the model leaves of the labels; nothing with ``keep``."""
+    statistics, elements = warm.statistics, model.elements
+    missing = [name for name in data.required if name not in model.targets]
+    if missing:
+        raise InputError(
+            f"init_from={warm.path} predicts {', '.join(model.targets)}, but {', '.join(missing)} is to be trained on; choose "
+            "task.target among the model's"
+        )
+    if data.e0 == KEEP and not warm.copied:
+        return statistics, None
+    table = Table("target", "constant", "before", "now", "from", title="constants of the targets")
+    for column in table.columns[2:4]:
+        column.justify = "right"
+    graphs = data.representatives(COMPARED)
+    outputs = [model(graph) for graph in graphs]
+    statistics["properties"] = {name: dict(entry) for name, entry in statistics["properties"].items()}
+    for name, target in model.targets.items():
+        entry = statistics["properties"][name]
+        pairs = [_left(model, target, *pair) for pair in zip(graphs, outputs, strict=True) if target.field in pair[0]]
+        counts, left = (
+            (np.concatenate(parts) for parts in zip(*pairs, strict=True)) if pairs else (np.zeros((0, 0)),) * 2
+        )
+        if target.kind not in (*SUMS, "intensive") or len(left) == 0:
+            continue
+        if target.kind == "intensive":
+            if data.e0 != KEEP:
+                before, entry["mean"] = entry["mean"], entry["mean"] + float(left.mean())
+                table.add_row(name, "mean", f"{before:.6f}", f"{entry['mean']:.6f}", "mean of what the model leaves")
+            continue
+        known = {z: e for z, e in zip(elements, entry["e0"], strict=True) if z not in warm.copied}
+        fixed = {z: FreeAtom(e, "kept") for z, e in known.items()} if data.e0 == KEEP else {}
+        e0, fitted, _ = _fit(Labels(counts, counts, left + counts @ np.array(entry["e0"])), elements, known, fixed)
+        entry["e0"] = e0.tolist()
+        for z, now in zip(elements, entry["e0"], strict=True):
+            source = "least squares of what the model leaves" if z in fitted else "kept"
+            table.add_row(name, chemical_symbols[z], f"{known[z]:.6f}" if z in known else "new", f"{now:.6f}", source)
+    return statistics, table if table.row_count else None
+
+
+def _left(
+    model: Properties, target: Target, graph: AtomGraph, output: Mapping[str, torch.Tensor]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the atoms of each element [n, elements] and what the model leaves of the labels [n] of a structure or its atoms; of
+    tensors a third of the trace; nothing without a label.
+    """
+    kinds = torch.eye(len(model.elements), dtype=torch.float64)[model.species(graph)]
+    left = graph[target.field] - output[target.name]
+    left = left.diagonal(dim1=1, dim2=2).mean(1) if target.kind == "tensor" else left
+    known = left.reshape(len(left), -1).isfinite().all(dim=1)
+    counts = kinds if target.is_atomic else kinds.sum(0, keepdim=True)
+    return counts[known].numpy(), left[known].numpy()
 
 
 def show(data: GraphSets, statistics: Mapping[str, Any], source: str) -> None:

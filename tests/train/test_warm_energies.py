@@ -10,7 +10,7 @@ import pytest
 import torch
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -22,7 +22,7 @@ from eqmol.graph import from_atoms
 from eqmol.graph.contacts import SHORTEST
 from eqmol.models import Potential
 from eqmol.train.run import run
-from eqmol.train.warm_energies import settle
+from eqmol.train.warm_energies import settle, show
 from tests.recipes import recipe
 from tests.train.runs import SAMPLE, configuration, shifted, train
 
@@ -186,6 +186,22 @@ def test_kept_energies_of_another_level_stop(tmp_path, shifts, message):
     assert statistics["e0"] == model.recipe["e0"]
 
 
+def test_energies_of_a_configuration_are_shown_and_checked(tmp_path):
+    model = saved(tmp_path / "old.safetensors")
+    frames, _ = labelled(model, NAMES, SHIFTS)
+    data = data_of(tmp_path, frames)
+    fitted = data.statistics()
+    show(data, fitted, "last.ckpt")
+    assert data.statistics() == fitted
+    assert "last.ckpt" not in shown(data)
+    used = [e + 1.0 for e in fitted["e0"]]
+    show(data, {"elements": fitted["elements"], "e0": used}, "last.ckpt")
+    assert data.statistics()["e0"] == used
+    assert "last.ckpt" in shown(data)
+    with pytest.raises(InputError, match=r"C -49\.00 eV from last\.ckpt"):
+        show(data, {"elements": fitted["elements"], "e0": [-10.0, -49.0, -100.0]}, "last.ckpt")
+
+
 def test_data_without_energies_keep_what_is_known(tmp_path):
     model = saved(tmp_path / "old.safetensors")
     atoms = molecule("H2O")
@@ -308,6 +324,76 @@ def test_new_elements_get_their_own_energy(tmp_path, with_atoms):
     assert "new" in next(line for line in shown(data).splitlines() if " Si " in line)
 
 
+# --- properties
+
+
+@pytest.mark.parametrize("e0", ["fit", "keep"])
+def test_properties_of_another_level_start_as_the_old_ones(tmp_path, e0):
+    torch.manual_seed(3)
+    with checkpoint.default_dtype(torch.float64):
+        old = checkpoint.build(RECIPES["properties"]).eval()
+    checkpoint.save(old, tmp_path / "old.safetensors")
+    rng, frames = np.random.default_rng(0), []
+    for name in [*NAMES, "SiH4"]:
+        atoms = molecule(name)
+        known = atoms.copy()
+        known.symbols = [{"Si": "C"}.get(symbol, symbol) for symbol in atoms.symbols]
+        output = old(from_atoms(known, CUTOFF))
+        shift = sum(SHIFTS[symbol] for symbol in atoms.symbols)
+        atoms.info = {"U": float(output["U"]) + shift, "gap": float(output["gap"]) + 2.0 + rng.normal(0, 1e-3)}
+        frames.append(atoms)
+    targets = {name: {"kind": entry["kind"], "unit": "eV"} for name, entry in PROPERTIES.items()}
+    data = data_of(tmp_path, frames, targets=targets, required=("U", "gap"), e0=e0)
+    warm = WarmStart(tmp_path / "old.safetensors")
+    warm.add_elements(data.statistics()["elements"])
+    statistics, table = settle(data, warm)
+    found = statistics["properties"]
+    assert statistics["elements"] == [1, 6, 8, 14, 29]
+    if e0 == "fit":
+        expected = [0.1 + SHIFTS["H"], 0.2 + SHIFTS["C"], 0.3 + SHIFTS["O"], 0.2 + SHIFTS["Si"], 0.4]
+        assert found["U"]["e0"] == pytest.approx(expected, abs=1e-8)
+        assert found["gap"]["mean"] == pytest.approx(2.0, abs=1e-2)
+    else:
+        assert [found["U"]["e0"][i] for i in (0, 1, 2, 4)] == [0.1, 0.2, 0.3, 0.4]
+        assert found["gap"]["mean"] == 0.0
+    assert warm.statistics["properties"]["U"]["e0"] == [0.1, 0.2, 0.3, 0.2, 0.4]
+    console = Console(width=200, file=StringIO())
+    console.print(table)
+    assert "new" in next(line for line in console.file.getvalue().splitlines() if " Si " in line)  # type: ignore[attr-defined]
+
+
+def test_properties_that_the_model_lacks_are_refused(tmp_path):
+    with checkpoint.default_dtype(torch.float64):
+        checkpoint.save(checkpoint.build(RECIPES["properties"]), tmp_path / "old.safetensors")
+    atoms = molecule("H2O")
+    atoms.info["mu"] = 1.0
+    options = {"targets": {"mu": {"kind": "intensive"}}, "required": ("mu",)}
+    with pytest.raises(InputError, match=r"predicts U, gap, but mu is to be trained on"):
+        settle(data_of(tmp_path, [atoms], **options), WarmStart(tmp_path / "old.safetensors"))
+    with pytest.raises(InputError, match=r"data\.e0 gives energies .* but mu are trained on"):
+        data_of(tmp_path, [atoms], **options, e0={"H": -13.6, "O": -2040.0})
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    saved(tmp_path / "old.safetensors")
+    options = [
+        "task=properties",
+        "predictor=properties",
+        "data.targets={energy_: {kind: extensive}}",
+        "task.target=[energy_]",
+    ]
+    frames = read(SAMPLE / "train_300K.xyz", ":3")
+    for atoms in frames:
+        atoms.info["energy_"] = 1.0
+    cfg = configuration(tmp_path, "run", f"init_from={tmp_path / 'old.safetensors'}", *options)
+    for name in ("train", "val", "test"):
+        write(tmp_path / f"{name}.xyz", frames)
+    with pytest.raises(
+        InputError, match=r"is a model of the kind eqmol\.models\.Potential, this run trains one of the kind"
+    ):
+        run(cfg, Console(file=StringIO()))
+
+
 # --- runs
 
 
@@ -339,9 +425,3 @@ def test_a_run_on_another_level_and_with_a_new_element(tmp_path):
     assert model.recipe["e0"] == list(statistics.e0) == model.reference.e0.tolist()
     assert "S as O" in out.getvalue()
     assert "before / eV" in out.getvalue()
-    # the same again from its configuration, and continued
-    cfg = configuration(tmp_path, "third", *options)
-    cfg.statistics = OmegaConf.to_container(statistics)
-    assert run(cfg, Console(file=StringIO()))["val"][key] == pytest.approx(second["val"][key], rel=1e-6)
-    options[4] = "trainer.max_epochs=2"
-    assert train(tmp_path, "second", *options, "resume=auto")["steps"] == 12
