@@ -2,8 +2,8 @@
 
     python benchmarks/degree.py [FOLDER]        (default: docs/figures)
 
-The numbers are those of benchmarks/products.py; docs/benchmarks/degree.txt has the commands and the machine. Up to degree 4 compiled
-kernels compute the same terms for every algorithm but ``escn``: one curve stands for them.
+The numbers are those of benchmarks/products.py; docs/benchmarks/degree.txt has the commands and the machine. Up to degree 4
+compiled kernels compute the same terms for every algorithm but ``escn``: one curve stands for them.
 """
 
 import csv
@@ -38,7 +38,7 @@ THEMES = {
 def curves() -> dict[str, list[tuple[int, float]]]:
     """Return the degree and the milliseconds of every algorithm, and of the compiled terms."""
     with DATA.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["family"] == "gaunt"]
     lines = {name: [row for row in rows if (row["kernels"], row["backend"]) == ("off", name)] for name in LABELS}
     lines["compiled"] = [
         r for r in rows if (r["kernels"], r["backend"]) == ("auto", "grid") and int(r["degree"]) <= COMPILED
