@@ -329,19 +329,27 @@ def test_files_of_an_option(tmp_path, monkeypatch):
     assert expanded(["~x.xyz", "~no one/a.xyz"]) == ["~x.xyz", "~no one/a.xyz"]
     assert expanded("d*.xyz", tmp_path / "run[2]") == [str(tmp_path / "run[2]" / f"d{i}.xyz") for i in (1, 2)]
     assert expanded(str(tmp_path / "b*"), "elsewhere") == [str(tmp_path / "b 1.xyz")]
+    assert expanded("b 1.xyz, ~/c*.xyz") == ["b 1.xyz", str(tmp_path / "c[1].xyz")]
+    assert expanded("a=(1),2.xyz") == ["a=(1),2.xyz"]  # a name with a comma
+    assert expanded("b 1.xyz,absent.xyz") == ["b 1.xyz,absent.xyz"]
+    many = [f"e/{number:040}.xyz" for number in range(10)]
+    (tmp_path / "e").mkdir()
+    for name in many:
+        (tmp_path / name).touch()
+    assert expanded(",".join(name for name in many)) == many  # longer than a name can be
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (3, "data.train_file=3 must be the path of a file, or several"),
-        (None, "data.train_file=None must be"),
+        (None, "data.train_file=null must be"),
         (b"a.xyz", "must be the path"),
         ("", "data.train_file='' must be"),
         (["a.xyz", True], r"data.train_file=\['a.xyz', True\] must be"),
         ([["a.xyz"]], "must be the path"),
         ({"a": "a.xyz"}, "must be the path"),
-        ([], "data.train_file names no file"),
+        ([], r"data.train_file=\[\] names no file"),
         ("*.cif", r"data.train_file: no file matches '\*\.cif'"),
         (["a.xyz", "./a.xyz"], "data.train_file names a.xyz twice"),
         (["a*", "a.xyz"], "twice"),

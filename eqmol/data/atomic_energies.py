@@ -10,6 +10,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.units import Hartree, kcal, kJ, mol
 from numpy.typing import NDArray
 
+from eqmol.data.options import wrong
 from eqmol.errors import InputError
 from eqmol.files import read_npz
 from eqmol.graph import AtomGraph
@@ -74,9 +75,8 @@ def read_e0(value: Any) -> E0:
     if isinstance(value, str) and value.endswith(".npz"):
         return _read_npz(Path(value).expanduser())
     if not isinstance(value, Mapping) or not value:
-        raise InputError(
-            f"data.e0={value} must be fit, keep, a file FILE.npz, or an energy in eV for each element, as in "
-            "data.e0='{H: -13.6, O: -2040.0}'"
+        raise wrong(
+            "e0", value, "fit, keep, FILE.npz, or an energy in eV for each element, as in '{H: -13.6, O: -2040.0}'"
         )
     energies = {}
     for symbol, energy in value.items():

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from eqmol.data.atomic_energies import MODES, FreeAtom, read_e0
 from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill
+from eqmol.data.options import check_choices, check_integers, check_lengths
 from eqmol.data.statistics import Statistics, elements_of
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, collate
@@ -70,8 +71,7 @@ class GraphSets(pl.LightningDataModule):
         implausible: str = "stop",
     ) -> None:
         super().__init__()
-        if implausible not in MODES:
-            raise InputError(f"data.implausible={implausible!r} is unknown; choose stop or warn")
+        check_choices(MODES, implausible=implausible)
         self.e0 = read_e0(e0)
         if isinstance(self.e0, dict) and not set(required) <= set(LABELS):
             raise InputError(
@@ -79,8 +79,7 @@ class GraphSets(pl.LightningDataModule):
                 "data.e0=fit or keep"
             )
         self.implausible = implausible
-        if not isinstance(cutoff, int | float) or not cutoff > 0:
-            raise InputError(f"the cutoff {cutoff!r} must be a positive number of Å")
+        check_lengths(cutoff=cutoff)
         check_integers(1, batch_size=batch_size)
         check_integers(0, num_workers=num_workers, seed=seed)
         for name, limit in (("batch_atoms", batch_atoms), ("batch_edges", batch_edges)):
@@ -214,10 +213,3 @@ class GraphSets(pl.LightningDataModule):
         """Return the statistics; :meth:`setup` must have run."""
         assert self._statistics is not None
         return self._statistics
-
-
-def check_integers(lowest: int, **options: Any) -> None:
-    """Refuse options of the data that are no integers or too low."""
-    for name, value in options.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise InputError(f"data.{name}={value!r} must be an integer of at least {lowest}")

@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from rich.table import Table
 
+from eqmol.data.options import wrong
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.keys import LABELS
@@ -30,9 +31,7 @@ def own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[t
         InputError: a declaration that cannot be, or a target that is not declared.
     """
     if not isinstance(settings, Mapping):
-        raise InputError(
-            f"data.targets={settings!r} must declare targets, as in {{alpha: {{kind: tensor, unit: a0³}}}}"
-        )
+        raise wrong("targets", settings, "declarations, as in {alpha: {kind: tensor, unit: a0³}}")
     found, keys = {}, {}
     for name, node in settings.items():
         key = node.get("key", name) if isinstance(node, Mapping) else name

@@ -116,14 +116,18 @@ class PotentialTask(Task[Potential]):
         return model(batch, forces=True, stress=keys.STRESS in batch and model.conservative)
 
     def parity(self, model: Potential, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
-        """Return energies relative to isolated atoms (eV per atom) and force components of free atoms (eV/Å)."""
+        """Return energies relative to isolated atoms (eV per atom) and force components of free atoms (eV/Å), of what is
+        labelled.
+        """
         points = {}
         if keys.ENERGY in batch:
             pair = torch.stack((batch.energy, output["energy"]))
-            points["energy"] = (pair - _isolated_energy(model, batch)) / batch.ptr.diff()
+            points["energy"] = ((pair - _isolated_energy(model, batch)) / batch.ptr.diff())[:, batch.energy.isfinite()]
         if keys.FORCES in batch:
-            free = ~batch.fixed if keys.FIXED in batch else slice(None)
-            points["forces"] = torch.stack((batch.forces[free].flatten(), output["forces"][free].flatten()))
+            counted = batch.forces.isfinite().all(dim=1)
+            if keys.FIXED in batch:
+                counted = counted & ~batch.fixed
+            points["forces"] = torch.stack((batch.forces[counted].flatten(), output["forces"][counted].flatten()))
         return points
 
     def tables(self, rows: list[tuple[str, dict[str, float]]]) -> list[Table]:

@@ -54,10 +54,14 @@ class Evaluation:
             yield labelled.num_graphs
 
     def parity(self) -> dict[str, NDArray[np.float32]]:
-        """Return arrays [2, points] of reference and prediction, thinned out evenly to what a figure can show."""
+        """Return arrays [2, points] of reference and prediction, thinned out evenly to what a figure can show; those of
+        quantities without labels are absent.
+        """
         data = {}
         for name, parts in self._points.items():
             points = torch.cat(parts, dim=1).numpy()
+            if points.shape[1] == 0:
+                continue
             step = max(1, -(-points.shape[1] // MAX_POINTS))
             data[name] = points[:, ::step].astype(np.float32)
         return data
@@ -121,7 +125,7 @@ def write_report(
     plots.parity(run.path / folder.PARITY_DATA, run.path / folder.PARITY, task.quantities)
     plots.learning_curve(run.path / folder.LOG, run.path / folder.LEARNING_CURVE, task.curves)
     for table in task.tables(rows):
-        console.print(table)
+        console.print(table, markup=False)
     for _, sentence in further.values():
         console.print(sentence)
     return metrics
@@ -154,7 +158,7 @@ def watch(done: Iterable[int], name: str, total: int, console: Console) -> None:
 def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder, device: torch.device) -> None:
     """Print what is about to be trained, on what, and where it will lie."""
     for table in datamodule.tables():
-        console.print(table)
+        console.print(table, markup=False)  # names of files may look like it
     model = task.predictor
     backbone = model.recipe["backbone"]
     weights = sum(parameter.numel() for parameter in model.parameters())
@@ -168,6 +172,7 @@ def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder,
         f"{threads} thread{'s' * (threads > 1)}\noutput: {run.path} ({start})",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 

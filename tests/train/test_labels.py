@@ -1,21 +1,27 @@
 """What a run makes of the labels that its data have."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from ase.stress import voigt_6_to_full_3x3_stress
 from omegaconf import OmegaConf
 from rich.console import Console
 
+import eqmol
 from eqmol.errors import InputError
 from eqmol.train.run import run
 from tests.train.runs import configuration, train, weights
 
 STRESS = 0.02  #: eV/Å³
+#: What some frames lack.
+LACKING = {0: ("forces", "stress"), 1: ("energy", "stress"), 2: ("stress",)}
 
 
 def copper(path: Path, stressed: int) -> str:
@@ -69,6 +75,61 @@ def test_without_a_stress_or_a_model_that_has_one_nothing_is_asked_of_it(tmp_pat
         train(tmp_path, "asked", *options(tmp_path, 4, *direct, "task.targets.stress.weight=1"))
     with pytest.raises(InputError, match="no stress under the key 'stress'"):
         train(tmp_path, "missing", *options(tmp_path, 0, "task.targets.stress.weight=1"))
+
+
+def test_labels_are_partial_by_nature(tmp_path):
+    """Also in batches without any force, energy or stress: what is there is trained on and judged."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for number in range(8):
+        atoms = bulk("Cu", cubic=True)
+        atoms.positions += rng.normal(0, 0.1, (4, 3))
+        labels = {
+            "energy": float(rng.normal(-14, 0.4)),
+            "forces": rng.normal(0, 1, (4, 3)),
+            "stress": np.full(6, STRESS),
+        }
+        for label in LACKING.get(number, ()):
+            del labels[label]
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    file = tmp_path / "[bold]partial.xyz"
+    write(file, frames)
+    given = [
+        f"data.train_file='{file}'",
+        f"data.val_file='{file}'",
+        "data.isolated_atoms_file=null",
+        "trainer.max_epochs=1",
+    ]
+    tests = [f"data.test_files={{later: '{energies_only(tmp_path / 'few.xyz', frames)}'}}", "data.batch_size=1"]
+    text = shown(tmp_path, "run", *given, *tests)
+    assert "7/8" in text
+    assert "5/8" in text
+    assert "[bold]partial.xyz" in text
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    model = eqmol.load(tmp_path / "run" / "model.safetensors")
+    errors = {"energy": [], "forces": [], "stress": []}
+    for atoms, result in zip(frames, eqmol.predict([atoms.copy() for atoms in frames], model), strict=True):
+        for label, value in atoms.calc.results.items():
+            value = voigt_6_to_full_3x3_stress(value) if label == "stress" else value
+            errors[label].append(np.ravel(result[label] - value))
+    for label, unit in (("energy", "mev"), ("forces", "mev_per_a"), ("stress", "mev_per_a3")):
+        found = 1e3 * np.sqrt(np.mean(np.concatenate(errors[label]) ** 2))
+        assert metrics["train"][f"{label}_rmse_{unit}"] == pytest.approx(found, rel=1e-4)
+    assert "forces_rmse_mev_per_a" not in metrics["test"]["later"]
+    with np.load(tmp_path / "run" / "parity.npz") as points:
+        sizes = {name: points[name].shape[1] for name in points.files}
+        assert all(np.isfinite(points[name]).all() for name in points.files)
+    assert sizes == {"train/energy": 7, "val/energy": 7, "later/energy": 3, "train/forces": 84, "val/forces": 84}
+
+
+def energies_only(path: Path, frames: list[Atoms]) -> Path:
+    """Write the last three frames without their other labels."""
+    bare = [atoms.copy() for atoms in frames[-3:]]
+    for atoms, labelled in zip(bare, frames[-3:], strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=labelled.get_potential_energy())
+    write(path, bare)
+    return path
 
 
 def test_energies_are_learnt_where_forces_are_only_noise(tmp_path):

@@ -48,7 +48,7 @@ class ThreeBPA(FileSets):
 
     def read_tests(self) -> dict[str, list[AtomGraph]]:
         """Return the hot frames, and the published test sets where they are."""
-        hot = self.read("train_mixedT.xyz")[HOT]
+        hot = self.gather("train_mixedT.xyz", "data.test_files.mixedT_hot")[HOT]
         seen = [graph.pos for graph in (*self.train_graphs, *self.val_graphs)]
         assert not any(graph.pos.equal(pos) for graph in hot for pos in seen)
         return {"mixedT_hot": hot, **super().read_tests()}

@@ -15,13 +15,21 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from eqmol.data.datamodule import GraphSets, check_integers
+from eqmol.data.datamodule import GraphSets
 from eqmol.data.molecules.reader import Record, read_records
 from eqmol.data.molecules.splits import KINDS, divide, leaks
+from eqmol.data.options import (
+    check_choices,
+    check_fractions,
+    check_integers,
+    check_lists,
+    check_names,
+    optional_path,
+)
 from eqmol.data.split_files import SPLITS, read_split, write_split
 from eqmol.data.targets import measure_targets, own_targets, references_table, target_values, targets_table
 from eqmol.errors import InputError, printable
-from eqmol.files import replacing
+from eqmol.files import expand_paths, named_files, replacing
 from eqmol.graph import AtomGraph, from_atoms
 from eqmol.graph.keys import FEATURES
 from eqmol.graph.targets import Target
@@ -39,14 +47,16 @@ class MoleculeSets(GraphSets):
     """Molecules with one conformer each, split so that the same molecule is never in two sets.
 
     Args:
-        file: a table with SMILES (.csv, .tsv) or an .sdf; molecules of an .sdf keep the coordinates in space that they have.
+        file: tables with SMILES (.csv, .tsv) or .sdf, one or several, see :func:`eqmol.files.expand_paths`; molecules of an .sdf
+            keep the coordinates in space that they have. Each file has all targets, whose cells may be empty.
         required: the targets.
         smiles_column: of a table, see :func:`eqmol.molecules.table.read_table`.
         targets: ``{logS: {kind: intensive, unit: log(mol/L), key: COLUMN}}``; intensive, without a unit, in the column of its
             name where it is not declared otherwise.
         split: "random" or "scaffold", see :func:`eqmol.data.molecules.splits.divide`.
         val_fraction, test_fraction: of the molecules.
-        split_file: JSON with the rows of "train", "val" and "test", from 1; written where it is absent.
+        split_file: JSON with the rows of "train", "val" and "test", from 1, those of further files after those of the first;
+            written where it is absent.
         failures_file: table of rows that are left out, with the reason.
         max_failures: part of the rows that may be.
         conformers, conformer_seed: see :func:`eqmol.molecules.molecule.from_smiles`.
@@ -60,7 +70,7 @@ class MoleculeSets(GraphSets):
     def __init__(
         self,
         *,
-        file: str | Path | None = None,
+        file: str | Path | Sequence[str | Path] | None = None,
         required: Sequence[str] = (),
         smiles_column: str = "smiles",
         targets: Mapping[str, Any] | None = None,
@@ -76,24 +86,30 @@ class MoleculeSets(GraphSets):
         **options: Any,
     ) -> None:
         super().__init__(required=required, **options)
-        if not file:
-            raise InputError("data.file is missing; give a table with SMILES (.csv, .tsv) or an .sdf")
-        if not isinstance(smiles_column, str):
-            raise InputError(f"data.smiles_column={smiles_column!r} must be the name of a column")
-        if split not in KINDS:
-            raise InputError(f"data.split={split!r} is unknown; choose from {', '.join(KINDS)}")
+        if file is None:
+            raise InputError("data.file=null names no file; give a table with SMILES (.csv, .tsv) or an .sdf")
+        named_files(file, "data.file")
+        check_names(smiles_column=smiles_column)
+        check_choices(KINDS, split=split)
         check_integers(1, conformers=conformers)
         check_integers(0, conformer_seed=conformer_seed)
-        _check_fractions(val_fraction, test_fraction, max_failures)
-        self.targets, self.keys = _targets(targets or {}, self.required)
-        self.file, self.smiles_column = Path(file), smiles_column
+        check_fractions(closed=True, val_fraction=val_fraction, test_fraction=test_fraction, max_failures=max_failures)
+        if val_fraction == 0 or val_fraction + test_fraction >= 1:
+            raise InputError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must leave molecules to train on, and "
+                "the first must not be 0"
+            )
+        self.targets, self.keys = _targets({} if targets is None else targets, self.required)
+        self.file, self.smiles_column = file, smiles_column
         self.split, self.val_fraction, self.test_fraction = split, float(val_fraction), float(test_fraction)
-        self.split_file = None if split_file is None else Path(split_file)
-        self.failures_file = None if failures_file is None else Path(failures_file)
+        self.split_file = optional_path("split_file", split_file)
+        self.failures_file = optional_path("failures_file", failures_file)
         self.max_failures = max_failures
         self.conformers, self.conformer_seed = conformers, conformer_seed
+        check_lists(features=features)
         self.features = expand(features)
         self.failures: list[tuple[int, Failure]] = []
+        self._name = ""
         self._total = self._repeated = self._uff = 0
         self._elements: list[int] = []
         self._properties: dict[str, dict[str, Any]] = {}
@@ -110,7 +126,13 @@ class MoleculeSets(GraphSets):
             return
         keys = [self.keys[target.name] for target in self.targets]
         conformers = cache.ConformerCache(cache.folder())
-        records = read_records(self.file, keys, self.smiles_column, self.conformers, self.conformer_seed, conformers)
+        paths = expand_paths(self.file, "data.file")
+        self._name = f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
+        records: list[Record] = []
+        for path in paths:
+            settings = (self.smiles_column, self.conformers, self.conformer_seed, conformers)
+            found = read_records(path, keys, *settings)
+            records += [record._replace(number=len(records) + record.number) for record in found]
         self._total = len(records)
         molecules, graphs = self._graphs(records)
         parts = self._parts(molecules)
@@ -119,7 +141,7 @@ class MoleculeSets(GraphSets):
         sets = {name: [graphs[number] for number in parts[name] if number in graphs] for name in SPLITS}
         if not sets["train"] or not sets["val"]:
             raise InputError(
-                f"{self.file}: the split leaves no molecules to train or validate on; change data.split_file"
+                f"{self._name}: the split leaves no molecules to train or validate on; change data.split_file"
             )
         self.train_graphs, self.val_graphs = sets["train"], sets["val"]
         self.test_graphs = {"test": sets["test"]} if sets["test"] else {}
@@ -179,7 +201,7 @@ class MoleculeSets(GraphSets):
         if len(self.failures) == len(records):
             _, first = self.failures[0]
             raise InputError(
-                f"{self.file}: none of {len(records)} molecules can be used; {first.source}: {first.reason}"
+                f"{self._name}: none of {len(records)} molecules can be used; {first.source}: {first.reason}"
             )
         return molecules, graphs
 
@@ -242,7 +264,7 @@ class MoleculeSets(GraphSets):
             self.failures_file.unlink(missing_ok=True)  # of an earlier run
         part = len(self.failures) / self._total
         reason, count = Counter(failure.reason for _, failure in self.failures).most_common(1)[0] if part else ("", 0)
-        words = f"{len(self.failures)} of {self._total} molecules of {self.file} cannot be used, {count} of them since {reason}"
+        words = f"{len(self.failures)} of {self._total} molecules of {self._name} cannot be used, {count} of them since {reason}"
         if part > self.max_failures:
             where = "" if self.failures_file is None else f" (all reasons: {self.failures_file})"
             raise InputError(f"{words}{where}; correct them, or raise data.max_failures={self.max_failures}")
@@ -256,7 +278,7 @@ class MoleculeSets(GraphSets):
         shown = Table("molecules", "reason", "first of them", title=escape(title))
         for reason, count in counts.most_common(SHOWN):
             number, first = next(pair for pair in self.failures if pair[1].reason == reason)
-            shown.add_row(str(count), escape(printable(reason)), escape(printable(f"{number}: {first.name}", 60)))
+            shown.add_row(str(count), printable(reason), printable(f"{number}: {first.name}", 60))
         if len(counts) > SHOWN:
             shown.add_row(str(sum(counts.values()) - sum(n for _, n in counts.most_common(SHOWN))), "others", "")
         return shown
@@ -282,16 +304,3 @@ def _targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[tupl
                 f"{', '.join(CELLS)}, or data=xyz"
             )
     return targets, keys
-
-
-def _check_fractions(val_fraction: Any, test_fraction: Any, max_failures: Any) -> None:
-    """Refuse fractions that cannot be."""
-    given = {"val_fraction": val_fraction, "test_fraction": test_fraction, "max_failures": max_failures}
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise InputError(f"data.{name}={value!r} must be a number between 0 and 1")
-    if val_fraction == 0 or val_fraction + test_fraction >= 1:
-        raise InputError(
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must leave molecules to train on, and the "
-            "first must not be 0"
-        )

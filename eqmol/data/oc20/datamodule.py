@@ -12,7 +12,7 @@ from rich.table import Table
 
 from eqmol.data import places
 from eqmol.data.atomic_energies import FreeAtom, known_energies
-from eqmol.data.datamodule import GraphSets, check_integers
+from eqmol.data.datamodule import GraphSets
 from eqmol.data.oc20.energies import ENERGIES, choose_energies, relaxed
 from eqmol.data.oc20.graphs import FrameGraphs, Library, count_edges
 from eqmol.data.oc20.prepare import prepare, report
@@ -20,6 +20,16 @@ from eqmol.data.oc20.readers.find import find
 from eqmol.data.oc20.shards import INDEX, IS2RE, S2EF, Index
 from eqmol.data.oc20.splits import SPLITS, split, without_unknown
 from eqmol.data.oc20.statistics import measure, no_references
+from eqmol.data.options import (
+    by_name,
+    check_choices,
+    check_flags,
+    check_fractions,
+    check_integers,
+    check_names,
+    optional_path,
+    path,
+)
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.contacts import shortest_distances
@@ -78,21 +88,23 @@ class OC20(GraphSets):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for option, value, choices in (("kind", kind, KINDS), ("split", split, SPLITS), ("energy", energy, ENERGIES)):
-            if value not in choices:
-                raise InputError(f"data.{option}={value} is unknown; choose one of {', '.join(choices)}")
-        if not isinstance(val_fraction, float) or not 0 < val_fraction < 1:
-            raise InputError(f"data.val_fraction={val_fraction!r} must be a number between 0 and 1")
+        check_choices(KINDS, kind=kind)
+        check_choices(SPLITS, split=split)
+        check_choices(ENERGIES, energy=energy)
+        check_names(name=name, files=files)
+        check_flags(infer_tags=infer_tags, total=total, verify=verify)
+        check_fractions(val_fraction=val_fraction)
         check_integers(0, held_out=held_out)
         if max_neighbors is not None:
             check_integers(1, max_neighbors=max_neighbors)
         if kind == IS2RE and FORCES in self.required:
             raise InputError("data.kind=is2re has no forces to train on: set task.targets.forces.weight=0")
-        self.folder = None if folder is None else Path(folder)
+        self.folder = optional_path("folder", folder)
         self.folder_name = name
-        self.prepared = None if prepared is None else Path(prepared)
-        self.other_folders = {} if val_folder is None else {"val": Path(val_folder)}
-        self.other_folders |= {test: Path(path) for test, path in (test_folders or {}).items()}
+        self.prepared = optional_path("prepared", prepared)
+        self.other_folders = {} if val_folder is None else {"val": path("val_folder", val_folder)}
+        tests = by_name("test_folders", test_folders, "{val_ood_ads: FOLDER}")
+        self.other_folders |= {test: path(f"test_folders.{test}", folder) for test, folder in tests.items()}
         self.reading: dict[str, Any] = {"files": files, "infer_tags": infer_tags, "total": total}
         self.kind = kind
         self.split = split

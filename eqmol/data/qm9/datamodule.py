@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from eqmol.data.datamodule import GraphSets
+from eqmol.data.options import check_integers, check_lists, optional_path, path
 from eqmol.data.places import find, folders, not_found
 from eqmol.data.qm9 import download, statistics
 from eqmol.data.qm9.download import FILES
@@ -65,9 +66,13 @@ class QM9(GraphSets):
             if name not in TARGETS:
                 raise InputError(f"QM9 has no target {name!r}; choose among {', '.join(TARGETS)}")
         self.targets = tuple(TARGETS[name] for name in required)
-        self.folder = folder
+        self.folder = str(path("folder", folder))
+        for name, size in (("num_train", num_train), ("num_val", num_val)):
+            if size is not None:
+                check_integers(1, **{name: size})
         self.split_sizes = (num_train, num_val)
-        self.split_file = None if split_file is None else Path(split_file)
+        self.split_file = optional_path("split_file", split_file)
+        check_lists(features=features)
         self.features = expand(features)
         self.is_standard = False
         self._train: Molecules | None = None

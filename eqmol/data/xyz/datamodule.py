@@ -1,5 +1,6 @@
 """Your own files (``data=xyz``), of any kind that ASE reads."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,36 @@ from rich.table import Table
 from eqmol.data import duplicates
 from eqmol.data.atomic_energies import free_atoms, is_isolated, known_energies
 from eqmol.data.datamodule import SPLITS, GraphSets
+from eqmol.data.options import by_name, check_choices, check_fractions, check_names
 from eqmol.data.statistics import elements_of, measure
 from eqmol.data.targets import measure_targets, own_targets, references_table, target_values, targets_table
-from eqmol.data.xyz.reader import LabelSummary, missing_label, read_frames, read_target
+from eqmol.data.xyz.labels import LabelSummary, complete, has, missing_label
+from eqmol.data.xyz.reader import read_frames, read_target
 from eqmol.errors import InputError
+from eqmol.files import expand_paths, named_files
 from eqmol.graph import AtomGraph, from_atoms
-from eqmol.graph.electronic import ElectronicState, TrainingStates
+from eqmol.graph.electronic import MODES, ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
+
+TRAIN_FILE, ISOLATED_ATOMS_FILE = "data.train_file", "data.isolated_atoms_file"
+#: Part of the training frames that validates where neither it nor a file is given.
+VAL_FRACTION = 0.1
+#: Validation frames below which a run says that they are few.
+ENOUGH = 3
+#: One file, a pattern, or several of both.
+Files = str | Path | Sequence[str | Path]
 
 
 class FileSets(GraphSets):
     """All sets of one run from files, with neighbour lists computed once and kept in memory.
 
     Args:
-        train_file: any file that ASE reads. Isolated atoms in it give atomic energies and are not trained on.
-        val_file: validation frames; or
-        val_fraction: this part of the training frames, drawn by ``seed``. Exactly one of the two.
-        test_files: name -> file.
-        isolated_atoms_file: isolated atoms, if not in the training file.
+        train_file: any file that ASE reads, or several, see :func:`eqmol.files.expand_paths`. Isolated atoms in it give atomic
+            energies and are not trained on.
+        val_file: one or several with validation frames; or
+        val_fraction: this part of the training frames, drawn by ``seed``; None for ``VAL_FRACTION`` unless there is a val_file.
+        test_files: name -> one or several files.
+        isolated_atoms_file: one or several with isolated atoms, if not in the training file.
         energy_key: name of the total energy in the files, eV.
         forces_key: name of the forces, eV/Å.
         stress_key: name of the stress, eV/Å³.
@@ -39,8 +52,8 @@ class FileSets(GraphSets):
             :mod:`eqmol.graph.targets`; ``key``, the name in the files, is the target's own if not given.
         electronic_state: ``stop`` refuses structures of different charge or spin, see :mod:`eqmol.graph.electronic`; ``warn``
             counts them.
-        options: see :class:`GraphSets`. Of ``required``, energy and forces must be in every frame, stress in some frame
-            that is periodic in three directions.
+        options: see :class:`GraphSets`. Each of ``required`` must be in some training frame, stress in one that is periodic
+            in three directions; frames with none of them are left out.
 
     Raises:
         InputError: options that contradict one another.
@@ -53,11 +66,11 @@ class FileSets(GraphSets):
     def __init__(
         self,
         *,
-        train_file: str | Path,
-        val_file: str | Path | None = None,
+        train_file: Files,
+        val_file: Files | None = None,
         val_fraction: float | None = None,
-        test_files: Mapping[str, str | Path] | None = None,
-        isolated_atoms_file: str | Path | None = None,
+        test_files: Mapping[str, Files] | None = None,
+        isolated_atoms_file: Files | None = None,
         energy_key: str = "energy",
         forces_key: str = "forces",
         stress_key: str = "stress",
@@ -66,16 +79,19 @@ class FileSets(GraphSets):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.targets, self.target_keys = own_targets(targets or {}, self.required)
+        self.targets, self.target_keys = own_targets({} if targets is None else targets, self.required)
         self.folder = Path()
         self.train_file = train_file
         self.val_file = val_file
         self.val_fraction = val_fraction
-        self.test_files = test_files or {}
+        self.test_files = by_name("test_files", test_files, "{300K: a.xyz, 600K: [b.xyz, c.xyz]}")
         self.isolated_atoms_file = isolated_atoms_file
+        check_names(energy_key=energy_key, forces_key=forces_key, stress_key=stress_key)
         self.keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
         self._check_options()
         self._labels = LabelSummary()
+        self._unlabelled: list[str] = []
+        check_choices(MODES, electronic_state=electronic_state)
         self._states = TrainingStates(electronic_state)
 
     def setup(self, stage: str | None = None) -> None:
@@ -87,11 +103,16 @@ class FileSets(GraphSets):
         """
         if self._statistics is not None:
             return
-        frames = self.read(self.train_file)
+        for option, given in self._files().items():  # before the first is read
+            for path in expand_paths(given, option, self.folder):
+                if not path.exists():
+                    raise InputError(f"{option}: {path} does not exist")
+        frames = self.gather(self.train_file, TRAIN_FILE)
         train = [graph for graph in frames if not is_isolated(graph)]
         isolated = [graph for graph in frames if is_isolated(graph)] + self._read_isolated_atoms()
         self.train_graphs, self.val_graphs = self._split(train)
         self.test_graphs = self.read_tests()
+        self._check_labels()
         self._check_elements()
         known = known_energies(self.e0, free_atoms(isolated), elements_of(self.train_graphs))
         trained = ENERGY in self.required and not self.targets
@@ -114,50 +135,75 @@ class FileSets(GraphSets):
             edges = sum(graph.edge_index.shape[1] for graph in graphs)
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
         statistics = self._measured()
-        if not self.targets:
-            return [
-                sets,
-                *([self._labels.table()] if self._labels.total else []),  # a reader of one's own counts none
-                statistics.table(),
-                statistics.notes(),
-                *self._states.notes(),
-                *duplicates.notes(self._sets()),
-            ]
-        values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
-        references = references_table(self._properties, statistics.elements)
-        shown: list[RenderableType] = [sets, targets_table(self.targets, values)]
-        return [
-            *shown,
-            *([] if references is None else [references]),
+        notes = [
+            *self._labels.notes(self.keys),
+            *self._gaps(),
             *self._states.notes(),
             *duplicates.notes(self._sets()),
         ]
+        if not self.targets:
+            labels = [self._labels.table()] if self._labels.total else []  # a reader of one's own counts none
+            return [sets, *labels, statistics.table(), statistics.notes(), *notes]
+        values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
+        references = references_table(self._properties, statistics.elements)
+        shown: list[RenderableType] = [sets, targets_table(self.targets, values)]
+        return [*shown, *([] if references is None else [references]), *notes]
 
-    def read(self, file: str | Path, required: Sequence[str] | None = None) -> list[AtomGraph]:
-        """Read the frames of one file; all get the same labels, NaN where a frame has none.
-
-        Args:
-            file: relative to the folder of the data set.
-            required: labels that must be there, instead of the data module's own.
-        """
-        required = self.required if required is None else required
+    def read(self, file: Path) -> list[AtomGraph]:
+        """Return the graphs of one file, each with the labels that it has, and NaN for targets that it lacks."""
         graphs: list[AtomGraph] = []
-        path, keys = self.folder / file, self.keys
-        for atoms, labels, source in read_frames(path, keys[ENERGY], keys[FORCES], keys[STRESS], self._labels):
+        keys = self.keys
+        summary = None if str(file) in self._labels.total else self._labels  # a file may be in two sets
+        for atoms, labels, source in read_frames(file, keys[ENERGY], keys[FORCES], keys[STRESS], summary):
             if not atoms.pbc.all():
                 labels.pop(STRESS, None)  # defined for three periodic directions only
             graph = from_atoms(atoms, self.cutoff, **labels, source=source)
             self._add_targets(graph, atoms, source)
             self._states.add(atoms, source, is_isolated(graph))
-            if FORCES not in graph and is_isolated(graph):
-                graph.forces = torch.zeros(1, 3, dtype=torch.float64)  # by symmetry
-            for label in (ENERGY, FORCES):
-                if label in required and label not in graph:
-                    raise missing_label(label, keys[label], atoms, source)
             graphs.append(graph)
-        if STRESS in required and not any(STRESS in graph for graph in graphs):
-            raise missing_label(STRESS, keys[STRESS], atoms, f"{path}, all frames")
-        return _complete(graphs)
+        return graphs
+
+    def gather(self, given: Files, option: str) -> list[AtomGraph]:
+        """Return the graphs of some files; all get the same labels, NaN where one has none.
+
+        Frames without any label that is needed are left out, and noted.
+
+        Args:
+            given: one or several, relative to the folder of the data set.
+            option: that names them.
+
+        Raises:
+            InputError: see :func:`expand_paths` and :meth:`read`; also a file without any label that is needed.
+        """
+        gathered: list[AtomGraph] = []
+        for path in expand_paths(given, option, self.folder):
+            graphs = self.read(path)
+            needed = [self._is_needed(graph) for graph in graphs]
+            if not any(needed):
+                raise self._missing(self.required[0], [path], graphs[0].source if graphs else str(path))
+            gathered += itertools.compress(graphs, needed)
+            self._unlabelled += [graph.source for graph, is_needed in zip(graphs, needed, strict=True) if not is_needed]
+        complete(gathered)
+        return gathered
+
+    def _is_needed(self, graph: AtomGraph) -> bool:
+        """Return whether a frame has a label that is needed; the forces on an isolated atom are known."""
+        if is_isolated(graph):
+            if FORCES not in graph:
+                graph.forces = torch.zeros(1, 3, dtype=torch.float64)  # by symmetry
+            return has(graph, ENERGY) or ENERGY not in self.required
+        fields = {target.name: target.field for target in self.targets}
+        return any(has(graph, fields.get(name, name)) for name in self.required)
+
+    def _missing(self, name: str, files: Sequence[Path], source: str) -> InputError:
+        """Return the error for files without a label or target, given the source of a frame."""
+        available = next((self._labels.keys[str(file)] for file in files if str(file) in self._labels.keys), [])
+        if name in LABELS:
+            return missing_label(name, self.keys[name], available, source)
+        return InputError(
+            f"{source}: no frame of this file has '{self.target_keys[name]}'; set the key in data.targets to one of those there "
+            f"({', '.join(available) or 'none'})"
+        )
 
     def _add_targets(self, graph: AtomGraph, atoms: ase.Atoms, source: str) -> None:
         """Add the properties of a frame to its graph, NaN where it has none."""
@@ -171,48 +217,95 @@ class FileSets(GraphSets):
 
     def read_tests(self) -> dict[str, list[AtomGraph]]:
         """Return the test sets."""
-        return {name: self.read(file) for name, file in self.test_files.items()}
+        return {name: self.gather(files, f"data.test_files.{name}") for name, files in self.test_files.items()}
 
     def _read_isolated_atoms(self) -> list[AtomGraph]:
-        """Read the file of isolated atoms."""
+        """Read the files of isolated atoms."""
         if self.isolated_atoms_file is None:
             return []
-        graphs = self.read(self.isolated_atoms_file, required=(ENERGY,))
+        graphs = self.gather(self.isolated_atoms_file, ISOLATED_ATOMS_FILE)
         for graph in graphs:
             if not is_isolated(graph):
                 raise InputError(f"{graph.source}: {graph.num_nodes} atoms where an isolated atom should be")
         return graphs
 
+    def _files(self) -> dict[str, Files]:
+        """Return what each option names."""
+        given = {
+            TRAIN_FILE: self.train_file,
+            "data.val_file": self.val_file,
+            ISOLATED_ATOMS_FILE: self.isolated_atoms_file,
+        }
+        tests = {f"data.test_files.{name}": files for name, files in self.test_files.items()}
+        return {option: files for option, files in given.items() if files is not None} | tests
+
     def _check_options(self) -> None:
         """Refuse options of a wrong kind and options that contradict one another."""
-        if not self.train_file:
-            raise InputError("data.train_file is missing; give a file with training structures")
-        if (self.val_file is None) == (self.val_fraction is None):
-            raise InputError("give either data.val_file or data.val_fraction, and not both")
-        if self.val_fraction is not None and not (isinstance(self.val_fraction, float) and 0 < self.val_fraction < 1):
-            raise InputError(f"data.val_fraction={self.val_fraction!r} must be a number between 0 and 1")
-        if not isinstance(self.test_files, Mapping):
-            raise InputError(f"data.test_files={self.test_files!r} must name its files, as in {{300K: test.xyz}}")
+        if self.train_file is None:
+            raise InputError("data.train_file=null names no file; give one with training structures")
+        for option, given in self._files().items():
+            named_files(given, option)
+        if self.val_fraction is not None:
+            check_fractions(val_fraction=self.val_fraction)
+            if self.val_file is not None:
+                raise InputError(
+                    f"data.val_file={self.val_file} and data.val_fraction={self.val_fraction} contradict each other; give one "
+                    "of them"
+                )
         for name in set(SPLITS) & set(self.test_files):
             raise InputError(f"data.test_files: '{name}' is the name of another split; give the test set another name")
 
     def _split(self, train: list[AtomGraph]) -> tuple[list[AtomGraph], list[AtomGraph]]:
         """Return training and validation frames, each in the order of its file."""
-        if self.val_file is not None:
-            train, val = train, self.read(self.val_file)
-        else:
-            assert self.val_fraction is not None
-            num_val = max(1, round(self.val_fraction * len(train)))
-            order = np.random.default_rng(self.seed).permutation(len(train))
-            chosen = set(order[:num_val].tolist())
-            val = [graph for i, graph in enumerate(train) if i in chosen]
-            train = [graph for i, graph in enumerate(train) if i not in chosen]
         if not train:
             raise InputError(
-                f"{self.folder / self.train_file} leaves nothing to train on: besides isolated atoms and validation "
-                "frames it has no structures"
+                f"data.train_file={self.train_file} leaves nothing to train on: besides isolated atoms it has no structures"
             )
-        return train, val
+        for label in LABELS:
+            if label in self.required and not any(has(graph, label) for graph in train):
+                raise self._missing(label, expand_paths(self.train_file, TRAIN_FILE, self.folder), train[0].source)
+        if self.val_file is not None:
+            return train, self.gather(self.val_file, "data.val_file")
+        if len(train) == 1:
+            raise InputError(
+                f"data.train_file={self.train_file} leaves nothing to train on: it has one structure, which validates; give more, "
+                "or data.val_file"
+            )
+        num_val = max(1, round((self.val_fraction or VAL_FRACTION) * len(train)))
+        order = np.random.default_rng(self.seed).permutation(len(train))
+        chosen = set(order[: min(num_val, len(train) - 1)].tolist())
+        val = [graph for i, graph in enumerate(train) if i in chosen]
+        return [graph for i, graph in enumerate(train) if i not in chosen], val
+
+    def _check_labels(self) -> None:
+        """Refuse a split that leaves none of some label to train on."""
+        for label in set(self.required) & set(LABELS):
+            if not any(has(graph, label) for graph in self.train_graphs):
+                raise InputError(
+                    f"data.train_file={self.train_file}: all frames with {label} were drawn to validate; give data.val_file, or "
+                    "another seed"
+                )
+
+    def _gaps(self) -> list[str]:
+        """Return sentences about frames that are left out, and about what is too little to judge a model by."""
+        found = []
+        if self._unlabelled:
+            needed = ", ".join(self.required)
+            found.append(
+                f"{len(self._unlabelled)} frames have no label that is needed ({needed}) and are left out (first: "
+                f"{self._unlabelled[0]})"
+            )
+        found += [
+            f"no validation frame has {label}: the best model is chosen by the other labels"
+            for label in self.required
+            if label in LABELS and not any(has(graph, label) for graph in self.val_graphs)
+        ]
+        if self.val_file is None and (number := len(self.val_graphs)) < ENOUGH:
+            found.append(
+                f"{number} of {number + len(self.train_graphs)} structures {'validates' if number == 1 else 'validate'}, too few "
+                "to judge a model by: give more, or data.val_file"
+            )
+        return found
 
     def _check_elements(self) -> None:
         """Refuse validation and test frames with elements that the training set lacks."""
@@ -228,14 +321,3 @@ class FileSets(GraphSets):
                         f"{', '.join(chemical_symbols[z] for z in known.tolist())}); add such structures to the "
                         f"training set or remove the frame from the set '{name}'"
                     )
-
-
-def _complete(graphs: list[AtomGraph]) -> list[AtomGraph]:
-    """Give every graph the labels that any of them has: a batch is made of graphs with the same fields."""
-    for label in LABELS:
-        if any(label in graph for graph in graphs):
-            for graph in graphs:
-                if label not in graph:
-                    shape = {ENERGY: (1,), FORCES: (graph.num_nodes, 3), STRESS: (1, 3, 3)}[label]
-                    graph[label] = torch.full(shape, torch.nan, dtype=torch.float64)
-    return graphs

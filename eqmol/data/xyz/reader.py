@@ -1,10 +1,9 @@
 """Frames and labels from every file that ASE reads."""
 
-import difflib
 import itertools
 import math
+import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -16,8 +15,8 @@ import numpy as np
 from ase.io.formats import UnknownFileTypeError, filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
-from rich.table import Table
 
+from eqmol.data.xyz.labels import LabelSummary
 from eqmol.errors import InputError, printable, reason_of
 from eqmol.files import COMPRESSED, Text, bounded_memory, check_database, check_expansion, check_file
 from eqmol.graph.keys import ENERGY, FORCES, STRESS
@@ -25,30 +24,6 @@ from eqmol.graph.targets import Target
 
 #: label -> its value: energy float in eV, forces [N, 3] in eV/Å, stress [3, 3] in eV/Å³
 Labels = dict[str, Any]
-
-
-class LabelSummary:
-    """Counts where the labels of the frames read so far were found."""
-
-    def __init__(self) -> None:
-        self.total: dict[str, int] = defaultdict(int)
-        self.found: dict[tuple[str, str, str], int] = defaultdict(int)
-
-    def add(self, path: str, places: dict[str, str]) -> None:
-        """Count one frame, given label -> place."""
-        self.total[path] += 1
-        for label, place in places.items():
-            self.found[path, label, place] += 1
-
-    def table(self) -> Table:
-        """Return the counts as a table: file, label, where found, frames with it of all frames."""
-        table = Table("file", "label", "found in", "frames", title="labels")
-        table.columns[0].overflow = "fold"
-        for path, total in self.total.items():
-            rows = [(label, place, n) for (file, label, place), n in self.found.items() if file == path]
-            for label, place, number in rows or [("none", "", 0)]:
-                table.add_row(path, label, place, f"{number}/{total}")
-        return table
 
 
 def read_frames(
@@ -80,7 +55,7 @@ def read_frames(
     """
     keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
     number = -1
-    for number, atoms in enumerate(_iterate(Path(path).expanduser())):
+    for number, atoms in enumerate(_iterate(Path(os.path.expanduser(path)))):
         source = f"{path}, frame {number}"
         labels: Labels = {}
         places: dict[str, str] = {}
@@ -95,7 +70,7 @@ def read_frames(
                     raise
                 unusable(label, str(error))
         if summary is not None:
-            summary.add(str(path), places)
+            summary.add(str(path), places, keys_of(atoms))
         yield atoms, labels, source
     if number < 0:
         raise InputError(f"{path} is empty: it holds no structures")
@@ -129,15 +104,9 @@ def read_target(atoms: ase.Atoms, target: Target, key: str, source: str) -> tupl
     return value, f"{place}['{key}']"
 
 
-def missing_label(label: str, key: str, atoms: ase.Atoms, source: str) -> InputError:
-    """Return the error for a frame without a label that is needed, with the keys that the frame does have."""
-    available = sorted({name for _, values in _places(atoms) for name in values} - {"numbers", "positions"})
-    similar = difflib.get_close_matches(key, available, n=1)
-    hint = f"; did you mean '{similar[0]}'?" if similar else ""
-    return InputError(
-        f"{source}: no {label} under the key '{key}', which training with a non-zero weight for {label} needs: "
-        f"set data.{label}_key to one of the keys there ({', '.join(available) or 'none'}){hint}"
-    )
+def keys_of(atoms: ase.Atoms) -> list[str]:
+    """Return the keys of all that a frame carries besides its structure."""
+    return sorted({name for _, values in _places(atoms) for name in values} - {"numbers", "positions"})
 
 
 def _places(atoms: ase.Atoms) -> list[tuple[str, dict[str, Any]]]:

@@ -65,6 +65,21 @@ def test_a_table_gives_sets_with_gaps_and_names_its_failures(tmp_path):
     assert [graph.source for graph in again.train_graphs] == [graph.source for graph in data.train_graphs]
 
 
+@pytest.mark.filterwarnings("ignore:1 of 18 molecules")
+def test_several_files_are_numbered_through(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = table(tmp_path)
+    other = tmp_path / "other (2).csv"
+    other.write_text("smiles,logS,tpsa\nC(,1,2\nCC#N,18,\n")
+    for given in ([str(first), str(other)], "*.csv", f"mine.csv,{other}"):
+        data = sets(tmp_path / "*.csv" if given == "*.csv" else given, split_file="split.json", test_fraction=0.0)
+        graphs = [*data.train_graphs, *data.val_graphs]
+        numbers = json.loads((tmp_path / "split.json").read_text())
+        assert [graph["target_logS"].item() for graph in graphs] == [*numbers["train"], *numbers["val"]]
+        assert sorted(graph["target_logS"].item() for graph in graphs) == [*range(1, 17), 18]
+        assert [(number, failure.source) for number, failure in data.failures] == [(17, f"{other}, line 2")]
+
+
 def test_the_same_molecule_is_in_one_split_only():
     written = ("CCO", "OCC", "C(O)C", "C[C@H](O)F", "CC(O)F", "[2H]C", "C", "CC", "CCC", "N", "O", "CN", "CO", "CF")
     molecules = {number: from_smiles(smiles, conformers=1) for number, smiles in enumerate(written, start=1)}
@@ -158,18 +173,18 @@ def test_conformers_of_many_molecules_are_made_by_several_processes(tmp_path, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"file": None}, r"data\.file is missing"),
+        ({"file": None}, r"data\.file=null names no file"),
         ({"file": "absent.csv"}, "absent.csv does not exist"),
         ({"file": "mine.xyz"}, "neither a table .* nor an .sdf"),
         ({"smiles_column": "SMI"}, "no column 'SMI': its first line names 'smiles', 'logS', 'tpsa'"),
         ({"required": ("pKa",)}, "no column 'pKa': its first line names"),
         ({"required": ("smiles",)}, "line 2: 'C' under 'smiles' is not a number"),
-        ({"split": "time"}, "choose from random, scaffold"),
+        ({"split": "time"}, "data.split='time' must be one of random, scaffold"),
         ({"val_fraction": 0.6, "test_fraction": 0.5}, "must leave molecules to train on"),
         ({"val_fraction": "many"}, "a number between 0 and 1"),
         ({"val_fraction": 0.9, "test_fraction": 0.09}, "leave nothing to train or validate on"),
         ({"targets": {"logS": {"kind": "tensor"}}}, "logS is tensor, but a cell holds one number"),
-        ({"targets": [1]}, "must declare targets"),
+        ({"targets": [1]}, r"data.targets=\[1\] must be declarations"),
         (
             {"max_failures": 0.1},
             "4 of 20 molecules of .* cannot be used, 4 of them since .*raise data.max_failures=0.1",

@@ -334,9 +334,9 @@ def test_shards_are_checked_before_use(raw, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kind": "s2e"}, "data.kind=s2e is unknown; choose one of s2ef, is2re"),
-        ({"split": "frames"}, "data.split=frames is unknown; choose one of systems, blocks"),
-        ({"energy": "free"}, "data.energy=free is unknown"),
+        ({"kind": "s2e"}, "data.kind='s2e' must be one of s2ef, is2re"),
+        ({"split": "frames"}, "data.split='frames' must be one of systems, blocks"),
+        ({"energy": "free"}, "data.energy='free' must be one of auto, adsorption, total"),
         ({"val_fraction": 2.0}, "data.val_fraction=2.0"),
         ({"held_out": -1}, "data.held_out=-1"),
         ({"max_neighbors": 0}, "data.max_neighbors=0"),

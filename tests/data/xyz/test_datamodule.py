@@ -153,6 +153,150 @@ def solids(stress_in) -> list[ase.Atoms]:
     return structures
 
 
+def text(datamodule: FileSets) -> str:
+    """What a person sees before training."""
+    console = Console(width=300, file=StringIO())
+    for shown in datamodule.tables():
+        console.print(shown)
+    return console.file.getvalue()
+
+
+def test_several_files_are_read_one_after_the_other(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("abcdef"):
+        write(frames(count=number + 1, seed=number), f"{name}.xyz")
+    write([free(1)], "H.xyz")
+    write([free(8)], "O.xyz")
+    datamodule = ready(
+        ["a.xyz", "[bc].xyz"],
+        val_file="d.xyz,e.xyz",
+        test_files={"both": ["e.xyz", "f.xyz"], 300: "f.*"},
+        isolated_atoms_file="[HO].xyz",
+    )
+    found = [graph.source for graph in datamodule.train_graphs]
+    assert found == [f"{name}.xyz, frame {i}" for number, name in enumerate("abc") for i in range(number + 1)]
+    assert len(datamodule.val_graphs) == 9
+    assert {name: len(graphs) for name, graphs in datamodule.test_graphs.items()} == {"both": 11, "300": 6}
+    assert datamodule.statistics()["e0"] == [E0[1], E0[8]]
+
+
+NAMES = (
+    "a b.xyz",
+    "a (1).xyz",
+    "a=1.xyz",
+    "a,b.xyz",
+    "a@1.xyz",
+    "[bold]a.xyz",
+    "[1].xyz",
+    "~a.xyz",
+    "ä'\".xyz",
+    "$a%.xyz",
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "~/home.xyz"])
+def test_names_as_people_type_them(write, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(frames(count=3), name.removeprefix("~/"))
+    datamodule = ready(name, val_file=[name], test_files={"test": name})
+    assert len(datamodule.train_graphs) == len(datamodule.test_graphs["test"]) == 3
+    console = Console(width=300, file=StringIO())
+    console.print(datamodule.tables()[1], markup=False)
+    assert name.removeprefix("~") in console.file.getvalue()
+
+
+@pytest.mark.parametrize("option", ["train_file", "val_file", "isolated_atoms_file", "test_files"])
+@pytest.mark.parametrize(
+    ("given", "words"), [("none.xyz", "none.xyz does not exist"), ("*.cif", "no file matches '*.cif'")]
+)
+def test_files_are_missed_before_any_is_read(tmp_path, option, given, words):
+    (tmp_path / "train.xyz").write_text("not a structure")
+    files = {"train_file": tmp_path / "train.xyz", option: {"hot": given} if option == "test_files" else given}
+    name = "test_files.hot" if option == "test_files" else option
+    with pytest.raises(InputError) as error:
+        ready(**files)
+    assert str(error.value) == f"data.{name}: {words}"
+
+
+def test_a_tenth_validates_unless_something_is_given(write):
+    path = write(frames())
+    datamodule = FileSets(cutoff=4.0, train_file=path)
+    datamodule.setup()
+    assert (len(datamodule.train_graphs), len(datamodule.val_graphs)) == (18, 2)
+    assert "2 of 20 structures validate, too few to judge a model by: give more, or data.val_file" in text(datamodule)
+    assert "too few" not in text(ready(path, val_fraction=0.15))
+    assert "too few" not in text(ready(path, val_file=write(frames(count=1), "val.xyz")))
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(2, None), (3, None), (2, 0.9), (3, 0.9)])
+def test_of_very_few_frames_one_is_left_for_each_set(write, count, fraction):
+    datamodule = ready(write(frames(count=count)), val_fraction=fraction)
+    sizes = len(datamodule.train_graphs), len(datamodule.val_graphs)
+    assert sizes == ((1, count - 1) if fraction else (count - 1, 1))
+    assert f"of {count} structures" in text(datamodule)
+
+
+def test_every_label_may_be_partial(write):
+    """Frames without energy, without forces, without stress: each is trained on with what it has."""
+    structures = solids({1, 2, 5})
+    del structures[3].arrays["forces"]
+    del structures[0].info["energy"]
+    others = [*frames("CH4", count=2, labels=("energy", None)), *frames("CH4", count=2, labels=(None, "forces"))]
+    datamodule = ready([write(structures), write(others, "others.xyz")], val_file=write(frames("CH4", 3), "val.xyz"))
+    known = [
+        "".join(label[0] for label in ("energy", "forces", "stress") if graph[label].isfinite().all())
+        for graph in datamodule.train_graphs
+    ]
+    assert known == ["f", "efs", "efs", "e", "ef", "efs", "e", "e", "f", "f"]
+    rows = [line.split("│") for line in text(datamodule).splitlines() if ".xyz" in line and "[" in line]
+    counts = {(row[1].strip()[-9:], row[2].strip()): row[4].strip() for row in rows}
+    assert counts["train.xyz", "energy"] == counts["train.xyz", "forces"] == "5/6"
+    assert counts["train.xyz", "stress"] == "3/6"
+    assert counts["thers.xyz", "forces"] == "2/4"
+    assert np.isfinite(datamodule.statistics()["e0"]).all()
+    for loader in (datamodule.train_dataloader(), *datamodule.evaluation_dataloaders().values()):
+        assert sum(batch.num_graphs for batch in loader) == len(loader.dataset)
+
+
+def test_frames_without_any_label_are_left_out(write):
+    bare = frames(labels=(None, None), count=1)
+    structures = [*frames(count=5), *bare, *frames(count=5), free(8)]
+    datamodule = ready(write(structures), val_file=write([*bare, *frames(count=1)], "val.xyz"))
+    found = [graph.source.split(", ")[1] for graph in datamodule.train_graphs]
+    assert found == [f"frame {i}" for i in range(11) if i != 5]
+    assert len(datamodule.val_graphs) == 1
+    shown = text(datamodule)
+    assert "2 frames have no label that is needed (energy, forces) and are left out (first: " in shown
+    assert "train.xyz, frame 5)" in shown
+    with pytest.raises(InputError, match=r"bare\.xyz, frame 0: no energy under the key 'energy'"):
+        ready([write(structures), write(bare, "bare.xyz")])
+    with pytest.raises(InputError, match=r"bare\.xyz, frame 0: no energy"):
+        ready(write(structures), test_files={"hot": write(bare, "bare.xyz")})
+
+
+def test_labels_under_another_key_are_pointed_at(write):
+    """A file that lacks what others have may only have it under another name."""
+    other = write(frames(labels=("energy", "REF_forces"), count=5), "other.xyz")
+    shown = text(ready([write(frames()), other]))
+    assert "other.xyz: no frame has the forces under the key 'forces', though there is 'REF_forces'" in shown
+    assert "though there is" not in text(ready(write([*frames(), *frames(labels=("energy", "REF_forces"))])))
+
+
+def test_validation_frames_that_lack_a_label(write):
+    shown = text(ready(write(frames()), val_file=write(frames(labels=("energy", None)), "val.xyz")))
+    assert "no validation frame has forces: the best model is chosen by the other labels" in shown
+
+
+def test_many_files_share_the_rows_of_the_table_of_labels(write, tmp_path):
+    for number in range(12):
+        write(frames(count=2, labels=("energy", "forces" if number != 7 else None)), f"a{number:02}.xyz")
+    shown = text(ready(tmp_path / "a*.xyz", val_fraction=0.5))
+    rows = [line for line in shown.splitlines() if ".xyz" in line and "│" in line]
+    assert ["22/22" in row and "a00.xyz and 10 more" in row for row in rows] == [True, True, False]
+    assert "a07.xyz" in rows[2]
+
+
 def test_frames_without_stress_get_nan_where_others_have_it(write):
     molecules = frames("CH4", count=2)
     molecules[0].info["stress"] = np.eye(3)  # of a molecule: undefined
@@ -179,8 +323,18 @@ def test_labels_that_are_not_needed_may_be_absent(write):
     [
         (frames(labels=("REF_energy", "forces")), {}, ["frame 0", "no energy under the key 'energy'", "REF_energy"]),
         (frames(), {"forces_key": "force"}, ["frame 0", "no forces under the key 'force'", "mean 'forces'"]),
-        ([*frames(), *frames(labels=("energy", None), count=1)], {}, ["frame 20", "no forces"]),
-        (frames(), {"required": ("energy", "stress")}, ["all frames", "no stress under the key 'stress'"]),
+        (frames(), {"required": ("energy", "stress")}, ["frame 0", "no stress under the key 'stress'"]),
+        (
+            [*frames(count=3, stress=np.eye(3))],
+            {"required": ("energy", "stress")},
+            ["frame 0", "periodic in three directions", "task.targets.stress.weight=0"],
+        ),
+        (frames(labels=(None, None)), {}, ["frame 0", "no energy under the key"]),
+        (
+            [*frames(count=1), *frames(labels=("energy", None), count=9)],
+            {"val_fraction": 0.9, "seed": 1},
+            ["all frames with forces were drawn to validate"],
+        ),
         (solids({}), {"required": ("stress",)}, ["no stress"]),
         ([free(1), free(8)], {}, ["nothing to train on"]),
         (frames(count=1), {}, ["nothing to train on"]),
@@ -208,9 +362,8 @@ def test_elements_that_the_training_set_lacks_are_refused(write, kind):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"train_file": None}, "data.train_file is missing"),
-        ({"val_fraction": None}, "either data.val_file or data.val_fraction"),
-        ({"val_file": "b.xyz", "val_fraction": 0.1}, "either data.val_file or data.val_fraction"),
+        ({"train_file": None}, "data.train_file=null names no file"),
+        ({"val_file": "b.xyz", "val_fraction": 0.1}, "data.val_file=b.xyz and data.val_fraction=0.1 contradict"),
         ({"val_fraction": 1.5}, "data.val_fraction=1.5"),
         ({"val_fraction": "much"}, "data.val_fraction='much'"),
         ({"batch_size": 0}, "data.batch_size=0"),
@@ -219,8 +372,8 @@ def test_elements_that_the_training_set_lacks_are_refused(write, kind):
         ({"batch_edges": 1.5}, "data.batch_edges=1.5"),
         ({"num_workers": -1}, "data.num_workers=-1"),
         ({"seed": -1}, "data.seed=-1"),
-        ({"cutoff": -5.0}, "cutoff -5.0"),
-        ({"test_files": "c.xyz"}, "data.test_files='c.xyz' must name its files"),
+        ({"cutoff": -5.0}, "data.cutoff=-5.0"),
+        ({"test_files": "c.xyz"}, "data.test_files='c.xyz' must be names with their values"),
         ({"test_files": {"val": "c.xyz"}}, "'val' is the name of another split"),
     ],
 )

@@ -15,7 +15,8 @@ from ase.constraints import FixAtoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 
-from eqmol.data.xyz.reader import LabelSummary, missing_label, read_frames
+from eqmol.data.xyz.labels import LabelSummary, missing_label
+from eqmol.data.xyz.reader import keys_of, read_frames
 from eqmol.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -192,7 +193,7 @@ def test_contradicting_labels_are_refused(tmp_path):
 
 
 def test_missing_keys_are_listed_with_a_guess():
-    message = str(missing_label("energy", "REF_enery", water("info", "REF_"), "a.xyz, frame 0"))
+    message = str(missing_label("energy", "REF_enery", keys_of(water("info", "REF_")), "a.xyz, frame 0"))
     assert message.startswith("a.xyz, frame 0: no energy under the key 'REF_enery'")
     assert "data.energy_key" in message
     assert "REF_energy, REF_forces, REF_stress" in message
