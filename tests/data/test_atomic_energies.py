@@ -56,8 +56,8 @@ def test_e0_as_it_is_given(value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("given", "data.e0=given must be fit, keep, a file FILE.npz, or an energy in eV for each element, as in"),
-        (None, "data.e0=None must be"),
+        ("given", "data.e0='given' must be fit, keep, FILE.npz, or an energy in eV for each element, as in"),
+        (None, "data.e0=null must be"),
         ({}, "data.e0={} must be"),
         ([-13.6], "data.e0=[-13.6] must be"),
         ({"Xx": -1.0}, "data.e0 has the unknown element 'Xx'"),
