@@ -25,7 +25,7 @@ def train_py(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         ("backend=fft", "backend=fft is unknown; choose one of auto, cg, escn, gaunt, grid"),
         ("model.channles=3", "there is no option model.channles; did you mean model.channels?"),
         ("data=[xyz", "cannot read the option data=[xyz"),
-        ("data=xyz", "data.train_file is missing"),  # composes, so it gets as far as the run
+        ("data=xyz", "data.train_file=null names no file"),  # composes, so it gets as far as the run
     ],
 )
 def test_one_sentence(tmp_path, option, message):
