@@ -12,6 +12,7 @@ from eqmol.analysis.cost import NEIGHBORS
 from eqmol.analysis.plot import time_against_degree
 from eqmol.analysis.powers import chirality, containments
 from eqmol.analysis.spaces import Space
+from eqmol.errors import InputError
 from eqmol.ops.spec import Family, Operation, Parity, Spec
 
 
@@ -41,8 +42,14 @@ def show(options: Options, folder: Path, console: Console) -> list[str]:
 
     Returns:
         The algorithms that differ from the reference; none if all is right.
+
+    Raises:
+        InputError: the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {folder}: {error.strerror}; give another") from None
     specs = [
         _spec(options, operation, family, options.degree)
         for operation in options.operations

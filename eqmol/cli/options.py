@@ -98,6 +98,9 @@ def exit_code(command: Callable[[], int | None], interrupted: str = "interrupted
             if signum := interrupt_behind(error):
                 print(interrupted, file=sys.stderr)
                 return 128 + signum
+            if isinstance(error, OSError) and error.filename:
+                print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+                return 2
             if isinstance(error, InputError | OSError):
                 print(f"error: {error}", file=sys.stderr)
                 return 2

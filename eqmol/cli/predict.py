@@ -127,8 +127,10 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     if arguments.output is None:
         raise InputError(f"give the file to write for {inputs[0]}: -o OUT.xyz")
-    if arguments.relax is not None:
-        raise InputError(f"--relax is for molecules ({', '.join(MOLECULES)} or --smiles), not for {inputs[0]}")
+    for option in ("relax", "smiles_column"):
+        if getattr(arguments, option) is not None:
+            name = option.replace("_", "-")
+            raise InputError(f"--{name} is for molecules ({', '.join(MOLECULES)} or --smiles), not for {inputs[0]}")
     given = {label: getattr(arguments, f"{label}_key") for label in KEYS}
     keys = {label: given[label] or default for label, default in KEYS.items()}
     _check_paths(arguments, inputs)

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from eqmol.cli.options import Parser, exit_code, file_path, positive
+from eqmol.cli.options import Parser, exit_code, file_path, one_file, positive
 from eqmol.errors import InputError
 
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str], program: str = "eqmol prepare") -> int:
     add = parser.add_argument
     add(
         "source",
-        type=file_path,
+        type=one_file,
         metavar="SOURCE",
         help="folder: S2EF .extxyz.xz + .txt, .lmdb, .pt, .aselmdb, .traj, .db",
     )

@@ -40,6 +40,39 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: there is no command 'trian'; did you mean train?\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["prepare", ".", "--files", "/abs/*"],
+            "the pattern '/abs/*' is none for paths below .; give one like '**/*.lmdb'",
+        ),
+        (["prepare", ".", "--files", ""], "the pattern '' is none"),
+        (["prepare", "gone*"], "argument SOURCE: no file matches 'gone*'"),
+        (["report", "-o", "file", "--degree", "1", "--no-cost"], "cannot write to the folder file: File exists"),
+        (
+            ["report", "-o", "file/a", "--degree", "1", "--no-cost"],
+            "cannot write to the folder file/a: Not a directory",
+        ),
+        (["report", "--degree", "1.5"], "argument --degree: '1.5' is not an integer from 1 to 8"),
+    ],
+)
+def test_wrong_options(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert command.main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {message}")
+    assert printed.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # --- help of train
 
 

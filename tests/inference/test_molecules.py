@@ -191,6 +191,7 @@ def test_relaxation_by_a_potential(tmp_path):
         (["in.smi", "--smiles", "C"], "not both"),
         ([], "--smiles SMILES"),
         (["in.xyz", "-o", "out.xyz", "--relax", "p.safetensors"], "--relax is for molecules"),
+        (["in.xyz", "-o", "out.xyz", "--smiles-column", "x"], "--smiles-column is for molecules"),
         (["--smiles", "C", "--metrics", "m.json"], "leave it out"),
     ],
 )

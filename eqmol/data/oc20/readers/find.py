@@ -8,6 +8,7 @@ from eqmol.data.oc20.readers.ase_files import read_ase_lmdb, read_database, read
 from eqmol.data.oc20.readers.geometric import read_lmdb, read_torch
 from eqmol.data.oc20.readers.lmdb_files import Entries
 from eqmol.data.oc20.readers.s2ef import labels_of, read_s2ef
+from eqmol.errors import InputError
 
 READERS: dict[str, Reader] = {
     ".extxyz.xz": read_s2ef,
@@ -50,8 +51,15 @@ def find(folder: Path, files: str = "**/*") -> list[str]:
     Args:
         folder: searched with everything in it.
         files: pattern that the paths must match.
+
+    Raises:
+        InputError: no pattern for paths below a folder.
     """
-    paths = [path for path in sorted(folder.glob(files)) if path.is_file() and _ending(path)]
+    try:
+        found = sorted(folder.glob(files))
+    except (NotImplementedError, ValueError):
+        raise InputError(f"the pattern {files!r} is none for paths below {folder}; give one like '**/*.lmdb'") from None
+    paths = [path for path in found if path.is_file() and _ending(path)]
     paths = [path for path in paths if path.suffix != ".extxyz" or labels_of(path)]
     return [path.relative_to(folder).as_posix() for path in paths]
 
