@@ -320,6 +320,9 @@ def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_
             raise InputError(f"a model file has no section {name[:80]!r}; it may have {', '.join(SECTIONS)}")
         recipes.check_plain(section, name)
     ElectronicState.read(sections.get("domain", {}))
+    for label, key in sections.get("labels", {}).items():
+        if not isinstance(key, str):
+            raise InputError(f"labels.{label:.80}={key!r:.80} must be the name of a label in the training files")
     for name in aux:
         if not name.startswith(tuple(f"{AUX}{section}." for section in sections)):
             raise InputError(f"tensor {name[:80]!r} belongs to no section of the model")

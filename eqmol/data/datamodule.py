@@ -125,6 +125,10 @@ class GraphSets(pl.LightningDataModule):
         """Return charge and spin of all structures."""
         return DEFAULT
 
+    def label_keys(self) -> dict[str, str]:
+        """Return label -> its name in the training files; empty where their format fixes the names."""
+        return {}
+
     def sample(self) -> list[AtomGraph]:
         """Return some training structures, the same for a seed."""
         order = np.random.default_rng(self.seed).permutation(len(self.train_graphs))

@@ -89,6 +89,16 @@ class Predictor(nn.Module, ABC):
         """Take note of charge and spin of a training set."""
         self.sections["domain"] = self.sections.get("domain", {}) | state._asdict()
 
+    @property
+    def label_keys(self) -> dict[str, str]:
+        """Label -> its name in the files of the training set, where these give their labels names."""
+        return dict(self.sections.get("labels", {}))
+
+    def set_labels(self, keys: dict[str, str]) -> None:
+        """Take note of :attr:`label_keys`."""
+        if keys:
+            self.sections["labels"] = keys
+
     def species(self, graph: Data) -> Tensor:
         """Index of each atom's element [N].
 

@@ -104,6 +104,7 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
             predictor = make_predictor(cfg)
             predictor.set_domain(datamodule.shortest_distances(predictor.elements), len(datamodule.train_graphs))
             predictor.set_state(datamodule.electronic_state())
+            predictor.set_labels(datamodule.label_keys())
             started = None if warm is None else warm.fill(predictor)
             task.attach(predictor)
             measured = task.begin(plain(cfg.statistics))

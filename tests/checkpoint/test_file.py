@@ -613,6 +613,15 @@ def test_hostile_aux_tensors(
     refused(path, match)
 
 
+def test_keys_of_labels(path: Path) -> None:
+    potential = model()
+    potential.set_labels({"energy": "REF_energy", "forces": "my forces"})
+    save(potential, path)
+    assert load(path).label_keys == prepare(path).label_keys == {"energy": "REF_energy", "forces": "my forces"}
+    rewrite(path, lambda document, _: document["labels"].update({"forces": ["a"]}))
+    refused(path, r"labels.forces=\['a'\] must be the name of a label")
+
+
 def test_too_many_aux_tensors(path: Path) -> None:
     def change(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         document["heads"] = {}

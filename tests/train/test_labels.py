@@ -108,6 +108,7 @@ def test_labels_are_partial_by_nature(tmp_path):
     assert "[bold]partial.xyz" in text
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     model = eqmol.load(tmp_path / "run" / "model.safetensors")
+    assert model.label_keys == {"energy": "energy", "forces": "forces", "stress": "stress"}
     errors = {"energy": [], "forces": [], "stress": []}
     for atoms, result in zip(frames, eqmol.predict([atoms.copy() for atoms in frames], model), strict=True):
         for label, value in atoms.calc.results.items():

@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+import eqmol
 from eqmol.cli.predict import main
 from eqmol.cli.train import CONF
 from eqmol.train.run import run
@@ -34,6 +35,7 @@ def test_a_table_with_gaps_is_trained_on_and_predicted(tmp_path, monkeypatch):
     assert "1 of 17 molecules are left out" in screen.getvalue()
     assert "'c1ccc[nH]1(' is not a SMILES" in screen.getvalue()
     assert {"split.json", "failures.csv", "model.safetensors"} <= {file.name for file in out.iterdir()}
+    assert eqmol.load(out / "model.safetensors").label_keys == {"logS": "logS", "tpsa": "tpsa"}
     new = tmp_path / "new.csv"
     new.write_text("no\tsmiles\n2\tCCO\n1\tC(\n")
     assert main([str(out / "model.safetensors"), str(new), "-o", str(tmp_path / "out.csv"), "--conformers", "1"]) == 0

@@ -48,6 +48,7 @@ def test_a_run_on_own_targets_with_gaps(labelled):
     assert metrics["units"] == {"alpha": "a0^3", "shift": "", "logS": ""}
     assert {"alpha_mae", "shift_rmse", "logS_mae"} <= metrics["test"]["later"].keys()
     model = eqmol.load(labelled / "run" / "model.safetensors", dtype="float64")
+    assert model.label_keys == {"alpha": "alpha", "shift": "nmr", "logS": "logS"}
     assert model.backbone.degree_out == 2  # which tensors are read from
     assert {name: target.kind for name, target in model.targets.items()} == {
         "alpha": "tensor",

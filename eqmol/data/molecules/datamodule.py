@@ -167,6 +167,10 @@ class MoleculeSets(GraphSets):
             **({"features": self._inputs} if self.features else {}),
         }
 
+    def label_keys(self) -> dict[str, str]:
+        """Return target -> its column, or its name among the data of an .sdf."""
+        return dict(self.keys)
+
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, failures, targets, atom references."""
         sets = Table("set", "molecules", *(f"with {target.name}" for target in self.targets), title="data")

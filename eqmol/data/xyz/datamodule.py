@@ -127,6 +127,12 @@ class FileSets(GraphSets):
         """Return charge and spin of all structures, as the files state them."""
         return self._states.state()
 
+    def label_keys(self) -> dict[str, str]:
+        """Return label -> its key, of the labels that training frames have, or of the targets."""
+        if self.targets:
+            return dict(self.target_keys)
+        return {label: key for label, key in self.keys.items() if any(has(graph, label) for graph in self.train_graphs)}
+
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, labels and where they were found, atomic energies."""
         sets = Table("set", "frames", "atoms", "neighbours per atom", title="data")
