@@ -10,12 +10,13 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from eqmol import __version__
 from eqmol.checkpoint import recipe as recipes
@@ -137,7 +138,7 @@ def _load(
     recipe = _with_known_backend(written) if backend is None else _with_backend(written, backend)
     try:
         with torch.random.fork_rng(devices=[]):
-            with torch.device("meta"), default_dtype(header.dtype):
+            with _Unfilled(), default_dtype(header.dtype):
                 skeleton = build(recipe)
             _compare(skeleton, header)
             tensors = file.tensors()
@@ -254,6 +255,27 @@ def _filled(
     use_kernels(model, kernels)
     at_first_use(model, _is_auto(recipe), verify, tables and dtype == torch.float32 and device.type == "cpu")
     return model.to(device).eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Makes weights without values or memory; small tables have theirs.
+
+    ``torch.device("meta")`` would do the same, but imports the compiler of torch for drawing random numbers.
+    """
+
+    FACTORIES = torch.randn, torch.rand, torch.ones, torch.zeros, torch.empty
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func in self.FACTORIES and given.get("device") is None:
+            return torch.empty(*args, **{**given, "device": "meta"})
+        return func(*args, **given)
 
 
 def _may_tabulate(radial_table: object) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import torch
 from ase.data import chemical_symbols, covalent_radii
 from torch import Tensor
-from torch_geometric.data import Data
 
 from eqmol.errors import InputError
+from eqmol.graph.geometric import Data
 
 if TYPE_CHECKING:
     from eqmol.graph.system import AtomGraph

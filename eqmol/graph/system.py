@@ -8,10 +8,10 @@ import torch
 from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from eqmol.errors import InputError
 from eqmol.graph.contacts import CloseContacts
+from eqmol.graph.geometric import Batch, Data
 from eqmol.graph.neighbors import (
     MAX_EXTENT_IN_CUTOFFS,
     NeighborList,

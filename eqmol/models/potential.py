@@ -20,7 +20,7 @@ from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Data
+    from eqmol.graph.geometric import Data
 
 FORCES = ("conservative", "direct")
 

@@ -19,7 +19,7 @@ from eqmol.models.arguments import check_elements
 from eqmol.models.backbone import Backbone
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Data
+    from eqmol.graph.geometric import Data
 
 #: Å; the direction of a shorter edge is not defined.
 SHORTEST_EDGE = 1e-6

@@ -17,7 +17,7 @@ from eqmol.models.property_heads import HEADS, POOLINGS, AtomVectors, Head, Mole
 from eqmol.models.reference import DoubleBuffers
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Data
+    from eqmol.graph.geometric import Data
 
 GAPS = ("direct", "difference")
 #: Kinds that refer to positions themselves, which periodic directions do not have.

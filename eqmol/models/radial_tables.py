@@ -97,6 +97,6 @@ def jvp(values: Tensor, r: Tensor) -> Tensor:
     """Derivatives of values [n, H], each row a function of one entry of r [n]: a product with a vector, differentiated by it."""
     with torch.enable_grad():
         cotangent = torch.zeros_like(values, requires_grad=True)
-        (slopes,) = torch.autograd.grad(values, r, cotangent, create_graph=True)
+        (slopes,) = torch.autograd.grad((values * cotangent).sum(), r, create_graph=True)
         (result,) = torch.autograd.grad(slopes.sum(), cotangent, create_graph=True)
     return result

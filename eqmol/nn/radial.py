@@ -29,7 +29,7 @@ class BesselBasis(nn.Module):
         super().__init__()
         self.cutoff = cutoff
         self.envelope_exponent = envelope_exponent
-        self.register_buffer("order", torch.arange(1, size + 1), persistent=False)
+        self.register_buffer("order", torch.tensor(range(1, size + 1)), persistent=False)
 
     def forward(self, lengths: Tensor) -> Tensor:
         """Edge lengths [E] in Å, all positive -> [E, B]."""

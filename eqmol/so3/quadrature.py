@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from eqmol.so3.harmonics import spherical_harmonics
-from eqmol.so3.layout import degrees
+from eqmol.so3.layout import degrees, dim
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,19 @@ class Rule:
         """
         l = degrees(degree)
         scale = 1 / np.sqrt(np.maximum(l * (l + 1), 1))
-        points = torch.tensor(self.points, device="cpu")
-
-        def along(tangent: np.ndarray) -> np.ndarray:
-            direction = torch.tensor(tangent, device="cpu")
-            slope = torch.func.jvp(lambda r: spherical_harmonics(r, degree), (points,), (direction,))[1]
-            return slope.numpy() * scale
-
-        south, east = self.tangents
-        return along(south), along(east)
+        with torch.inference_mode(False), torch.enable_grad():
+            points = torch.tensor(self.points, device="cpu", requires_grad=True)
+            values = spherical_harmonics(points, max(degree, 1))[:, : dim(degree)]
+            # the pulled-back cotangent is linear in it: its derivatives are the directional ones of the harmonics
+            cotangent = values.new_zeros(values.shape).requires_grad_()
+            (pulled,) = torch.autograd.grad((values * cotangent).sum(), points, create_graph=True)
+            south, east = (
+                torch.autograd.grad((pulled * torch.tensor(tangent, device="cpu")).sum(), cotangent, retain_graph=True)[
+                    0
+                ].numpy()
+                for tangent in self.tangents
+            )
+        return south * scale, east * scale
 
 
 def harmonics_at(points: np.ndarray, degree: int) -> np.ndarray:

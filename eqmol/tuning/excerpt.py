@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from torch_geometric.data import Batch, Data
 
 from eqmol.graph import AtomGraph, collate
+from eqmol.graph.geometric import Batch, Data
 
 EDGES = 2000  #: of an excerpt
 

@@ -1,0 +1,46 @@
+"""The graph classes come without the compiler of torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch_geometric.data import Batch, Data
+
+from eqmol.checkpoint import save
+from eqmol.graph import geometric
+from tests.recipes import model
+
+
+def test_they_are_those_of_torch_geometric() -> None:
+    assert geometric.Data is Data
+    assert geometric.Batch is Batch
+
+
+def test_a_prediction_does_without_the_compiler(tmp_path: Path) -> None:
+    save(model(torch.float32), tmp_path / "model.safetensors")
+    code = (
+        "import sys, eqmol\nfrom ase.build import molecule\n"
+        "eqmol.predict(molecule('H2O'), sys.argv[1], kernels='off')\n"
+        "print({'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_module_is_imported_when_something_of_it_is_used(monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    later = geometric._Later("colorsys")
+    monkeypatch.setitem(sys.modules, "colorsys", later)
+    assert later.rgb_to_hsv(0.0, 0.0, 0.0) == (0.0, 0.0, 0.0)
+    assert sys.modules["colorsys"] is not later
+    later.leave()
+    assert "colorsys" in sys.modules
+
+
+def test_a_module_that_is_never_used_leaves_no_trace(monkeypatch) -> None:
+    later = geometric._Later("a_module")
+    monkeypatch.setitem(sys.modules, "a_module", later)
+    later.leave()
+    assert "a_module" not in sys.modules
