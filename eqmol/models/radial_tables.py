@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eqmol.nn import BesselBasis, RadialNetwork
+from eqmol.ops.kernels.tabulated import packed
 from eqmol.ops.radial_table import Places, RadialTable, hermite
 
 #: Å; shorter edges are computed by the network.
@@ -60,7 +61,8 @@ class Grid(NamedTuple):
             tables.append(hermite(hidden, first * self.step, second * self.step**2).detach())
         hidden, matrix = torch.cat(tables), matrix.detach()
         weights = torch.einsum("rdh,hwc->rdwc", hidden, matrix)
-        return RadialTable(*(t.to(network.matrix.dtype).contiguous() for t in (hidden, matrix, weights)))
+        hidden, matrix, weights = (t.to(network.matrix.dtype).contiguous() for t in (hidden, matrix, weights))
+        return RadialTable(hidden, matrix, packed(weights))
 
     def error(self, basis: BesselBasis, network: RadialNetwork, table: RadialTable) -> float:
         """Largest error of a float64 table's hidden features and slopes between nodes, relative to the root mean square of each."""

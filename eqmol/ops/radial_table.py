@@ -34,7 +34,7 @@ class RadialTable(NamedTuple):
     Attributes:
         hidden: [R, 6, H] coefficients of the powers of the fraction, of hidden features.
         matrix: [H, W, C] from hidden features to weights.
-        weights: [R, 6, W, C] their product.
+        weights: their product [R, 6, W, C], as :func:`eqmol.ops.kernels.tabulated.packed` returns it.
     """
 
     hidden: Tensor

@@ -12,6 +12,7 @@ from eqmol.models.radial_tables import FIRST, Grid, jvp
 from eqmol.nn import BesselBasis, RadialNetwork
 from eqmol.ops import Spec
 from eqmol.ops.kernels import cpp, library
+from eqmol.ops.kernels.tabulated import packed
 from eqmol.ops.radial_table import Places, RadialTable, convolve, hermite
 from eqmol.ops.registry import create
 from eqmol.so3.layout import dim
@@ -110,7 +111,7 @@ def test_compiled_tables(degree, channels, monkeypatch) -> None:
     spec = Spec("convolution", "coupled", "o3", degree, 2, 2)
     op = create(spec, "cg")
     hidden, matrix = torch.randn(11, 6, 7), torch.randn(7, spec.num_weights, channels)
-    table = RadialTable(hidden, matrix, torch.einsum("rdh,hwc->rdwc", hidden, matrix).contiguous())
+    table = RadialTable(hidden, matrix, packed(torch.einsum("rdh,hwc->rdwc", hidden, matrix)))
     x, vectors, fraction = torch.randn(6, dim(degree), channels), torch.randn(30, 3), torch.rand(30)
     row, senders, receivers = torch.randint(0, 11, (30,)), torch.randint(0, 6, (30,)), torch.randint(0, 6, (30,))
 

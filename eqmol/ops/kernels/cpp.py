@@ -145,9 +145,9 @@ def edge_source(
     lines.append("for (int64_t block = part; block < stop; block++) {\n")
     lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
     if tabulated:
-        lines.append(f"const S* const node = table + row[e] * {6 * rows['w']} * C + at;\n")
+        lines.append(f"const S* const node = table + (row[e] * ((C + W - 1) / W) + block) * {6 * rows['w']} * W;\n")
     if "w" in tabulated:
-        lines.append("interpolate(node, C, n, factors, buffer_w);\n")
+        lines.append("interpolate(node, factors, buffer_w);\n")
     direct = {name: f"{name} + {_edge_index(name)} * {rows[name]} * C + at" for name in others}
     buffers = {name: f"(S*)buffer_{name}" for name in others}
     shared = {name: f"(const S*)buffer_{name} + lane" for name in matrices} | {
@@ -165,7 +165,7 @@ def edge_source(
     ]
     lines.append("}\n")
     if SLOPE + "w" in tabulated:
-        lines.append("V moved[sizeof buffer_w / sizeof(V)];\ninterpolate(node, C, n, slopes, moved);\n")
+        lines.append("V moved[sizeof buffer_w / sizeof(V)];\ninterpolate(node, slopes, moved);\n")
         lines.append(f"for (int i = 0; i < {rows['w']}; i++) along += moved[i] * buffer_d_w[i];\n")
     lines.append("}\n")
     if SLOPE + "w" in tabulated:
@@ -181,8 +181,8 @@ def table_source(
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """A kernel over edges whose weights are polynomials of a table, see :mod:`eqmol.ops.radial_table`.
 
-    As :func:`edge_source`, with the indices ``row`` [E] after ``receivers``, ``fraction`` [E] and ``table`` [R, 6, rows, C] in
-    place of ``w``, and ``d_fraction`` [parts, E] in place of ``d_w``.
+    As :func:`edge_source`, with the indices ``row`` [E] after ``receivers``, ``fraction`` [E] and ``table`` [R, blocks, 6, rows,
+    W] in place of ``w``, and ``d_fraction`` [parts, E] in place of ``d_w``.
 
     Returns:
         The source, and names of the tensors that it reads and writes.
@@ -319,19 +319,11 @@ static inline void slopes_of_powers(S t, S* h) {{
   const S t2 = t * t;
   h[0] = S(0); h[1] = S(1); h[2] = S(2) * t; h[3] = S(3) * t2; h[4] = S(4) * t2 * t; h[5] = S(5) * t2 * t2;
 }}
-static __attribute__((noinline)) void interpolate(const S* node, int64_t C, int64_t n, const S* h, V* w) {{
-  if (n == W) {{
-    for (int i = 0; i < {rows}; i++) {{
-      const S* p = node + i * C;
-      w[i] = h[5] * load(p + {5 * rows} * C) + h[4] * load(p + {4 * rows} * C) + h[3] * load(p + {3 * rows} * C)
-           + h[2] * load(p + {2 * rows} * C) + h[1] * load(p + {rows} * C) + h[0] * load(p);
-    }}
-    return;
-  }}
+static __attribute__((noinline)) void interpolate(const S* node, const S* h, V* w) {{
   for (int i = 0; i < {rows}; i++) {{
-    S lanes[W] = {{}};
-    for (int64_t c = 0; c < n; c++) for (int j = 5; j >= 0; j--) lanes[c] += h[j] * node[(j * {rows} + i) * C + c];
-    w[i] = load(lanes);
+    const S* p = node + i * W;
+    w[i] = h[5] * load(p + {5 * rows} * W) + h[4] * load(p + {4 * rows} * W) + h[3] * load(p + {3 * rows} * W)
+         + h[2] * load(p + {2 * rows} * W) + h[1] * load(p + {rows} * W) + h[0] * load(p);
   }}
 }}
 """

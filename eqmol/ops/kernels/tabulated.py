@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from eqmol.ops.contract import Convolution, HarmonicConvolution
-from eqmol.ops.kernels import can_run, cpp, mode
+from eqmol.ops.kernels import can_run, cpp, library, mode
 from eqmol.ops.kernels.expressions import SLOPE
 from eqmol.ops.kernels.forms import TABLE_SETS, check_indices, table_kernel
 from eqmol.ops.kernels.library import Kernel
@@ -31,7 +32,7 @@ def tabulated_convolution(
         op: the convolution.
         x: [N, lm_in, C].
         harmonics: [E, lm] of a :class:`HarmonicConvolution`.
-        table: [R, 6, W, C], see :class:`eqmol.ops.radial_table.RadialTable`.
+        table: from :func:`packed`.
         row, fraction: [E] places in the table.
         senders, receivers: [E].
         num_receivers: rows of the result.
@@ -48,6 +49,14 @@ def tabulated_convolution(
     check_indices("row", row, len(table))
     shape = num_receivers, dim(op.spec.degree_out), x.shape[2]
     return _Tabulated.apply(x, harmonics, fraction, kernels, table, row, (senders, receivers), shape)
+
+
+def packed(weights: Tensor) -> Tensor:
+    """Coefficients [R, 6, W, C] as kernels read them: [R, blocks, 6, W, width], what a block of channels needs in one piece."""
+    width = library.width(weights.dtype)
+    blocks = -(-weights.shape[-1] // width)
+    filled = pad(weights, (0, blocks * width - weights.shape[-1]))
+    return filled.unflatten(-1, (blocks, width)).movedim(-2, 1).contiguous()
 
 
 class _Tabulated(torch.autograd.Function):
