@@ -41,15 +41,21 @@ class Linear(nn.Module):
         return f"degree {self.weight.shape[0] - 1}, channels {self.weight.shape[1]} -> {self.weight.shape[2]}"
 
 
+#: Numbers of the maps of all nodes that are made one by one if they are so few: products are small, and calls count.
+GATHERED = 1 << 18
+
+
 class Groups(NamedTuple):
     """Nodes ordered by group, so that each group's map is one matrix product.
 
     Attributes:
+        group: [N] of each node.
         order: [N] node at each place of the order.
         place: [N] place of each node, the inverse of ``order``.
         counts: number of nodes of each group.
     """
 
+    group: Tensor
     order: Tensor
     place: Tensor
     counts: list[int]
@@ -59,7 +65,7 @@ def group_nodes(group: Tensor, num_groups: int) -> Groups:
     """Order nodes by their group [N], 0 ... num_groups - 1."""
     order = torch.argsort(group, stable=True)
     counts = torch.bincount(group, minlength=num_groups)
-    return Groups(order, torch.argsort(order), counts.tolist())
+    return Groups(group, order, torch.argsort(order), counts.tolist())
 
 
 class GroupLinear(nn.Module):
@@ -82,7 +88,13 @@ class GroupLinear(nn.Module):
 
     def forward(self, x: Tensor, groups: Groups) -> Tensor:
         """[N, lm_in, C_in] -> [N, lm_out, C_out]."""
-        weight = (self.weight / math.sqrt(self.weight.shape[2])).index_select(1, self.degree)
+        scaled = self.weight / math.sqrt(self.weight.shape[2])
+        if len(x) * scaled[0].numel() <= GATHERED:
+            own = scaled.index_select(0, groups.group)
+            if scaled.shape[1] == 1:
+                return torch.bmm(x[:, :1], own[:, 0])
+            return torch.matmul(x[:, : len(self.degree)].unsqueeze(2), own.index_select(1, self.degree)).squeeze(2)
+        weight = scaled.index_select(1, self.degree)
         parts = x.index_select(0, groups.order).split(groups.counts)
         mapped = [_per_component(part, w) for part, w in zip(parts, weight.unbind(), strict=True) if len(part)]
         return torch.cat(mapped).index_select(0, groups.place) if mapped else x.new_zeros(0, *weight.shape[1::2])

@@ -104,7 +104,7 @@ def power(op: Power, x: Tensor, weight: Tensor, group: Tensor) -> Tensor | None:
 
 def power_by_program(op: Power, x: Tensor, weight: Tensor, group: Tensor, how: KernelMode) -> Tensor:
     """A power by its program, compiled, or with mode "off" evaluated by torch."""
-    coefficients = forms.coefficient_table(op.spec, x.dtype) @ weight
+    coefficients = torch.bmm(forms.coefficient_table(op.spec, x.dtype).expand(len(weight), -1, -1), weight)
     form = forms.PowerForm(op.spec, forms.Groups(group, len(x), len(weight)), how)
     return partials(form, [2], [x, coefficients, None])[0]
 
