@@ -17,7 +17,8 @@ hold one JSON document under the key ``eqmol``. Format 2::
 
 Each section is optional and a JSON object of at most 256 items per list; what is longer is a tensor ``aux.<section>.<name>``:
 
-- ``labels``: label ("energy", "forces", "stress" or a target) -> its key in the training files;
+- ``labels``: label ("energy", "forces", "stress" or a target) -> its key in the training files, for a stress in another unit
+  "stress [kbar]";
 - ``targets``: what is predicted: kinds, shapes and units;
 - ``domain``: what the training set of the last run covers. ``structures``: how many it has; ``aux.domain.shortest`` float64
   [elements, elements]: shortest distance (Å) of each pair of elements, 0 where none was within the cutoff;

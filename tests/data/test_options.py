@@ -58,6 +58,8 @@ RIGHT = {
     "energy_key": NAME,
     "forces_key": NAME,
     "stress_key": NAME,
+    "stress_unit": ["null"],
+    "virial_key": ["null", *NAME],
     "electronic_state": [],
     "targets": ["null", "{}"],
     "file": FILES,

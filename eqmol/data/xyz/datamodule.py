@@ -20,6 +20,7 @@ from eqmol.data.statistics import elements_of, measure
 from eqmol.data.targets import measure_targets, own_targets, references_table, target_values, targets_table
 from eqmol.data.xyz.labels import LabelSummary, complete, has, missing_label
 from eqmol.data.xyz.reader import read_frames, read_target
+from eqmol.data.xyz.stress import Convention, check
 from eqmol.errors import InputError
 from eqmol.files import expand_paths, named_files
 from eqmol.graph import AtomGraph, from_atoms
@@ -47,7 +48,10 @@ class FileSets(GraphSets):
         isolated_atoms_file: one or several with isolated atoms, if not in the training file.
         energy_key: name of the total energy in the files, eV.
         forces_key: name of the forces, eV/Å.
-        stress_key: name of the stress, eV/Å³.
+        stress_key: name of the stress.
+        stress_unit: its unit and sign, or those of the virial, see :meth:`eqmol.data.xyz.stress.Convention.read`; None for eV/Å³
+            with ASE's sign, or for -σV in eV.
+        virial_key: name of a virial, to take the stress from instead.
         targets: properties of one's own, by name: ``{kind: tensor, unit: a0³, key: alpha}``, see
             :mod:`eqmol.graph.targets`; ``key``, the name in the files, is the target's own if not given.
         electronic_state: ``stop`` refuses structures of different charge or spin, see :mod:`eqmol.graph.electronic`; ``warn``
@@ -74,6 +78,8 @@ class FileSets(GraphSets):
         energy_key: str = "energy",
         forces_key: str = "forces",
         stress_key: str = "stress",
+        stress_unit: str | None = None,
+        virial_key: str | None = None,
         targets: Mapping[str, Any] | None = None,
         electronic_state: str = "stop",
         **options: Any,
@@ -86,11 +92,13 @@ class FileSets(GraphSets):
         self.val_fraction = val_fraction
         self.test_files = by_name("test_files", test_files, "{300K: a.xyz, 600K: [b.xyz, c.xyz]}")
         self.isolated_atoms_file = isolated_atoms_file
-        check_names(energy_key=energy_key, forces_key=forces_key, stress_key=stress_key)
-        self.keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
+        check_names(energy_key=energy_key, forces_key=forces_key)
+        self.convention = Convention.read(stress_key, stress_unit, virial_key)
+        self.keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: self.convention.key}
         self._check_options()
         self._labels = LabelSummary()
         self._unlabelled: list[str] = []
+        self._doubts: list[str] = []
         check_choices(MODES, electronic_state=electronic_state)
         self._states = TrainingStates(electronic_state)
 
@@ -131,7 +139,8 @@ class FileSets(GraphSets):
         """Return label -> its key, of the labels that training frames have, or of the targets."""
         if self.targets:
             return dict(self.target_keys)
-        return {label: key for label, key in self.keys.items() if any(has(graph, label) for graph in self.train_graphs)}
+        names = self.keys | {STRESS: self.convention.name}
+        return {label: name for label, name in names.items() if any(has(graph, label) for graph in self.train_graphs)}
 
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, labels and where they were found, atomic energies."""
@@ -144,6 +153,7 @@ class FileSets(GraphSets):
         notes = [
             *self._labels.notes(self.keys),
             *self._gaps(),
+            *self._doubts,
             *self._states.notes(),
             *duplicates.notes(self._sets()),
         ]
@@ -158,9 +168,9 @@ class FileSets(GraphSets):
     def read(self, file: Path) -> list[AtomGraph]:
         """Return the graphs of one file, each with the labels that it has, and NaN for targets that it lacks."""
         graphs: list[AtomGraph] = []
-        keys = self.keys
+        keys = (self.keys[ENERGY], self.keys[FORCES], self.convention)
         summary = None if str(file) in self._labels.total else self._labels  # a file may be in two sets
-        for atoms, labels, source in read_frames(file, keys[ENERGY], keys[FORCES], keys[STRESS], summary):
+        for atoms, labels, source in read_frames(file, *keys, summary):
             if not atoms.pbc.all():
                 labels.pop(STRESS, None)  # defined for three periodic directions only
             graph = from_atoms(atoms, self.cutoff, **labels, source=source)
@@ -179,16 +189,21 @@ class FileSets(GraphSets):
             option: that names them.
 
         Raises:
-            InputError: see :func:`expand_paths` and :meth:`read`; also a file without any label that is needed.
+            InputError: see :func:`expand_paths` and :meth:`read`; also a file without any label that is needed, or a stress that
+                is not what it is said to be.
         """
         gathered: list[AtomGraph] = []
+        files: dict[str, list[AtomGraph]] = {}
         for path in expand_paths(given, option, self.folder):
             graphs = self.read(path)
             needed = [self._is_needed(graph) for graph in graphs]
             if not any(needed):
                 raise self._missing(self.required[0], [path], graphs[0].source if graphs else str(path))
-            gathered += itertools.compress(graphs, needed)
+            files[str(path)] = list(itertools.compress(graphs, needed))
+            gathered += files[str(path)]
             self._unlabelled += [graph.source for graph, is_needed in zip(graphs, needed, strict=True) if not is_needed]
+        if STRESS in self.required or not self.targets:
+            self._doubts += check(files, self.convention, self.implausible)
         complete(gathered)
         return gathered
 
@@ -205,7 +220,8 @@ class FileSets(GraphSets):
         """Return the error for files without a label or target, given the source of a frame."""
         available = next((self._labels.keys[str(file)] for file in files if str(file) in self._labels.keys), [])
         if name in LABELS:
-            return missing_label(name, self.keys[name], available, source)
+            option = self.convention.option if name == STRESS else ""
+            return missing_label(name, self.keys[name], available, source, option.removeprefix("stress_key"))
         return InputError(
             f"{source}: no frame of this file has '{self.target_keys[name]}'; set the key in data.targets to one of those there "
             f"({', '.join(available) or 'none'})"

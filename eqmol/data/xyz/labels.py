@@ -69,19 +69,21 @@ class LabelSummary:
         found = []
         for (path, label), key in self.similar.items():
             if not any(name == label for name, _ in self.found[path]):
+                option = "virial_key" if "virial" in key.lower() else f"{label}_key"
                 found.append(
                     f"{path}: no frame has the {label} under the key '{keys[label]}', though there is '{key}'; rename it, or set "
-                    f"data.{label}_key, if it is meant"
+                    f"data.{option}={key}, if it is meant"
                 )
         return found
 
 
-def missing_label(label: str, key: str, available: Sequence[str], source: str) -> InputError:
+def missing_label(label: str, key: str, available: Sequence[str], source: str, option: str = "") -> InputError:
     """Return the error for frames without a label that is needed.
 
     Args:
         label: what is needed.
         key: where it was looked for.
+        option: of the data, which gives the key; "" for that of the label.
         available: keys that one of the frames has.
         source: which frame or file.
     """
@@ -92,9 +94,12 @@ def missing_label(label: str, key: str, available: Sequence[str], source: str) -
         )
     similar = difflib.get_close_matches(key, available, n=1)
     hint = f"; did you mean '{similar[0]}'?" if similar else ""
+    virials = [name for name in available if "virial" in name.lower()]
+    if label == STRESS and virials and not option:
+        hint = f"; a virial in eV is converted by data.virial_key={virials[0]}"
     return InputError(
         f"{source}: no {label} under the key '{key}', which training with a non-zero weight for {label} needs: "
-        f"set data.{label}_key to one of the keys there ({', '.join(available) or 'none'}), or "
+        f"set data.{option or f'{label}_key'} to one of the keys there ({', '.join(available) or 'none'}), or "
         f"task.targets.{label}.weight=0{hint}"
     )
 

@@ -17,6 +17,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from eqmol.data.xyz.labels import LabelSummary
+from eqmol.data.xyz.stress import VIRIAL, Convention
 from eqmol.errors import InputError, printable, reason_of
 from eqmol.files import COMPRESSED, Text, bounded_memory, check_database, check_expansion, check_file
 from eqmol.graph.keys import ENERGY, FORCES, STRESS
@@ -30,7 +31,7 @@ def read_frames(
     path: str | Path,
     energy_key: str = "energy",
     forces_key: str = "forces",
-    stress_key: str = "stress",
+    stress_key: str | Convention = "stress",
     summary: LabelSummary | None = None,
     unusable: Callable[[str, str], None] | None = None,
 ) -> Iterator[tuple[ase.Atoms, Labels, str]]:
@@ -43,7 +44,8 @@ def read_frames(
         path: any file that ASE reads; extended XYZ, also compressed, is streamed.
         energy_key: name of the total energy, eV.
         forces_key: name of the forces, [N, 3] eV/Å.
-        stress_key: name of the stress, eV/Å³ in ASE's sign, as [3, 3], as 9 numbers or as 6 in Voigt order.
+        stress_key: name of the stress, as [3, 3], as 9 numbers or as 6 in Voigt order; eV/Å³ in ASE's sign, or what the
+            convention says, also by its name, such as "stress [kbar]".
         summary: counts the labels of each frame.
         unusable: is told a label and the reason where it cannot be used, and the frame is given without it.
 
@@ -53,7 +55,8 @@ def read_frames(
     Raises:
         InputError: the file is missing, empty, truncated or not understood; a label has a wrong shape or is not finite.
     """
-    keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: stress_key}
+    convention = Convention.parse(stress_key) if isinstance(stress_key, str) else stress_key
+    keys = {ENERGY: energy_key, FORCES: forces_key, STRESS: convention.key}
     number = -1
     for number, atoms in enumerate(_iterate(Path(os.path.expanduser(path)))):
         source = f"{path}, frame {number}"
@@ -62,9 +65,16 @@ def read_frames(
         for label, key in keys.items():
             try:
                 value, place = _find(atoms, key, source)
-                if value is not None:
-                    labels[label] = _CONVERSIONS[label](value, atoms, f"{source}: '{key}' in {place}")
-                    places[label] = f"{place}['{key}']"
+                if value is None:
+                    continue
+                value = _CONVERSIONS[label](value, atoms, f"{source}: '{key}' in {place}")
+                places[label] = f"{place}['{key}']"
+                if label == STRESS and convention != Convention(key):
+                    if convention.unit == VIRIAL and not atoms.pbc.all():
+                        continue  # without a volume it means no stress
+                    value = convention.stress(value, atoms.cell.volume)
+                    places[label] += f", {convention.words}"
+                labels[label] = value
             except InputError as error:
                 if unusable is None:
                     raise
@@ -186,7 +196,7 @@ def _stress(value: Any, atoms: ase.Atoms, what: str) -> NDArray[np.float64]:
     return stress
 
 
-_CONVERSIONS = {ENERGY: _energy, FORCES: _forces, STRESS: _stress}
+_CONVERSIONS: dict[str, Callable[..., Any]] = {ENERGY: _energy, FORCES: _forces, STRESS: _stress}
 
 
 def _iterate(path: Path) -> Iterator[ase.Atoms]:
