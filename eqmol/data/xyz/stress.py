@@ -247,7 +247,7 @@ def _fitting(pairs: Pairs, convention: Convention) -> list[tuple[Convention, flo
 def _fit(pairs: Pairs, convention: Convention) -> tuple[float, float]:
     """Return the factor between energies and the work of the stress, and what part of the mean square it explains."""
     work = pairs.work(convention)
-    factor = float(np.vdot(work, pairs.change) / max(np.vdot(work, work), _TINIEST))
+    factor = float(np.vdot(work, pairs.change)) / max(float(np.vdot(work, work)), _TINIEST)
     return factor, _explained(pairs.change, factor * work)
 
 
