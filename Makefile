@@ -13,6 +13,7 @@ TORCH  ?= torch==2.13.0
 ARGS   ?=
 PY     := $(VENV)/bin/python
 BENCH  := .venv-bench
+PIP    := --disable-pip-version-check
 
 .PHONY: env train test check docs fuzz bench
 .DELETE_ON_ERROR:
@@ -24,14 +25,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "eqmol needs Python 3.11 or newer; choose one with make PYTHON=python3.11" >&2; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check $(TORCH)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@echo "1/2: PyTorch, which is large"
+	$(PY) -m pip install $(PIP) $(TORCH)
+	@echo "2/2: eqmol and what else it needs"
+	$(PY) -m pip install $(PIP) -c constraints.txt -e ".[dev]"
 	touch $@
 
 train: env
 	$(PY) train.py trainer.max_time=00:00:06:00 $(ARGS)
 
 test: env
+	@echo "about six minutes on two idle cores; make test ARGS=tests/so3 runs a part"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: env
@@ -58,7 +62,7 @@ bench: $(BENCH)/.ready
 # mace-torch pins an old e3nn; the current one lies in a folder beside it
 $(BENCH)/.ready: benchmarks/peers/requirements.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
-	$(BENCH)/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/peers/requirements.txt
-	$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --no-deps --upgrade -t $(BENCH)/e3nn-current e3nn==0.6.0
+	$(BENCH)/bin/python -m pip install $(PIP) $(TORCH)
+	$(BENCH)/bin/python -m pip install $(PIP) -r benchmarks/peers/requirements.txt
+	$(BENCH)/bin/python -m pip install $(PIP) --no-deps --upgrade -t $(BENCH)/e3nn-current e3nn==0.6.0
 	touch $@

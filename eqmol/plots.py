@@ -1,8 +1,9 @@
 """Figures of a run, from the files that it wrote; never from a model."""
 
 import csv
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from eqmol.files import replacing
+from eqmol.units import quantity as amount
+from eqmol.units import shown_unit
 
 #: Colour-blind safe (Okabe and Ito).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
-#: Quantities side by side in a parity plot.
+#: Sets side by side in a parity plot.
 COLUMNS = 4
+_WIDTH, _HEIGHT = 3.3, 4.4  #: of what one set shows of a quantity, inches
 
 
 @dataclass(frozen=True)
@@ -31,65 +35,89 @@ class Quantity:
         name: of its arrays.
         title: for a person.
         unit: of its arrays.
-        error_unit: of the errors shown.
+        error: its error in metrics.json.
+        error_unit: of that error.
         factor: ``error_unit`` per ``unit``.
     """
 
     name: str
     title: str
     unit: str
+    error: str
     error_unit: str
     factor: float = 1.0
 
 
-def parity(data: str | os.PathLike[str], path: str | os.PathLike[str], quantities: Sequence[Quantity]) -> None:
-    """Draw prediction against reference, one column per quantity, with the errors below.
+def parity(
+    data: str | os.PathLike[str],
+    metrics: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    quantities: Sequence[Quantity],
+) -> None:
+    """Draw prediction against reference with the errors below, every set of a quantity by itself between the same limits.
 
     Args:
-        data: npz file with arrays [2, points] named "<split>/<name of the quantity>".
+        data: npz file with arrays [2, points] named "<split>/<name of the quantity>", which may be a part of the split.
+        metrics: JSON file with the errors of the whole splits.
         path: PNG file to write.
-        quantities: in the order of the columns; those without data are left out.
+        quantities: in the order of the rows; those without data are left out.
     """
     with np.load(data) as arrays:
         points = {name: arrays[name] for name in arrays.files}
-    shown = [q for q in quantities if any(name.endswith(f"/{q.name}") for name in points)]
-    columns = min(len(shown), COLUMNS)
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(5.6 * columns, 7.2 * rows), layout="constrained")
-    axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(3, 1) * rows)
-    for place in range(rows * columns):
-        above, below = axes[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
-        if place >= len(shown):
-            above.remove()
-            below.remove()
-            continue
-        quantity = shown[place]
-        series = {n.rsplit("/", 1)[0]: p for n, p in points.items() if n.endswith(f"/{quantity.name}")}
-        _draw_parity((above, below), series, quantity)
+    errors = json.loads(Path(metrics).read_text(encoding="utf-8"))
+    errors = {name: errors[name] for name in ("train", "val")} | errors["test"]
+    shown = []
+    for quantity in quantities:
+        series = {name.rsplit("/", 1)[0]: p for name, p in points.items() if name.endswith(f"/{quantity.name}")}
+        series = {name: p[:, np.isfinite(p).all(axis=0)] for name, p in series.items()}
+        series = {name: p for name, p in series.items() if p.shape[1] > 0}
+        if series:
+            shown.append((quantity, series))
+    columns = min(COLUMNS, max(len(series) for _, series in shown))
+    heights = [-(-len(series) // columns) for _, series in shown]
+    figure = Figure(figsize=(_WIDTH * columns + 0.5, _HEIGHT * sum(heights)), layout="constrained")
+    blocks = figure.subfigures(len(shown), 1, squeeze=False, height_ratios=heights)
+    for block, height, (quantity, series) in zip(blocks[:, 0], heights, shown, strict=True):
+        _draw_parity(block, height, columns, series, quantity, errors)
     _write(figure, path)
 
 
-def _draw_parity(axes: tuple[Axes, Axes], series: dict[str, NDArray[np.float32]], quantity: Quantity) -> None:
-    """Draw prediction against reference above, their difference below."""
-    above, below = axes
-    unit, factor = quantity.unit, quantity.factor
+def _draw_parity(
+    block: SubFigure,
+    rows: int,
+    columns: int,
+    series: dict[str, NDArray[np.float32]],
+    quantity: Quantity,
+    errors: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Draw a quantity of all sets: prediction against reference above, their difference below."""
     everything = np.concatenate([points.ravel() for points in series.values()])
-    low, high = float(np.nanmin(everything)), float(np.nanmax(everything))
+    low, high = float(everything.min()), float(everything.max())
     margin = 0.04 * (high - low) or 0.1
     ends = (low - margin, high + margin)
-    errors = {name: factor * float(np.sqrt(np.nanmean((p[1] - p[0]) ** 2))) for name, p in series.items()}
-    # what covers most lies at the bottom
-    bottom_up = sorted(series, key=lambda name: errors[name] * series[name].shape[1], reverse=True)
-    for index, (name, (reference, prediction)) in enumerate(series.items()):
-        style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linewidths": 0, "rasterized": True}
-        style |= {"s": 14 if len(reference) < 2000 else 4, "alpha": 0.5, "zorder": 1 + bottom_up.index(name)}
-        above.scatter(reference, prediction, label=f"{name}: RMSE {errors[name]:.4g} {quantity.error_unit}", **style)
-        below.scatter(reference, factor * (prediction - reference), **style)
-    above.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
-    below.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
-    above.set(title=f"{quantity.title} ({unit})", ylabel=f"prediction ({unit})", xlim=ends, ylim=ends)
-    above.legend(loc="upper left", fontsize="small", frameon=False, markerscale=2)
-    below.set(xlabel=f"reference ({unit})", ylabel=f"error ({quantity.error_unit})", xlim=ends)
+    largest = quantity.factor * max(float(abs(p[1] - p[0]).max()) for p in series.values())
+    error_unit, factor = shown_unit([largest], quantity.error_unit)
+    axes = block.subplots(2 * rows, columns, squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1) * rows)
+    for place in range(rows * columns):
+        above, below = axes[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
+        if place >= len(series):
+            above.remove()
+            below.remove()
+            continue
+        name, (reference, prediction) = list(series.items())[place]
+        style: dict[str, Any] = {"color": COLORS[place % len(COLORS)], "linewidths": 0, "rasterized": True}
+        style |= {"s": 14 if len(reference) < 2000 else 4, "alpha": 0.4}
+        above.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+        above.scatter(reference, prediction, **style)
+        above.set(xlim=ends, ylim=ends)
+        above.set_title(f"{name}: RMSE {amount(errors[name][quantity.error], quantity.error_unit)}", fontsize="medium")
+        below.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
+        below.scatter(reference, factor * quantity.factor * (prediction - reference), **style)
+        below.set_xlabel(f"reference ({quantity.unit})")
+        if place % columns == 0:
+            above.set_ylabel(f"prediction ({quantity.unit})")
+            below.set_ylabel(f"error ({error_unit})")
+    block.suptitle(f"{quantity.title} ({quantity.unit})")
 
 
 def learning_curve(

@@ -42,13 +42,23 @@ def page(
             lines.append(f"   {mark}{path.stem:20} {_summary(path)}".rstrip())
         for name in (registered or {}).get(group, ()):
             lines.append(f"   {'*' if f'{group}={name}' in options else ' '}{name:20} registered by you")
-    lines += ["", "Keys"]
-    lines += [_line(*key) for key in _keys(conf / "train.yaml", "")]
+    sections = {"Keys": {name: (value, meaning) for name, value, meaning in _keys(conf / "train.yaml", "")}}
     for group, name in chosen.items():
-        keys = [key for path in _family(conf / group / f"{name}.yaml") for key in _keys(path, _prefix(path, group))]
+        sections[f"Keys of {group}={name}"] = _merged(conf / group / f"{name}.yaml", group)
+    meanings = {name: meaning for keys in sections.values() for name, (_, meaning) in keys.items() if meaning}
+    for title, keys in sections.items():
         if keys:
-            lines += ["", f"Keys of {group}={name}", *(_line(*key) for key in keys)]
+            lines += ["", title, *(_line(name, value, meanings.get(name, "")) for name, (value, _) in keys.items())]
     return "\n".join(lines)
+
+
+def _merged(path: Path, group: str) -> dict[str, tuple[str, str]]:
+    """Value and meaning of every key of a group's member, which may build on others."""
+    keys: dict[str, tuple[str, str]] = {}
+    for member in _family(path):
+        for name, value, meaning in _keys(member, _prefix(member, group)):
+            keys[name] = (value, meaning or keys.get(name, ("", ""))[1])
+    return keys
 
 
 def _chosen(conf: Path, options: Sequence[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from eqmol.files import append, replacing
 from eqmol.train.export import BestModel
 from eqmol.train.stop import Clock
 from eqmol.train.task import Task
+from eqmol.units import number
 
 COLUMNS = ("epoch", "step", "seconds", "learning_rate", "train_loss", "gradient_norm", "val_loss")
 
@@ -104,7 +105,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class Screen(Callback):
-    """A progress bar on a terminal; one plain line per epoch elsewhere.
+    """One line per epoch, on a terminal above a progress bar.
 
     Must stand after :class:`EpochLog`, whose row it shows.
 
@@ -117,28 +118,25 @@ class Screen(Callback):
         self.console = console
         self.epoch_log = log
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn(compact=True))
-        self._bar = Progress(*columns, TextColumn("{task.fields[errors]}"), console=console, refresh_per_second=4)
+        self._bar = Progress(
+            *columns, console=console, refresh_per_second=4, transient=True, disable=not console.is_terminal
+        )
+        self._line = self._bar.add_task("", total=1.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
-        if self.console.is_terminal:
-            self._line = self._bar.add_task("", total=1.0, errors="")
-            self._bar.start()
+        self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Move the bar."""
         assert isinstance(pl_module, Task)
-        if self.console.is_terminal:
-            self._bar.update(self._line, completed=pl_module.progress, description=_epoch(trainer))
+        self._bar.update(self._line, completed=pl_module.progress, description=_epoch(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the numbers of the epoch."""
         assert isinstance(pl_module, Task)
         row = self.epoch_log.row
-        if self.console.is_terminal:
-            self._bar.update(self._line, errors=pl_module.describe(row))
-            return
-        parts = [_epoch(trainer), f"loss {row['train_loss']:.3g}", pl_module.describe(row)]
+        parts = [_epoch(trainer, pl_module), f"loss {number(float(row['train_loss']))}", pl_module.describe(row)]
         parts += [f"lr {row['learning_rate']:.2g}", f"{row['seconds']:.1f} s", "best" if row.get("best") else ""]
         self.console.print("  ".join(part for part in parts if part), soft_wrap=True, highlight=False)
 
@@ -151,7 +149,7 @@ class Screen(Callback):
         self._bar.stop()
 
 
-def _epoch(trainer: pl.Trainer) -> str:
-    """Return "epoch 3/100", or "epoch 3" where only the time is limited."""
-    limited = trainer.max_epochs is not None and trainer.max_epochs > 0
+def _epoch(trainer: pl.Trainer, task: Task) -> str:
+    """Return "epoch 3/100", or "epoch 3" where the time ends the run first."""
+    limited = trainer.max_epochs is not None and trainer.max_epochs > 0 and not task.ends_by_time
     return f"epoch {trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if limited else "")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from eqmol.errors import InputError
 from eqmol.graph import keys
 from eqmol.models import Potential
 from eqmol.plots import Quantity
+from eqmol.train.baseline import CompositionEnergy
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Schedule
 from eqmol.train.task import Task, structures_shown
-from eqmol.units import MEV
+from eqmol.units import MEV, number, quantity, shown_unit
 
 #: Generator of the rotation that structures are turned by.
 TURN = [[0.0, 0.9, -0.4], [-0.9, 0.0, 0.7], [0.4, -0.7, 0.0]]
@@ -55,8 +57,16 @@ class PotentialTask(Task[Potential]):
         ("stress_rmse_mev_per_a3", "stress RMSE (meV/Å³)"),
     )
     quantities = (
-        Quantity("energy", "energy relative to isolated atoms", "eV/atom", "meV/atom", MEV),
-        Quantity("forces", "force components", "eV/Å", "meV/Å", MEV),
+        Quantity("energy", "energy relative to isolated atoms", "eV/atom", "energy_rmse_mev_per_atom", "meV/atom", MEV),
+        Quantity("forces", "force components", "eV/Å", "forces_rmse_mev_per_a", "meV/Å", MEV),
+    )
+
+    judged = MappingProxyType(
+        {
+            "energy_rmse_mev_per_atom": "energies",
+            "forces_rmse_mev_per_a": "forces",
+            "stress_rmse_mev_per_a3": "stress",
+        }
     )
 
     def __init__(
@@ -93,7 +103,8 @@ class PotentialTask(Task[Potential]):
         return [loss_table(self.weighted_loss, scales)]
 
     def on_fit_start(self) -> None:
-        """Measure what the model has to beat."""
+        """Choose what the model has to beat."""
+        self.baseline = CompositionEnergy()
         train = self.trainer.datamodule.train_graphs  # type: ignore[attr-defined]
         if self.oc20 and isinstance(train, FrameGraphs):
             self.baseline = baseline.MeanEnergy(train, self.predictor.elements, self.predictor.recipe["e0"])
@@ -142,7 +153,9 @@ class PotentialTask(Task[Potential]):
             ("F", "val_forces_rmse_mev_per_a", "meV/Å"),
             ("S", "val_stress_rmse_mev_per_a3", "meV/Å³"),
         )
-        errors = [f"{name} {row[key]:.3g} {unit}" for name, key, unit in shown if math.isfinite(row.get(key, math.nan))]
+        errors = [
+            f"{name} {quantity(row[key], unit)}" for name, key, unit in shown if math.isfinite(row.get(key, math.nan))
+        ]
         return "val RMSE " + ", ".join(errors) if errors else ""
 
     def further_passes(self, model: Potential) -> int:
@@ -154,7 +167,7 @@ class PotentialTask(Task[Potential]):
         found: dict[str, tuple[float, str]] = {}
         for name, (matrix, of_what) in _images(model).items():
             error = image_error(model, val_loader, device, matrix)
-            found[f"{name}_error_mev_per_atom"] = (error, f"{of_what} differ by {error:.3g} meV/atom (RMS)")
+            found[f"{name}_error_mev_per_atom"] = (error, f"{of_what} differ by {quantity(error, 'meV/atom')} (RMS)")
         return found
 
 
@@ -210,23 +223,28 @@ def loss_table(loss: WeightedLoss, scales: Mapping[str, float]) -> Table:
 def error_table(rows: list[tuple[str, dict[str, float]]]) -> Table:
     """Return the table of errors: one row per split, and per config_type where there are several."""
     table = Table(title="Errors of the best model (MAE / RMSE)", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("split", no_wrap=True)
-    table.add_column("frames", justify="right", no_wrap=True)
-    shown = [
-        (title, f"{name}_mae_{unit}", f"{name}_rmse_{unit}")
-        for title, name, unit in (
-            ("energy\nmeV", "energy", "mev"),
-            ("energy\nmeV/atom", "energy", "mev_per_atom"),
-            ("forces\nmeV/Å", "forces", "mev_per_a"),
-            ("stress\nmeV/Å³", "stress", "mev_per_a3"),
-        )
-        if any(f"{name}_mae_{unit}" in errors for _, errors in rows)
-    ]
-    for title, _, _ in shown:
-        table.add_column(title, justify="right", no_wrap=True)
+    table.padding = (0, 1, 0, 0)  # whole on 80 columns
+    table.add_column("split", overflow="fold")
+    table.add_column("frames", justify="right")
+    columns = []  # keys of MAE and RMSE, and the factor of what is shown
+    for title, name, suffix, unit in (
+        ("energy", "energy", "mev", "meV"),
+        ("energy", "energy", "mev_per_atom", "meV/atom"),
+        ("forces", "forces", "mev_per_a", "meV/Å"),
+        ("stress", "stress", "mev_per_a3", "meV/Å³"),
+    ):
+        both = (f"{name}_mae_{suffix}", f"{name}_rmse_{suffix}")
+        values = [errors[key] for _, errors in rows for key in both if key in errors]
+        if values:
+            shown, factor = shown_unit(values, unit)
+            columns.append((*both, factor))
+            table.add_column(f"{title}\n{shown}", justify="right")
     table.add_column("forces\nRMSE/RMS", justify="right", no_wrap=True)
     for name, errors in rows:
-        cells = [f"{errors[mae]:.3g} / {errors[rmse]:.3g}" if mae in errors else "" for _, mae, rmse in shown]
+        cells = [
+            f"{number(factor * errors[mae])} / {number(factor * errors[rmse])}" if mae in errors else ""
+            for mae, rmse, factor in columns
+        ]
         rms = errors.get("forces_rms_mev_per_a", 0.0)
         relative = f"{100 * errors['forces_rmse_mev_per_a'] / rms:.1f} %" if rms > 0 else ""
         table.add_row(name, structures_shown(errors), *cells, relative)

@@ -16,9 +16,11 @@ from eqmol.graph.targets import Target
 from eqmol.models import Properties
 from eqmol.plots import COLORS, Quantity
 from eqmol.train import processes
+from eqmol.train.baseline import MeanProperty
 from eqmol.train.loss import Target as Loss
 from eqmol.train.schedule import Schedule
 from eqmol.train.task import Task, structures_shown
+from eqmol.units import number, quantity, shown_unit
 
 LOSSES = ("mae", "mse", "huber")
 
@@ -114,6 +116,7 @@ class PropertyTask(Task[Properties]):
         self.errors = [Loss(weight, loss=loss, delta=1.0) for weight in weights or [1.0] * len(names)]
         self.noise, self.noise_weight = noise, noise_weight
         self.columns = tuple(f"{name}_{kind}" for name in names for kind in ("mae", "rmse"))
+        self.judged = {f"{name}_rmse": name for name in names}
         self.targets: tuple[Target, ...] = ()
         self.comparisons: Mapping[str, Mapping[str, float]] = {}
         super().__init__(predictor, optimizer, schedule)
@@ -136,6 +139,7 @@ class PropertyTask(Task[Properties]):
 
     def on_fit_start(self) -> None:
         """Find out what these errors can be compared with."""
+        self.baseline = MeanProperty(self.targets)
         self.comparisons = self.trainer.datamodule.comparisons()  # type: ignore[attr-defined]
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
@@ -198,21 +202,28 @@ class PropertyTask(Task[Properties]):
         table = Table(title="Errors of the best model (MAE)", title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("split", no_wrap=True)
         table.add_column("molecules", justify="right", no_wrap=True)
+        factors = {}
         for target in self.targets:
-            table.add_column(f"{target.name}\n{target.shown_unit}", justify="right", no_wrap=True)
-        for title, errors in rows:
-            cells = [f"{errors[f'{n}_mae']:.4g}" if f"{n}_mae" in errors else "" for n in self.required]
-            table.add_row(title, structures_shown(errors), *cells)
+            key = f"{target.name}_mae"
+            unit, factors[target.name] = shown_unit([row[key] for _, row in rows if key in row], target.shown_unit)
+            table.add_column(f"{target.name}\n{unit}", justify="right", no_wrap=True)
+        for title, row in rows:
+            errors = {name: row[f"{name}_mae"] for name in self.required if f"{name}_mae" in row}
+            table.add_row(title, structures_shown(row), *self._cells(errors, factors))
         if self.comparisons:
             table.add_section()
             for model, others in self.comparisons.items():
-                table.add_row(model, "", *(f"{others[n]:g}" if n in others else "" for n in self.required))
+                table.add_row(model, "", *self._cells(others, factors))
         return [table]
+
+    def _cells(self, errors: Mapping[str, float], factors: Mapping[str, float]) -> list[str]:
+        """Return errors in the units of the columns."""
+        return [number(factors[name] * errors[name], 4) if name in errors else "" for name in self.required]
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """Return e.g. "val MAE U0 12.3 meV, mu 0.2 D"."""
         shown = [
-            f"{target.name} {row[f'val_{target.name}_mae']:.4g} {target.shown_unit}".rstrip()
+            f"{target.name} {quantity(row[f'val_{target.name}_mae'], target.shown_unit, 4)}"
             for target in self.targets
             if f"val_{target.name}_mae" in row
         ]
@@ -228,4 +239,4 @@ def _labelled(output: Tensor, labels: Tensor) -> Tensor:
 def _quantity(target: Target) -> Quantity:
     """What the parity plot shows of a target."""
     title = f"{target.name} without atom references" if target.kind == "extensive" else target.name
-    return Quantity(target.name, title, target.unit, target.shown_unit, target.shown_factor)
+    return Quantity(target.name, title, target.unit, f"{target.name}_rmse", target.shown_unit, target.shown_factor)

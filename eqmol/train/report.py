@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from eqmol import checkpoint, plots
 from eqmol.data.loader import count
-from eqmol.data.oc20 import baseline
 from eqmol.files import replacing
 from eqmol.models.predictor import Predictor
-from eqmol.train import folder
+from eqmol.train import baseline, folder
 from eqmol.train.folder import RunFolder
 from eqmol.train.task import Task
 
@@ -32,22 +31,27 @@ class Evaluation:
     Args:
         task: says how a model is judged.
         model: the saved one.
+        learns: take the split for the baseline to learn from, and not to be compared on.
     """
 
-    def __init__(self, task: Task, model: Predictor):
+    def __init__(self, task: Task, model: Predictor, learns: bool):
         self.errors = task.new_errors()
         self.baseline_errors = task.new_errors()
         self._task = task
         self._model = model
+        self._learns = learns
         self._points: dict[str, list[Tensor]] = {}
 
-    def run(self, loader: Any, device: torch.device) -> Iterator[int]:
+    def run(self, loader: Any, device: torch.device, check: Callable[[], None]) -> Iterator[int]:
         """Predict every batch of a loader; yield its number of structures."""
         for batch in loader:
+            check()
             labelled = batch.to(device)
             output = self._task.evaluate(self._model, labelled)
             self.errors.update(output, labelled)
-            if self._task.baseline is not None:
+            if self._learns:
+                self._task.baseline.learn(labelled)
+            else:
                 self.baseline_errors.update(self._task.baseline(labelled), labelled)
             for name, points in self._task.parity(self._model, output, labelled).items():
                 self._points.setdefault(name, []).append(points.cpu())
@@ -74,6 +78,7 @@ def write_report(
     extra: Mapping[str, Any],
     console: Console,
     task: Task,
+    check: Callable[[], None] = lambda: None,
     verify: bool = True,
 ) -> dict[str, Any]:
     """Evaluate the saved model on every split; print the table, write metrics.json and the figures.
@@ -85,6 +90,7 @@ def write_report(
         extra: further entries of metrics.json.
         console: where to print.
         task: says how the model is judged.
+        check: raises when the user asks to stop; called after every batch.
         verify: see :func:`eqmol.load`.
 
     Returns:
@@ -94,17 +100,20 @@ def write_report(
     metrics: dict[str, Any] = {TRAIN: {}, VAL: {}, "test": {}}
     parity: dict[str, NDArray[np.float32]] = {}
     rows: list[tuple[str, dict[str, float]]] = []
+    compared: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
     for name, loader in loaders.items():
-        evaluation = Evaluation(task, model)
-        watch(evaluation.run(loader, device), name, count(loader), console)
+        learns = name == TRAIN and task.baseline.learns
+        evaluation = Evaluation(task, model, learns)
+        watch(evaluation.run(loader, device, check), name, count(loader), console)
         summary: dict[str, Any] = dict(evaluation.errors.summary())
         if count(loader) < len(loader.dataset):
             summary["sampled_from"] = len(loader.dataset)
         rows.append((name, summary))
-        if task.baseline is not None:
-            beaten = evaluation.baseline_errors.summary()
-            rows.append((baseline.NAME, beaten))
-            summary = summary | {"baseline": beaten}
+        if not learns:
+            compared[name] = summary, evaluation.baseline_errors.summary()
+            if not task.baseline.learns:
+                rows.append((task.baseline.name, compared[name][1]))
+            summary = summary | {"baseline": compared[name][1]}
         groups = evaluation.errors.by_config_type()
         if len(groups) > 1:
             rows.extend((f"  {group}", errors) for group, errors in groups.items())
@@ -122,12 +131,16 @@ def write_report(
         json.dump(checkpoint.plain(metrics), file, indent=2)
     with replacing(run.path / folder.PARITY_DATA, "wb") as file:
         np.savez_compressed(file, **parity)  # type: ignore[arg-type]
-    plots.parity(run.path / folder.PARITY_DATA, run.path / folder.PARITY, task.quantities)
+    data = run.path / folder.PARITY_DATA
+    plots.parity(data, run.path / folder.METRICS, run.path / folder.PARITY, task.quantities)
     plots.learning_curve(run.path / folder.LOG, run.path / folder.LEARNING_CURVE, task.curves)
     for table in task.tables(rows):
         console.print(table, markup=False)
-    for _, sentence in further.values():
-        console.print(sentence)
+    shown = [sentence for _, sentence in further.values()]
+    compared.pop(TRAIN, None)
+    for sentence in (*shown, baseline.verdict(task.judged, compared, task.baseline.name)):
+        if sentence is not None:
+            console.print(sentence, markup=False, soft_wrap=True, highlight=False)
     return metrics
 
 

@@ -134,18 +134,19 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
         trainer.datamodule = datamodule  # type: ignore[attr-defined]
         with interrupt:
             fit(trainer, task, datamodule.train_dataloader(), val_loader, out.checkpoint)
-        if not is_first:
-            return {}
-        extra = {
-            "seconds_per_epoch": task.clock.elapsed() * trainer.num_training_batches / max(trainer.global_step, 1),
-            "seconds": task.clock.elapsed(),
-            "steps": trainer.global_step,
-            "best_epoch": best.epoch,
-        }
-        metrics = write_report(out, sets, trainer.strategy.root_device, extra, console, task, verify=verify)
-        last = trainer.callbacks[-1]  # type: ignore[attr-defined]
-        assert isinstance(last, LastCheckpoint)
-        last.finish()
+            if not is_first:
+                return {}
+            extra = {
+                "seconds_per_epoch": task.clock.elapsed() * trainer.num_training_batches / max(trainer.global_step, 1),
+                "seconds": task.clock.elapsed(),
+                "steps": trainer.global_step,
+                "best_epoch": best.epoch,
+            }
+            device = trainer.strategy.root_device
+            metrics = write_report(out, sets, device, extra, console, task, interrupt.check, verify)
+            last = trainer.callbacks[-1]  # type: ignore[attr-defined]
+            assert isinstance(last, LastCheckpoint)
+            last.finish()
     console.print(f"model: {out.path / folder.MODEL}", soft_wrap=True, highlight=False)
     return metrics
 

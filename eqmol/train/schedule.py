@@ -31,9 +31,17 @@ class Budget:
 
     def progress(self, step: int, elapsed: float) -> float:
         """Return the fraction of the run after ``step`` steps and ``elapsed`` seconds, in [0, 1]."""
-        by_steps = step / max(self.steps, 1) if self.steps is not None else 0.0
-        by_time = 0.0 if self.seconds is None else elapsed / self.seconds if self.seconds > 0 else 1.0
-        return min(max(by_steps, by_time), 1.0)
+        return min(max(self.by_steps(step), self.by_time(elapsed)), 1.0)
+
+    def by_steps(self, step: int) -> float:
+        """Return the fraction of the steps; 0 without a limit."""
+        return 0.0 if self.steps is None else step / max(self.steps, 1)
+
+    def by_time(self, elapsed: float) -> float:
+        """Return the fraction of the seconds; 0 without a limit."""
+        if self.seconds is None:
+            return 0.0
+        return elapsed / self.seconds if self.seconds > 0 else 1.0
 
 
 def parse_duration(text: str) -> float:

@@ -43,6 +43,24 @@ class Errors(Protocol):
         """Return the errors per ``config_type``; empty unless some structure names one."""
 
 
+class Baseline(Protocol):
+    """A predictor without a network.
+
+    Attributes:
+        name: what a person calls it.
+        learns: whether it takes note of the training set; if not, it knows it already and stands in tables.
+    """
+
+    name: str
+    learns: bool
+
+    def learn(self, batch: Any) -> None:
+        """Take note of a batch of the training set."""
+
+    def __call__(self, batch: Any) -> dict[str, Tensor]:
+        """Return what a model returns, for a batch."""
+
+
 class Task(pl.LightningModule, ABC, Generic[Model]):
     """Train a model; what on, how it is judged and what a person sees of it is said by the class that inherits.
 
@@ -59,7 +77,8 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         quantities: what the parity plot shows.
         clock: training time; the run starts it.
         seconds: of training at the last look at the clock, the same in all processes.
-        baseline: a predictor that tables show beside the model, or None.
+        baseline: a predictor that the model has to beat; known when the training begins.
+        judged: errors, by their names in the summary, that are compared with the baseline's, and what they are errors of.
         max_steps: optimiser steps of all epochs, or None; known when the training begins.
         max_seconds: training time at which the schedule ends, or None.
     """
@@ -69,6 +88,8 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     columns: tuple[str, ...]
     curves: tuple[tuple[str, str], ...]
     quantities: tuple[Quantity, ...]
+    judged: Mapping[str, str]
+    baseline: Baseline
 
     def __init__(
         self,
@@ -83,7 +104,6 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         self.schedule = schedule
         self.clock = Clock()
         self.seconds = 0.0
-        self.baseline: Callable[[Any], dict[str, Tensor]] | None = None
         self.max_seconds: float | None = None
         self.max_steps: int | None = 1
         self.train_loss = RunningMean()
@@ -135,7 +155,16 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
     @property
     def progress(self) -> float:
         """The fraction of the run that is over."""
-        return Budget(self.max_steps, self.max_seconds).progress(self.global_step, self.seconds)
+        return self._budget.progress(self.global_step, self.seconds)
+
+    @property
+    def ends_by_time(self) -> bool:
+        """Whether the time will be over before the epochs are, as it goes."""
+        return self._budget.by_time(self.seconds) > self._budget.by_steps(self.global_step)
+
+    @property
+    def _budget(self) -> Budget:
+        return Budget(self.max_steps, self.max_seconds)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser. The schedule is applied in :meth:`on_train_batch_start`, outside Lightning's schedulers:

@@ -21,7 +21,7 @@ from eqmol.errors import InputError
 from eqmol.models.predictor import Predictor
 from eqmol.ops import kernels
 from eqmol.ops.contract import TensorProduct
-from eqmol.ops.registry import RESERVED, candidates
+from eqmol.ops.registry import ALGORITHMS, RESERVED, can_run, candidates
 from eqmol.tuning import cache
 from eqmol.tuning.cache import Cost
 from eqmol.tuning.excerpt import EDGES, excerpt
@@ -40,6 +40,7 @@ class Tuning:
         choices: operation -> backend.
         costs: operation -> backend -> cost.
         described: operation -> what it computes.
+        families: of all operations of the model.
         mode: for what it was measured.
         measured: whether anything was measured now, rather than remembered.
     """
@@ -47,25 +48,40 @@ class Tuning:
     choices: dict[str, str]
     costs: Mapping[str, Mapping[str, Cost]]
     described: dict[str, str]
+    families: frozenset[str]
     mode: Mode
     measured: bool
 
     def table(self) -> Table:
-        """One row per operation: milliseconds of each algorithm, with its geometry in brackets, and the choice."""
+        """One row per operation: milliseconds of each algorithm, and of its geometry, and the choice; what was not tried below."""
         what = {"energy": "energies", "forces": "energies and forces", "training": "a training step"}[self.mode]
         origin = "measured" if self.measured else "remembered"
         table = Table(title=f"backend=auto for {what}: {origin} times in ms (+ geometry)", title_justify="left")
-        table.box = box.SIMPLE_HEAD
-        table.add_column("operation", no_wrap=True)
+        table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
+        table.caption, table.caption_justify = " ".join(self._notes()), "left"
+        table.add_column("operation", overflow="fold")
         table.add_column("computes", no_wrap=True)
         backends = list(dict.fromkeys(backend for costs in self.costs.values() for backend in costs))
         for backend in backends:
             table.add_column(backend, justify="right", no_wrap=True)
-        table.add_column("choice")
+        table.add_column("choice", no_wrap=True)
         for name, costs in self.costs.items():
             cells = [_milliseconds(costs.get(backend)) for backend in backends]
             table.add_row(name.removeprefix("backbone."), self.described[name], *cells, self.choices[name])
         return table
+
+    def _notes(self) -> list[str]:
+        """Why algorithms are not in the table, or have no times."""
+        notes = []
+        for family in sorted(self.families):
+            others = [name for name in ALGORITHMS if not can_run(name, family)]
+            if others:
+                notes.append(
+                    f"Not tried: {' and '.join(others)}, which do not compute the {family} family (see model.family)."
+                )
+        if any(math.isinf(cost.operation) for costs in self.costs.values() for cost in costs.values()):
+            notes.append("–: four times slower than another on a small part of the batch, or impossible.")
+        return notes
 
 
 def _milliseconds(cost: Cost | None) -> str:
@@ -73,7 +89,7 @@ def _milliseconds(cost: Cost | None) -> str:
         return ""
     if math.isinf(cost.operation):
         return "–"
-    shared = f" + {1e3 * cost.geometry:.3g}" if cost.geometry else ""
+    shared = f"\n+ {1e3 * cost.geometry:.3g}" if cost.geometry else ""
     return f"{1e3 * cost.operation:.3g}{shared}"
 
 
@@ -110,6 +126,7 @@ def tune(model: Predictor, graph: Any, mode: Mode) -> Tuning:
         choices=decide(problems, known),
         costs={name: known[problem] for name, problem in problems.items()},
         described={name: _describe(operation) for name, operation in found.items()},
+        families=frozenset(operation.spec.family for operation in operations(model).values()),
         mode=mode,
         measured=bool(missing),
     )

@@ -1,5 +1,6 @@
 """The one command, its help, and what an installed package holds."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -84,6 +85,25 @@ def test_help_shows_the_keys_of_what_is_chosen(data: str) -> None:
     for key in ("seed=0", "model.heads=4", "model.degree_out=1", "task.optimizer.lr=0.005", f"data.folder={data}"):
         assert any(line.split()[:1] == [key] for line in lines), key
     assert not any("targets.forces" in line or "train_file" in line for line in lines)
+
+
+def choices() -> list[str]:
+    conf = shipped("conf")
+    return sorted(f"{path.parent.relative_to(conf)}={path.stem}" for path in conf.glob("*/**/*.yaml"))
+
+
+@pytest.mark.parametrize("choice", choices())
+def test_help_tells_what_every_key_means(choice: str) -> None:
+    lines = page(shipped("conf"), [choice], "eqmol train").splitlines()
+    groups, keys = lines[: lines.index("Keys")], [line for line in lines[lines.index("Keys") :] if line[:1] == " "]
+    assert not [line for line in groups if line.startswith("   ") and len(line.split()) < 2 + ("*" in line)]
+    assert not [line for line in keys if len(re.split(r"(?<=\S) +(?=\S)", line.strip())) < 2]
+
+
+def test_help_shows_the_values_of_what_builds_on_another() -> None:
+    lines = page(shipped("conf"), ["data=oc20_sample"], "eqmol train").splitlines()
+    (line,) = [line for line in lines if line.split()[:1] == ["data.num_workers=0"]]
+    assert line.endswith("processes that make graphs and batches")
 
 
 def test_help_reads_every_file() -> None:

@@ -25,7 +25,7 @@ from eqmol.train.task import Task
 from tests.train.runs import TINY, assert_same, configuration, weights
 
 SET_UP, STEP, STRUCTURE = 7.0, 1.0, 0.25  #: seconds of a fake clock: set-up, a step, the evaluation of a structure
-LIMITED = ["trainer.max_epochs=null", "trainer.max_time=00:00:00:50"]
+LIMITED = ["trainer.max_epochs=100", "trainer.max_time=00:00:00:50"]
 #: 12 training, 4 validation and 3 test structures, and one more validation
 RESERVE = deadline.FINISH_SECONDS + STRUCTURE * (12 + 4 + 3 + 4)
 
@@ -107,6 +107,7 @@ def test_max_time_holds_everything(tmp_path, clock):
     assert metrics["steps"] == np.ceil(50.0 - SET_UP - RESERVE - STRUCTURE * 4 * (len(log(tmp_path)) - 1))
     assert f"7 s went by before the training, {50 - 7 - RESERVE:.0f} s are for it, {RESERVE:.0f} s are kept" in screen
     assert "the evaluation of 19 structures, tables and figures (measured)" in screen
+    assert "epoch 1  loss" in screen  # and not of 100, as the time ends the run
     for name in ("model.safetensors", "last.ckpt", "metrics.json"):
         assert (tmp_path / "run" / name).exists()
 
@@ -131,7 +132,7 @@ def test_the_time_of_all_starts_counts(tmp_path, clock):
     reserve, state = saved(tmp_path)
     assert reserve == RESERVE
     assert state["elapsed"] + state["besides"] == pytest.approx(first)
-    longer = ["trainer.max_epochs=null", "trainer.max_time=00:00:01:10", "resume=auto"]
+    longer = ["trainer.max_epochs=100", "trainer.max_time=00:00:01:10", "resume=auto"]
     metrics, screen, second = timed(clock, tmp_path, "run", *longer, set_up=2.0)
     assert 70.0 - STEP - STRUCTURE * 4 <= first + second <= 70.0 + STEP
     assert "(estimated)" not in screen

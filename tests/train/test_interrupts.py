@@ -14,6 +14,7 @@ from eqmol.cli.train import main
 from eqmol.errors import NoRoomError
 from eqmol.train import resume
 from eqmol.train.guard import _quiet_threads
+from eqmol.train.potential_task import PotentialTask
 from eqmol.train.resume import LastCheckpoint
 from tests.train.runs import TINY, train
 
@@ -69,7 +70,7 @@ def fill_up(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", [*OWN, *REPORT])
-def test_no_room_for_a_file(tmp_path, options, monkeypatch, capfd, name):
+def test_no_room_for_a_file(tmp_path, options, monkeypatch, capfd, figures, name):
     before = listing(tmp_path / "run")
     with monkeypatch.context() as patch:
         fill_up(patch, name)
@@ -160,6 +161,18 @@ def test_the_first_signal_writes_a_checkpoint(tmp_path, options, monkeypatch, ca
     assert after.keys() == before.keys()
     assert after["last.ckpt"] != before["last.ckpt"]
     assert resume.load(last)["global_step"] == 5
+
+
+def test_a_signal_during_the_evaluation(tmp_path, options, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        press_at(patch, PotentialTask, "evaluate", signal.SIGINT)
+        assert command(options, monkeypatch) == 130
+    out = capfd.readouterr().out.splitlines()
+    assert out[-2] == f"stopped by SIGINT; {tmp_path / 'run' / 'last.ckpt'} is written. To continue:"
+    assert command(options, monkeypatch) == 0
+    out = capfd.readouterr().out
+    assert "epoch 2" not in out  # all that was left is the evaluation
+    assert "Errors of the best model" in out
 
 
 def test_a_second_signal_ends_at_once_also_while_the_checkpoint_is_written(tmp_path, options, monkeypatch, capfd):

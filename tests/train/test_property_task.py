@@ -209,7 +209,8 @@ def test_a_run_its_folder_and_its_model(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert metrics["units"] == {"U0": "meV", "mu": "D"}
-    assert metrics["test"]["test"].keys() == {"structures", "U0_mae", "U0_rmse", "mu_mae", "mu_rmse"}
+    assert metrics["test"]["test"].keys() == {"structures", "U0_mae", "U0_rmse", "mu_mae", "mu_rmse", "baseline"}
+    assert metrics["test"]["test"]["baseline"].keys() == {"structures", "U0_mae", "U0_rmse", "mu_mae", "mu_rmse"}
     assert "U0 in meV, mu in D" in shown
     assert "EquiformerV2" not in shown
     with (tmp_path / "run" / "log.csv").open() as file:

@@ -1,5 +1,6 @@
 """``backend=auto``: what is chosen, what is remembered, and that nothing but speed depends on it."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
+from rich.console import Console
 from safetensors import safe_open
 
 import eqmol
@@ -58,6 +60,41 @@ def ethanols(count: int = 3, cutoff: float = 3.5):
 def results(potential, graph) -> list[torch.Tensor]:
     output = potential(graph)
     return [output["energies"], output["forces"]]
+
+
+def shown(tuning: tune.Tuning, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(tuning.table())
+    return console.file.getvalue().splitlines()
+
+
+# --- telling
+
+
+def test_the_table_is_whole_on_a_narrow_screen() -> None:
+    names = ["backbone.layers.0.attention.convolution", "backbone.layers.1.node_blocks.0.product"]
+    cost = Cost(0.0446, 0.0104, "")
+    costs = {names[0]: dict.fromkeys(("cg", "escn", "gaunt", "grid"), cost), names[1]: {"cg": Cost(math.inf, 0.0, "")}}
+    described = dict.fromkeys(names, "2 ⊗ 4 → 2")
+    tuning = tune.Tuning(dict.fromkeys(names, "gaunt"), costs, described, frozenset({"gaunt"}), "training", True)
+    lines = shown(tuning, 80)
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line]
+    (header,) = [line for line in lines if "operation" in line]
+    assert header.split() == ["operation", "computes", "cg", "escn", "gaunt", "grid", "choice"]
+    assert sum("+ 10.4" in line for line in lines) == 1
+    assert "–: four times slower" in " ".join(lines)
+    assert "Not tried" not in " ".join(lines)
+
+
+@pytest.mark.parametrize(("family", "others"), [("coupled", "gaunt and grid"), ("gaunt", None)])
+def test_algorithms_that_were_not_tried_are_named(clock, family: str, others: str | None) -> None:
+    backend = "cg" if family == "coupled" else "grid"
+    tuning = tune.tune(model(family=family, backend=backend), ethanols(), "training")
+    text = " ".join(" ".join(shown(tuning, 110)).split())
+    assert ("Not tried" in text) == (others is not None)
+    if others is not None:
+        assert f"Not tried: {others}, which do not compute the coupled family (see model.family)." in text
 
 
 # --- choosing

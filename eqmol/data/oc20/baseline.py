@@ -24,6 +24,8 @@ class MeanEnergy:
         e0: their energies, eV; 0 where adsorption energies are learnt.
     """
 
+    name, learns = NAME, False
+
     def __init__(self, train: FrameGraphs, elements: Sequence[int], e0: Sequence[float]) -> None:
         library, systems = train.library, train.library.system[train.indices]
         self.of_element = np.zeros(library.composition.shape[1])
@@ -32,6 +34,9 @@ class MeanEnergy:
         counts, sums = np.bincount(systems), np.bincount(systems, beyond)
         self.of_system = {library.systems[i]: float(sums[i] / counts[i]) for i in np.flatnonzero(counts)}
         self.overall = float(beyond.mean())
+
+    def learn(self, batch: Any) -> None:
+        """Do nothing: all is known."""
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Return energy [G] (eV) and forces [N, 3] of a batch."""
