@@ -29,9 +29,11 @@ from eqmol.tuning.operations import (
     reference,
     replace,
 )
+from eqmol.units import DEBYE
 
 #: Largest difference relative to the largest value. Rounding stays below a hundredth of it in float32, and far below in float64.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-4}
+CHARGE = 0.1  #: e, the size of charges in molecules, and of dipole moments of arms of 1 Å
 UNITS = {"energies": " eV", "forces": " eV/Å", "virial": " eV"}
 _verified: set[Hashable] = set()
 
@@ -100,15 +102,17 @@ def verify(model: Predictor, graph: Any) -> list[Difference]:
 def _compare(model: Predictor, judge: Predictor, graph: Any) -> list[Difference]:
     """Differences of all results; of a potential those of energies, forces and, for periodic structures, virials.
 
-    The scale of a quantity is its largest value; for a potential at least what the unit of the network's output makes of it: in a
-    perfect crystal all forces vanish. There is nothing to compare with where the judge's own results are not finite, which
-    those who use them say.
+    The scale of a quantity is its largest value, but at least what the unit of the network's output makes of it, or how much a
+    property varies: in a perfect crystal all forces vanish, in methane the dipole moment. There is nothing to compare with where
+    the judge's own results are not finite, which those who use them say.
     """
     tolerance = TOLERANCES[model.dtype]
     with torch.inference_mode(False):
         if not isinstance(judge, Potential):
             results, expected = model(graph), judge(graph)
-            scales = {name: float(value.abs().max()) for name, value in expected.items()}
+            least = {name: entry["spread"] for name, entry in judge.recipe.get("statistics", {}).items()}
+            least = {"dipole": least.get("mu", CHARGE / DEBYE), "charges": CHARGE} | least
+            scales = {name: max(float(value.abs().max()), least.get(name, 0.0)) for name, value in expected.items()}
         else:
             stress = judge.conservative and bool(graph.pbc.all(-1).any())
             results, expected = (m(graph, forces=True, stress=stress) for m in (model, judge))

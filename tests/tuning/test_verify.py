@@ -12,7 +12,7 @@ from ase.build import bulk, molecule
 from ase.io import write
 
 import eqmol
-from eqmol.checkpoint import save
+from eqmol.checkpoint import build, save
 from eqmol.cli.predict import main
 from eqmol.errors import InputError, VerificationError
 from eqmol.graph import collate, from_atoms
@@ -23,6 +23,7 @@ from eqmol.ops.registry import ALGORITHMS, algorithm, can_run
 from eqmol.ops.spec import Spec
 from eqmol.tuning import verify as verification
 from eqmol.tuning.verify import verify
+from tests.inference.test_molecules import properties_recipe
 from tests.models.test_properties import model as properties
 from tests.recipes import model
 from tests.train.runs import train
@@ -91,6 +92,16 @@ def test_sound_algorithms_pass_with_room_to_spare(family, backend, dtype) -> Non
 
 def test_a_perfect_crystal_without_forces_passes() -> None:
     assert verify(model(**GRID), batch(bulk("Cu", cubic=True)))
+
+
+@pytest.mark.parametrize("name", ["CH4", "CO2", "H2"])
+def test_a_molecule_without_a_dipole_moment_passes(name: str) -> None:
+    recipe = properties_recipe()
+    net = build(recipe | {"backbone": recipe["backbone"] | {"backend": "escn"}}).eval()
+    assert net.dtype == torch.float32
+    differences = {difference.quantity: difference for difference in verify(net, batch(molecule(name)))}
+    assert differences["dipole"].tolerance >= 1e-4  # of 0.5 D
+    assert all(difference.largest < 0.1 * difference.tolerance for difference in differences.values())
 
 
 def test_the_reference_needs_no_verification(monkeypatch) -> None:
