@@ -8,7 +8,7 @@ possible the sentence has the form to type.
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from eqmol.errors import InputError
@@ -43,6 +43,22 @@ def advice(override: str) -> str:
         if _parse(form) is not None:
             return f"; if the value is meant as it is, type {shlex.quote(form)}"
     return ""
+
+
+def check_groups(arguments: Sequence[str], groups: Collection[str], program: str) -> None:
+    """Refuse what is no name where one member of a group is chosen, like ``data=3``.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for argument in arguments:
+        key, _, _ = argument.partition("=")
+        override = _parse(argument) if key in groups else None
+        if override is None or override.is_sweep_override():
+            continue
+        value = override.value()
+        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+            raise InputError(f"{argument} must name one of the group {key}; {program} --help lists them")
 
 
 def _quoted(argument: str, several_runs: bool) -> str:

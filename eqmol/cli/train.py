@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from eqmol.cli import registered
 from eqmol.cli.options import exit_code, interrupt_behind, leave, limit_threads
-from eqmol.cli.quoting import advice, quote_paths
+from eqmol.cli.quoting import advice, check_groups, quote_paths
 from eqmol.errors import InputError, NoRoomError, reason_of
 from eqmol.files import shipped
 
@@ -46,6 +46,7 @@ def _start(command: list[str], arguments: list[str], program: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     flags = [argument for argument in arguments if _is_flag(argument)]
+    check_groups(arguments, [path.name for path in CONF.iterdir() if path.is_dir()], program)
     try:
         sys.argv = [command[0], *_for_hydra(quote_paths(arguments))]  # which knows no subcommands
         _launch(command, shlex.join([program, *flags]).replace(shlex.quote(program), program, 1))
@@ -69,7 +70,9 @@ def _is_flag(argument: str) -> bool:
 
 def _is_config(argument: str) -> bool:
     """Whether an argument is the configuration of a run, whose path may hold "=", and no option."""
-    return argument.endswith((".yaml", ".yml")) and ("=" not in argument or Path(argument).expanduser().is_file())
+    return argument.endswith((".yaml", ".yml")) and (
+        "=" not in argument or os.path.isfile(os.path.expanduser(argument))
+    )
 
 
 def _for_hydra(arguments: list[str]) -> list[str]:

@@ -107,6 +107,9 @@ def test_the_configuration_of_a_run_lies_anywhere(configurations, tmp_path):
         (["data.train_file=a,b.xyz", "data=xyz"], "for several files type 'data.train_file=[a,b.xyz]'"),
         (["bad.yaml", "output_dir=new"], "bad.yaml cannot be read: ParserError"),
         (["gone=1/config.yaml"], "there is no option gone"),
+        (["data=3"], "data=3 must name one of the group data; python train.py --help lists them"),
+        (["logger=null"], "logger=null must name one of the group logger"),
+        (["experiment=[1]"], "experiment=[1] must name one of the group experiment"),
     ],
 )
 def test_paths_that_are_none(configurations, tmp_path, capsys, options, message):
