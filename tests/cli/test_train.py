@@ -65,7 +65,7 @@ def configurations(monkeypatch, tmp_path):
     from eqmol.train import run
 
     found = []
-    monkeypatch.setattr(run, "run", lambda cfg: found.append(cfg))
+    monkeypatch.setattr(run, "run", lambda cfg, **_: found.append(cfg))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     return found
@@ -91,7 +91,7 @@ def test_paths_arrive_as_they_are_typed(configurations, tmp_path):
 def test_the_configuration_of_a_run_lies_anywhere(configurations, tmp_path):
     folder = tmp_path / "lr=0.1, é"
     folder.mkdir()
-    (folder / "config.yaml").write_text("output_dir: x\nresume: ~/r=1\ninit_from: null\nseed: 3\n")
+    (folder / "config.yaml").write_text("output_dir: x\nresume: ~/r=1\ninit_from: null\nseed: 3\nmodel: {}\n")
     assert cli.main(["lr=0.1, é/config.yaml", "output_dir=~/new=1"]) == 0
     (cfg,) = configurations
     assert (cfg.seed, cfg.output_dir, cfg.resume) == (3, f"{tmp_path}/new=1", f"{tmp_path}/r=1")
