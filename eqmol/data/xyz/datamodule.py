@@ -313,9 +313,10 @@ class FileSets(GraphSets):
         found = []
         if self._unlabelled:
             needed = ", ".join(self.required)
+            number = len(self._unlabelled)
             found.append(
-                f"{len(self._unlabelled)} frames have no label that is needed ({needed}) and are left out (first: "
-                f"{self._unlabelled[0]})"
+                f"left out, without any label that is needed ({needed}): {number} frame{'s' * (number > 1)}, the first of them "
+                f"{self._unlabelled[0]}"
             )
         found += [
             f"no validation frame has {label}: the best model is chosen by the other labels"

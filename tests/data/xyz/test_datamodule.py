@@ -267,8 +267,8 @@ def test_frames_without_any_label_are_left_out(write):
     assert found == [f"frame {i}" for i in range(11) if i != 5]
     assert len(datamodule.val_graphs) == 1
     shown = text(datamodule)
-    assert "2 frames have no label that is needed (energy, forces) and are left out (first: " in shown
-    assert "train.xyz, frame 5)" in shown
+    assert "left out, without any label that is needed (energy, forces): 2 frames, the first of them " in shown
+    assert "train.xyz, frame 5" in shown
     with pytest.raises(InputError, match=r"bare\.xyz, frame 0: no energy under the key 'energy'"):
         ready([write(structures), write(bare, "bare.xyz")])
     with pytest.raises(InputError, match=r"bare\.xyz, frame 0: no energy"):
