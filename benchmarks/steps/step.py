@@ -17,7 +17,7 @@ from eqmol.data import places
 from eqmol.data.oc20.frame import Reading
 from eqmol.data.oc20.readers.find import reader
 from eqmol.graph import AtomGraph, collate, from_atoms
-from eqmol.train.loss import WeightedLoss
+from eqmol.train.loss import Term, WeightedLoss
 
 CONF = Path(__file__).parents[2] / "conf"
 SLAB, SAMPLE = "trajectories/random1000120.traj", "emt_0.extxyz.xz"
@@ -58,8 +58,8 @@ class Step:
         }
         task = OmegaConf.to_container(config.task, resolve=True)
         assert isinstance(task, dict)
-        self.loss = WeightedLoss(task["targets"], task["raise_at"])
-        self.loss.set_scales(config.statistics.label_scales)
+        terms = {name: Term(**settings) for name, settings in task["targets"].items()}
+        self.loss = WeightedLoss(terms, task["raise_at"]).settled(config.statistics.label_scales)
         self.model = build(OmegaConf.to_container(config.predictor, resolve=True)).train()  # type: ignore[arg-type]
         self.optimizer = torch.optim.Adam(self.model.parameters(), LEARNING_RATE)
 

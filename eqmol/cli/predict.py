@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eqmol.graph.electronic import StateGuard
-    from eqmol.inference.structures import Errors, Frame
+    from eqmol.inference.errors import Errors
+    from eqmol.inference.structures import Frame
     from eqmol.models.predictor import Predictor
 
 TABLES = (".csv", ".tsv")
@@ -156,7 +157,7 @@ def _run(arguments: argparse.Namespace) -> None:
             metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
             to_disk(output, metrics)
     console = Console()
-    if errors.summary():
+    if errors.entries():
         console.print(_table(errors, ", ".join(path.name for path in inputs)))
     if states.different:
         console.print(
@@ -358,10 +359,12 @@ def _predict_files(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from eqmol.graph.targets import ENERGY, FORCES, STRESS
+    from eqmol.inference.errors import Errors
     from eqmol.inference.extxyz import write_frame
-    from eqmol.inference.structures import Errors, attach, evaluated
+    from eqmol.inference.structures import attach, evaluated
 
-    errors, number = Errors(), 0
+    errors, number = Errors((ENERGY, FORCES, STRESS)), 0
     columns = (SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -381,6 +384,6 @@ def _table(errors: "Errors", title: str) -> "Table":
     table = Table(title=f"errors against the labels of {title}")
     for name in ("quantity", "unit", "values", "MAE", "RMSE"):
         table.add_column(name, justify="left" if name in ("quantity", "unit") else "right")
-    for quantity, unit, count, mae, rmse in errors.rows():
-        table.add_row(quantity.replace("_", " "), unit, str(count), f"{mae:.3f}", f"{rmse:.3f}")
+    for entry in errors.entries():
+        table.add_row(entry.name, entry.unit, str(entry.values), f"{entry.mae:.3f}", f"{entry.rmse:.3f}")
     return table

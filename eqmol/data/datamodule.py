@@ -8,10 +8,12 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import RenderableType
 from torch.utils.data import DataLoader
 
 from eqmol.data.atomic_energies import MODES, FreeAtom, read_e0
-from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill
+from eqmol.data.comparison import Baseline, Metrics
+from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill, share_of
 from eqmol.data.options import check_choices, check_integers, check_lengths
 from eqmol.data.statistics import Statistics, elements_of
 from eqmol.errors import InputError
@@ -50,6 +52,8 @@ class GraphSets(pl.LightningDataModule):
 
     #: Properties whose labels the graphs carry, besides energy, forces and stress.
     targets: tuple[Target, ...] = ()
+    #: Further errors that models are judged by.
+    metrics: Metrics | None = None
     #: Whether graphs are made when they are asked for, which processes do.
     makes_graphs = False
 
@@ -151,21 +155,33 @@ class GraphSets(pl.LightningDataModule):
                 seen |= new
         return chosen
 
+    def tables(self) -> list[RenderableType]:
+        """Return what a person should see before training."""
+        return []
+
     def comparisons(self) -> dict[str, dict[str, float]]:
         """Return errors of others on the same test set: name -> target -> mean absolute error in the unit of tables."""
         return {}
 
+    def baseline(self, recipe: Mapping[str, Any]) -> Baseline | None:
+        """Return what a model with a recipe has to beat, if there is something."""
+        return None
+
+    def keep_first(self, number: int) -> None:
+        """Train and validate on so many training structures alone, and test on as many, for debugging."""
+        self.train_graphs = self.val_graphs = self.train_graphs[:number]
+        self.test_graphs = {name: graphs[:number] for name, graphs in self.test_graphs.items()}
+
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training set, resumable within an epoch; those of this process, if several train."""
-        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         graphs = self.train_graphs
         return ResumableLoader(
-            graphs, self.batch_size, self.seed, self.num_workers, self._limits(graphs), rank, num_ranks
+            graphs, self.batch_size, self.seed, self.num_workers, self._limits(graphs), *self._process()
         )
 
     def val_dataloader(self) -> DataLoader:
-        """Return the validation set in its order."""
-        return self._ordered(self.val_graphs)
+        """Return the validation set in its order; the share of this process, if several train."""
+        return share_of(self._ordered(self.val_graphs), *self._process())
 
     def evaluation_dataloaders(self) -> dict[str, DataLoader]:
         """Return every set in its order: "train", "val", and each test set by name.
@@ -199,6 +215,10 @@ class GraphSets(pl.LightningDataModule):
     def _sets(self) -> dict[str, Sequence[AtomGraph]]:
         """Return all sets by name."""
         return {"train": self.train_graphs, "val": self.val_graphs, **self.test_graphs}
+
+    def _process(self) -> tuple[int, int]:
+        """Return the number of this process and how many train."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _ordered(self, graphs: Sequence[AtomGraph], chosen: Sequence[int] | None = None) -> DataLoader:
         """Return all or the chosen graphs in batches, without shuffling."""

@@ -182,6 +182,12 @@ def share_of(loader: DataLoader, rank: int, num_ranks: int) -> DataLoader:
     )
 
 
+def first_batch(loader: DataLoader) -> Any:
+    """Return the first batch of a loader, made in this process."""
+    assert loader.batch_sampler is not None
+    return loader.collate_fn([loader.dataset[index] for index in next(iter(loader.batch_sampler))])
+
+
 def count(loader: DataLoader) -> int:
     """Return the number of graphs in all batches of an unshuffled loader."""
     return sum(map(len, loader.batch_sampler))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """What is learnt and predicted of a structure, as values that travel from the data to the model file.
 
-A target is declared by its data set and carried as plain JSON; no model and no task knows a data set.
+A property is declared by its data set and carried as plain JSON; no model and no task knows a data set. Energy, forces and
+stress are targets of the same form.
 """
 
 import re
@@ -8,10 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from eqmol.errors import InputError
+import torch
+from torch import Tensor
 
-#: How a property follows from atoms:
+from eqmol.errors import InputError
+from eqmol.graph.keys import FIXED, LABELS
+
+#: How a target follows from atoms:
 #:
+#: - ``energy``, [G], ``forces``, [N, 3], ``stress``, [G, 3, 3]: the energy, and minus its derivatives or what stands for them;
 #: - ``extensive``: a sum over atoms, [G];
 #: - ``intensive``: a mean over atoms, [G];
 #: - ``atomic``: one number per atom, [N], such as charges;
@@ -20,15 +26,28 @@ from eqmol.errors import InputError
 #: - ``dipole_norm``: the norm of that, [G];
 #: - ``tensor``: a sum of symmetric tensors of the atoms, [G, 3, 3], such as the polarizability: degrees 0 and 2;
 #: - ``extent``: the second moment of the electrons of a molecule, [G].
-Kind = Literal["extensive", "intensive", "atomic", "vector", "dipole", "dipole_norm", "tensor", "extent"]
-KINDS: Final[tuple[str, ...]] = get_args(Kind)
+Kind = Literal[
+    "energy",
+    "forces",
+    "stress",
+    "extensive",
+    "intensive",
+    "atomic",
+    "vector",
+    "dipole",
+    "dipole_norm",
+    "tensor",
+    "extent",
+]
+#: Kinds of properties.
+KINDS: Final[tuple[str, ...]] = get_args(Kind)[3:]
 #: Kinds with a contribution of every element.
 SUMS: Final = ("extensive", "extent", "tensor", "atomic")
 #: Highest degree of the features that a kind is read from.
 DEGREES: Final = {"vector": 1, "dipole": 1, "dipole_norm": 1, "tensor": 2}
 
 #: Units whose errors are shown in another one: its name and the factor.
-_SHOWN: Final = {"eV": ("meV", 1000.0), "eV/Å": ("meV/Å", 1000.0), "eV/atom": ("meV/atom", 1000.0)}
+_SHOWN: Final = {f"eV{per}": (f"meV{per}", 1000.0) for per in ("", "/atom", "/Å", "/Å³")}
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
@@ -55,8 +74,10 @@ class Target:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise InputError(f"{self.name!r} cannot name a target: take letters, digits, _ and -, a letter first")
-        if self.kind not in KINDS:
+        if self.kind not in KINDS and not (self.kind in LABELS and self.kind == self.name):
             raise InputError(f"the target {self.name} has kind={self.kind!r}; choose from {', '.join(KINDS)}")
+        if self.name in LABELS and self.kind != self.name:
+            raise InputError(f"{self.name} names what a potential predicts; give the property another name")
         if not isinstance(self.unit, str) or len(self.unit) > 32:
             raise InputError(f"the unit of the target {self.name} is {self.unit!r}, not a short text")
 
@@ -78,17 +99,32 @@ class Target:
     @property
     def field(self) -> str:
         """Name of the labels in a graph."""
-        return f"target_{self.name}"
+        return label_field(self.name)
+
+    @property
+    def is_property(self) -> bool:
+        """Whether it is neither an energy nor a derivative of one."""
+        return self.kind in KINDS
 
     @property
     def is_atomic(self) -> bool:
         """Whether every atom has a value."""
-        return self.kind == "atomic"
+        return self.kind in ("atomic", "forces")
 
     @property
     def components(self) -> tuple[int, ...]:
         """Shape of the value of one structure or atom."""
-        return {"vector": (3,), "dipole": (3,), "tensor": (3, 3)}.get(self.kind, ())
+        vectors, matrices = ("forces", "vector", "dipole"), ("stress", "tensor")
+        return (3,) if self.kind in vectors else (3, 3) if self.kind in matrices else ()
+
+    def labels(self, batch: Any) -> Tensor | None:
+        """Labels of a batch, NaN where they do not count, as forces of atoms that were held fixed; None without any."""
+        if self.field not in batch:
+            return None
+        labels: Tensor = batch[self.field]
+        if self.kind == "forces" and FIXED in batch:
+            labels = labels.masked_fill(batch.fixed[:, None], torch.nan)
+        return labels
 
     @property
     def shown_unit(self) -> str:
@@ -99,3 +135,16 @@ class Target:
     def shown_factor(self) -> float:
         """``shown_unit`` per ``unit``."""
         return _SHOWN.get(self.unit, (self.unit, 1.0))[1]
+
+
+def label_field(name: str) -> str:
+    """Name of a target's labels in a graph."""
+    return name if name in LABELS else f"target_{name}"
+
+
+#: What a potential predicts besides properties.
+ENERGY, FORCES, STRESS = (
+    Target("energy", "energy", "eV"),
+    Target("forces", "forces", "eV/Å"),
+    Target("stress", "stress", "eV/Å³"),
+)

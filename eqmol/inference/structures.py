@@ -1,11 +1,9 @@
 """Predictions for structures in memory, and their errors against labels."""
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -71,47 +69,6 @@ def predict(
     states = StateGuard(potential.electronic_state, electronic_state)
     results = [result for _, result in evaluated(potential, frames, batch_size, close_contacts, states)]
     return results[0] if single else results
-
-
-class Errors:
-    """Mean absolute and root mean square errors of what has labels, summed frame by frame.
-
-    Energies are compared per frame and per atom, forces and stress over all their components.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}  # quantity -> count, Σ|error|, Σ error²
-
-    def add(self, result: Mapping[str, Any], labels: Mapping[str, Any], num_atoms: int) -> None:
-        """Add one frame; labels without prediction and predictions without label are left out."""
-        for label in labels.keys() & result.keys():
-            error = np.ravel(result[label] - labels[label])
-            self._add(label, error)
-            if label == "energy":
-                self._add("energy_per_atom", error / num_atoms)
-
-    def _add(self, quantity: str, error: Any) -> None:
-        sums = self._sums.setdefault(quantity, [0, 0.0, 0.0])
-        sums[0] += error.size
-        sums[1] += float(abs(error).sum())
-        sums[2] += float((error**2).sum())
-
-    def rows(self) -> Iterator[tuple[str, str, int, float, float]]:
-        """Quantity, unit, number of compared values, MAE and RMSE in that unit."""
-        units = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
-        for quantity, unit in units.items():
-            if quantity in self._sums:
-                count, absolute, square = self._sums[quantity]
-                yield quantity, unit, int(count), 1000 * absolute / count, 1000 * math.sqrt(square / count)
-
-    def summary(self) -> dict[str, float]:
-        """The errors under the names of a training run's ``metrics.json``."""
-        names = {"meV": "mev", "meV/atom": "mev_per_atom", "meV/Å": "mev_per_a", "meV/Å³": "mev_per_a3"}
-        summary: dict[str, float] = {}
-        for quantity, unit, _, mae, rmse in self.rows():
-            quantity = quantity.removesuffix("_per_atom")
-            summary |= {f"{quantity}_mae_{names[unit]}": mae, f"{quantity}_rmse_{names[unit]}": rmse}
-        return summary
 
 
 def attach(atoms: Atoms, result: Mapping[str, Any], model: Predictor) -> None:

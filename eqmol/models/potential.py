@@ -126,6 +126,10 @@ class Potential(Predictor):
                     results |= _virial_and_stress(graph, batch, vectors, gradient)
         return results if self.training else {name: value.detach() for name, value in results.items()}
 
+    def element_values(self, name: str) -> Tensor:
+        """Energies of isolated atoms, eV."""
+        return self.reference.e0
+
     def _site_energies(
         self, graph: Data, vectors: Tensor, species: Tensor, forces: bool
     ) -> tuple[Tensor, Tensor | None]:

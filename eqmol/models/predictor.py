@@ -65,6 +65,15 @@ class Predictor(nn.Module, ABC):
     def forward(self, graph: Data) -> dict[str, Tensor]:
         """Predict; results are float64."""
 
+    @abstractmethod
+    def element_values(self, name: str) -> Tensor:
+        """What an atom of each element contributes to a target by itself, [elements] float64."""
+
+    def references(self, name: str, graph: Data) -> Tensor:
+        """What the elements contribute to a target of every structure, [G]."""
+        contributions = self.element_values(name).index_select(0, self.species(graph))
+        return contributions.new_zeros(len(graph.cell)).index_add(0, owners(graph), contributions)
+
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the network; positions and results are float64 in every case."""

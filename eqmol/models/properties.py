@@ -120,9 +120,8 @@ class Properties(Predictor):
             if not (name == "gap" and self.gap_is_difference)
         }
         self.heads = nn.ModuleDict(heads)
-        self.spreads = {
-            name: check_number(f"spread of {name}", entry["spread"], 1e-9, 1e9) for name, entry in statistics.items()
-        }
+        for name, entry in statistics.items():
+            check_number(f"spread of {name}", entry["spread"], 1e-9, 1e9)
         self.noise = AtomVectors(backbone, "denoise=True") if check_flag("denoise", denoise) else None
 
     def forward(self, graph: Data) -> dict[str, Tensor]:
@@ -168,12 +167,11 @@ class Properties(Predictor):
                 "cell and periodic directions if it is a molecule in a box"
             )
 
-    def references(self, name: str, graph: Data) -> Tensor:
-        """What the elements contribute to a property of every molecule, [G]."""
+    def element_values(self, name: str) -> Tensor:
+        """Atom references of a property."""
         head = self.heads[name]
         assert isinstance(head, Head)
-        contributions = head.e0.index_select(0, self.species(graph))
-        return contributions.new_zeros(len(graph.cell)).index_add(0, owners(graph), contributions)
+        return head.e0
 
 
 def _head(

@@ -9,9 +9,11 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eqmol.graph import keys
 from eqmol.graph.targets import Target
+from eqmol.inference.errors import error_names
 
+ENERGIES = "a fit of energies to the composition and no forces"
+PROPERTIES = "the mean of the training set, of extensive properties a fit to the composition"
 #: From this part of the baseline's error on, a model is called no better.
 SHARE = 0.95
 #: Errors of energies (meV), forces (meV/Å) and properties that are rounding.
@@ -49,48 +51,32 @@ def _counts(batch: Any) -> NDArray[np.float64]:
     return counts.numpy()
 
 
-class CompositionEnergy:
-    """The energy of the composition, no forces and no stress."""
-
-    name, learns = "a fit of energies to the composition and no forces", True
-
-    def __init__(self) -> None:
-        self._energy = Composition()
-
-    def learn(self, batch: Any) -> None:
-        """Take note of a batch of the training set."""
-        if keys.ENERGY in batch:
-            self._energy.learn(batch, batch.energy)
-
-    def __call__(self, batch: Any) -> dict[str, Tensor]:
-        """Return what it predicts for a batch."""
-        return {
-            keys.ENERGY: self._energy(batch),
-            keys.FORCES: torch.zeros_like(batch.pos),
-            keys.STRESS: torch.zeros_like(batch.cell),
-        }
-
-
-class MeanProperty:
-    """The mean of each property over the training set; of extensive ones the value of the composition.
+class Simple:
+    """Energies and extensive properties of the composition, no forces and no stress, the means of other properties.
 
     Args:
-        targets: the properties.
+        targets: what a model predicts.
     """
 
-    name, learns = "the mean of the training set, of extensive properties a fit to the composition", True
+    learns = True
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = targets
-        self._composition = {target.name: Composition() for target in targets if target.kind == "extensive"}
+        energies = all(not target.is_property for target in targets)
+        properties = all(target.is_property for target in targets)
+        parts = [ENERGIES] * (not properties) + [PROPERTIES] * (not energies)
+        self.name = ", and ".join(parts)
+        self._composition = {t.name: Composition() for t in targets if t.kind in ("energy", "extensive")}
         self._labels: dict[str, list[Tensor]] = {target.name: [] for target in targets}
 
     def learn(self, batch: Any) -> None:
         """Take note of a batch of the training set."""
         for target in self.targets:
+            if target.field not in batch:
+                continue
             if target.name in self._composition:
                 self._composition[target.name].learn(batch, batch[target.field])
-            else:
+            elif target.is_property:
                 self._labels[target.name].append(batch[target.field])
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
@@ -100,7 +86,14 @@ class MeanProperty:
     def _value(self, target: Target, batch: Any) -> Tensor:
         if target.name in self._composition:
             return self._composition[target.name](batch)
+        if not target.is_property:
+            return torch.zeros_like(batch.pos if target.kind == "forces" else batch.cell)
         return torch.cat(self._labels[target.name]).nanmean(dim=0).expand_as(batch[target.field])
+
+
+def judged(targets: Sequence[Target]) -> dict[str, str]:
+    """Return the errors that are compared with the baseline's, and what a person calls the quantity."""
+    return {error_names(target)[1]: "energies" if target.kind == "energy" else target.name for target in targets}
 
 
 def verdict(

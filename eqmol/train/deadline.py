@@ -98,14 +98,14 @@ class Deadline(Callback):
                     f"and {self.kept(length):.0f} s are kept for the evaluation of {self.structures} structures; give more"
                 )
 
-    def begin(self, task: Task) -> None:
+    def begin(self) -> None:
         """Set the deadline, now that everything is restored and the training begins, and say it."""
         elapsed, self._besides, left = processes.of_first(
             (self.clock.elapsed(), self.clock.besides(), self._job_left())
         )
         if left is not None:
             self._job = (elapsed + left, left)
-        self._set(task)
+        self._set()
 
     def kept(self, length: float) -> float:
         """Return the seconds of a limit that are kept for what follows the training."""
@@ -117,15 +117,13 @@ class Deadline(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the reserve, once."""
-        assert isinstance(pl_module, Task)
         if self.is_limited and self.reserve is None:
             self.reserve = self._following((stop.monotonic() - self._validation_began) / self.validated)
-            self._set(pl_module)
+            self._set()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say that a run is not complete."""
-        assert isinstance(pl_module, Task)
-        if self.by_job and pl_module.seconds >= self.until:
+        if self.by_job and self.clock.seen >= self.until:
             self._say("the training stops here, before the job ends, and is not complete; resume=auto continues it")
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,12 +143,12 @@ class Deadline(Callback):
         """Return the seconds until the end of the job."""
         return None if self.job_end is None else self.job_end - time()
 
-    def _set(self, task: Task) -> None:
+    def _set(self) -> None:
         """Set the deadline and say it."""
         limits = []
         if self.max_time is not None:
-            task.max_seconds = max(self.max_time - self.kept(self.max_time) - self._besides, 0.0)
-            limits.append((task.max_seconds, self.kept(self.max_time)))
+            self.clock.limit = max(self.max_time - self.kept(self.max_time) - self._besides, 0.0)
+            limits.append((self.clock.limit, self.kept(self.max_time)))
         if self._job is not None:
             end, left = self._job
             limits.append((end - self.kept(left), self.kept(left)))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eqmol.errors import InputError
 from eqmol.files import append, replacing
+from eqmol.train import tables
 from eqmol.train.export import BestModel
 from eqmol.train.stop import Clock
 from eqmol.train.task import Task
@@ -23,7 +24,7 @@ COLUMNS = ("epoch", "step", "seconds", "learning_rate", "train_loss", "gradient_
 
 def columns(task: Task) -> tuple[str, ...]:
     """Return the columns of ``log.csv``."""
-    return (*COLUMNS, *(f"val_{name}" for name in task.columns), "best")
+    return (*COLUMNS, *(f"val_{name}" for name in tables.columns(task.targets)), "best")
 
 
 class EpochLog(Callback):
@@ -73,7 +74,7 @@ class EpochLog(Callback):
         if self._validated:
             errors = pl_module.validation.errors.summary()
             self.row["val_loss"] = pl_module.validation.score
-            self.row |= {f"val_{name}": errors[name] for name in pl_module.columns if name in errors}
+            self.row |= {f"val_{name}": errors[name] for name in tables.columns(pl_module.targets) if name in errors}
             self.row["best"] = int(self.best.improved)
         self._validated = False
         if not trainer.is_global_zero:
@@ -136,7 +137,11 @@ class Screen(Callback):
         """Show the numbers of the epoch."""
         assert isinstance(pl_module, Task)
         row = self.epoch_log.row
-        parts = [_epoch(trainer, pl_module), f"loss {number(float(row['train_loss']))}", pl_module.describe(row)]
+        parts = [
+            _epoch(trainer, pl_module),
+            f"loss {number(float(row['train_loss']))}",
+            tables.describe(pl_module.targets, row),
+        ]
         parts += [f"lr {row['learning_rate']:.2g}", f"{row['seconds']:.1f} s", "best" if row.get("best") else ""]
         self.console.print("  ".join(part for part in parts if part), soft_wrap=True, highlight=False)
 

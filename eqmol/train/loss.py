@@ -1,11 +1,11 @@
-"""The weighted loss: energy per atom, forces, stress.
+"""The weighted loss: energy per atom, forces, stress, properties.
 
 loss = Σ_t w_t · mean(error_t), with error_energy that of (E - E*)/N per structure (eV per atom), error_forces that of all
-force components of the batch's free atoms (eV/Å) and error_stress that of the nine components of every labelled periodic
-structure (eV/Å³), each first divided by how much its label varies in the training set. So the loss has no unit, and equal
-weights mean equal relative errors whatever the system. Energies enter per atom so that large structures do not drown small
-ones. Labels that a structure lacks (NaN) do not count. With several processes the means are those over the batches of all
-of them.
+force components of the batch's free atoms (eV/Å), error_stress that of the nine components of every labelled periodic
+structure (eV/Å³) and that of a property of all its labelled components, each first divided by how much its label varies in the
+training set. So the loss has no unit, and equal weights mean equal relative errors whatever the system. Energies enter per atom
+so that large structures do not drown small ones. Labels that a structure lacks (NaN) do not count. With several processes the
+means are those over the batches of all of them.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from torch.nn.functional import huber_loss
 
 from eqmol.errors import InputError
 from eqmol.graph import keys
+from eqmol.graph.targets import label_field
 from eqmol.train import processes
 
 _ERRORS = ("mse", "mae", "norm", "huber")
@@ -29,17 +30,17 @@ EARLY_ENERGY_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
-class Target:
-    """How much one quantity counts.
+class Term:
+    """How much one target counts.
 
     Args:
-        weight: factor of its mean relative error in the loss; 0 leaves it out; None: see :meth:`WeightedLoss.set_scales`.
+        weight: factor of its mean relative error in the loss; 0 leaves it out; None: see :meth:`WeightedLoss.settled`.
         final_weight: the factor at the end of the run (see :class:`WeightedLoss`); None keeps ``weight``.
         loss: "mse" for e², "mae" for |e|, "norm" for the length of each vector of errors, "huber" for e² up to δ and
             δ·(2|e| - δ) beyond (twice Huber's function, so that it agrees with "mse" for small errors); e is the error
             divided by the scale.
-        delta: where "huber" turns linear, in the quantity's unit; None: at the scale (δ = 1).
-        scale: of the errors, in the quantity's unit.
+        delta: where "huber" turns linear, in the target's unit; None: at the scale (δ = 1).
+        scale: of the errors, in the target's unit.
     """
 
     weight: float | None
@@ -89,49 +90,48 @@ class WeightedLoss:
     """The sum of the weighted mean errors of all targets.
 
     Args:
-        targets: settings by name, among "energy", "forces", "stress", as ``conf/task/forces.yaml`` has them.
+        terms: how much each target counts, by name.
         raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) from which on the weights move to their final
             values. They arrive at the end: a step would upset Adam's averages of squared gradients.
+
+    Raises:
+        InputError: nothing would be trained on, or terms that cannot be.
     """
 
-    def __init__(self, targets: Mapping[str, Mapping[str, Any]], raise_at: float = 1.0):
-        unknown = set(targets) - set(keys.LABELS)
-        if unknown:
-            raise InputError(
-                f"unknown target {sorted(unknown)[0]!r} in the loss; choose among {', '.join(keys.LABELS)}"
-            )
+    def __init__(self, terms: Mapping[str, Term], raise_at: float = 1.0):
         if not 0.0 <= raise_at <= 1.0:
             raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
         self.raise_at = raise_at
-        self.targets = {name: Target(**settings) for name, settings in targets.items()}
-        for name, target in self.targets.items():
-            if target.loss == "norm" and name != keys.FORCES:
+        self.terms = dict(terms)
+        for name, term in self.terms.items():
+            if term.loss == "norm" and name != keys.FORCES:
                 raise InputError(f"task.targets.{name}.loss=norm is for vectors, the forces; choose mse, mae or huber")
-        self._check_used()
+        if not self.used:
+            raise InputError("every loss weight is zero, so there is nothing to train on; set one in task.targets")
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The labels with a weight at any time of the run."""
-        return tuple(name for name, target in self.targets.items() if target.is_used)
+        """The targets with a weight at any time of the run."""
+        return tuple(name for name, term in self.terms.items() if term.is_used)
 
     @property
     def required(self) -> tuple[str, ...]:
         """The labels that must be there: those in use, but for a stress whose weight was not given."""
-        return tuple(name for name in self.used if name != keys.STRESS or self.targets[name].weight is not None)
+        return tuple(name for name in self.used if name != keys.STRESS or self.terms[name].weight is not None)
 
-    def set_scales(self, scales: Mapping[str, float]) -> None:
-        """Divide errors by how much the labels of the training set vary, and settle weights that were not given.
+    def settled(self, scales: Mapping[str, float]) -> "WeightedLoss":
+        """Return the loss of errors divided by how much the labels of the training set vary, with all weights.
 
-        The energy then counts by ``EARLY_ENERGY_WEIGHT``, at most by its final weight; the stress, where it has a scale, by
-        ``STRESS_WEIGHT``.
+        Of weights that were not given, that of the energy is ``EARLY_ENERGY_WEIGHT``, at most its final weight, that of the
+        stress, where it has a scale, ``STRESS_WEIGHT``.
 
         Args:
-            scales: eV per atom, eV/Å and eV/Å³, of the labels that the training set has.
+            scales: by target, in its unit, of an energy per atom: of the labels that the training set has.
 
         Raises:
             InputError: only the stress was to be trained on, and there is none.
         """
-        energy, forces = (self.targets.get(name, Target(0.0)) for name in (keys.ENERGY, keys.FORCES))
+        energy, forces = (self.terms.get(name, Term(0.0)) for name in (keys.ENERGY, keys.FORCES))
         if forces.weight is None:
             forces = replace(forces, weight=1.0)
         if energy.weight is None:
@@ -141,25 +141,18 @@ class WeightedLoss:
                 early = min(early, EARLY_ENERGY_WEIGHT * forces.weight_at(0.0) * ratio**2)
             energy = replace(energy, weight=early)
         beside = forces.weight_at(0.0) if forces.is_used else energy.weight_at(1.0)
-        settled = {
+        weights = {
             keys.ENERGY: energy.weight,
             keys.FORCES: forces.weight,
             keys.STRESS: STRESS_WEIGHT * beside if keys.STRESS in scales else 0.0,
         }
-        self.targets = {
+        terms = {
             name: replace(
-                target,
-                weight=settled[name] if target.weight is None else target.weight,
-                scale=scales.get(name, 1.0),
+                term, weight=weights[name] if term.weight is None else term.weight, scale=scales.get(name, 1.0)
             )
-            for name, target in self.targets.items()
+            for name, term in self.terms.items()
         }
-        self._check_used()
-
-    def _check_used(self) -> None:
-        """Refuse a loss of nothing."""
-        if not self.used:
-            raise InputError("every loss weight is zero, so there is nothing to train on; set one in task.targets")
+        return WeightedLoss(terms, self.raise_at)
 
     def raised(self, progress: float) -> float:
         """Return how far the weights are on their way to the final ones, 0 to 1, at a fraction of the run."""
@@ -175,15 +168,24 @@ class WeightedLoss:
             shared: means over the batches of all processes, which must all call this.
         """
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
-        names = [name for name in self.used if name in batch]
-        errors = [self.targets[name].errors(_DIFFERENCES[name](output, batch)) for name in names]
-        counts = total.new_tensor([error.numel() for error in errors])
+        found = {name: _difference(name, output, batch) for name in self.used}
+        errors = {name: self.terms[name].errors(each) for name, each in found.items() if each is not None}
+        counts = total.new_tensor([error.numel() for error in errors.values()])
         if shared:  # gradients are averaged over processes, so sums divided by mean counts give the means over all
             counts = processes.mean(counts)
-        for name, error, count in zip(names, errors, counts, strict=True):
+        for (name, error), count in zip(errors.items(), counts, strict=True):
             # a batch may hold no label of a kind at all
-            total = total + self.targets[name].weight_at(raised) * error.sum() / count.clamp(min=1e-9)
+            total = total + self.terms[name].weight_at(raised) * error.sum() / count.clamp(min=1e-9)
         return total
+
+
+def _difference(name: str, output: Mapping[str, Tensor], batch: Any) -> Tensor | None:
+    """Return the errors of what a batch has labels of; None where its graphs do not carry them."""
+    if name in _DIFFERENCES:
+        return _DIFFERENCES[name](output, batch) if name in batch else None
+    labels = batch[label_field(name)]
+    known = labels.isfinite()
+    return output[name][known] - labels[known]
 
 
 def _energy_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:

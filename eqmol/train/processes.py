@@ -35,6 +35,11 @@ def rank() -> int:
     return dist.get_rank() if several() else 0
 
 
+def is_first() -> bool:
+    """Return whether this is the process that prints and writes."""
+    return rank() == 0
+
+
 def size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if several() else 1

@@ -3,22 +3,28 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from eqmol import checkpoint, plots
+from eqmol.data.comparison import Baseline
+from eqmol.data.datamodule import GraphSets
 from eqmol.data.loader import count
 from eqmol.files import replacing
+from eqmol.graph.targets import Target
 from eqmol.models.predictor import Predictor
-from eqmol.train import baseline, folder
+from eqmol.train import folder
+from eqmol.train.baseline import Simple, judged, verdict
 from eqmol.train.folder import RunFolder
+from eqmol.train.symmetry import symmetry_errors
+from eqmol.train.tables import Row, curves, error_tables, loss_table, quantities
 from eqmol.train.task import Task
 
 TRAIN, VAL = "train", "val"  #: names of the splits that are not tests
@@ -31,14 +37,16 @@ class Evaluation:
     Args:
         task: says how a model is judged.
         model: the saved one.
+        baseline: what it has to beat.
         learns: take the split for the baseline to learn from, and not to be compared on.
     """
 
-    def __init__(self, task: Task, model: Predictor, learns: bool):
+    def __init__(self, task: Task, model: Predictor, baseline: Baseline, learns: bool):
         self.errors = task.new_errors()
         self.baseline_errors = task.new_errors()
         self._task = task
         self._model = model
+        self._baseline = baseline
         self._learns = learns
         self._points: dict[str, list[Tensor]] = {}
 
@@ -50,16 +58,18 @@ class Evaluation:
             output = self._task.evaluate(self._model, labelled)
             self.errors.update(output, labelled)
             if self._learns:
-                self._task.baseline.learn(labelled)
+                self._baseline.learn(labelled)
             else:
-                self.baseline_errors.update(self._task.baseline(labelled), labelled)
-            for name, points in self._task.parity(self._model, output, labelled).items():
-                self._points.setdefault(name, []).append(points.cpu())
+                self.baseline_errors.update(self._baseline(labelled), labelled)
+            for target in self._task.targets:
+                points = parity_points(target, self._model, output, labelled)
+                if points is not None:
+                    self._points.setdefault(target.name, []).append(points.cpu())
             yield labelled.num_graphs
 
     def parity(self) -> dict[str, NDArray[np.float32]]:
         """Return arrays [2, points] of reference and prediction, thinned out evenly to what a figure can show; those of
-        quantities without labels are absent.
+        targets without labels are absent.
         """
         data = {}
         for name, parts in self._points.items():
@@ -71,13 +81,30 @@ class Evaluation:
         return data
 
 
+def parity_points(target: Target, model: Predictor, output: Mapping[str, Tensor], batch: Any) -> Tensor | None:
+    """Return reference and prediction [2, points] of a target; None without labels, and of a stress.
+
+    Energies are relative to isolated atoms, in eV per atom, forces those of free atoms, extensive properties what the atom
+    references leave.
+    """
+    labels = target.labels(batch)
+    if labels is None or target.kind == "stress":
+        return None
+    pair = torch.stack((labels, output[target.name]))
+    if target.kind in ("energy", "extensive"):
+        pair = pair - model.references(target.name, batch)
+    if target.kind == "energy":
+        pair = pair / batch.ptr.diff()
+    return pair[:, labels.isfinite()]
+
+
 def write_report(
     run: RunFolder,
-    loaders: Mapping[str, Any],
+    data: GraphSets,
+    task: Task,
     device: torch.device,
     extra: Mapping[str, Any],
     console: Console,
-    task: Task,
     check: Callable[[], None] = lambda: None,
     verify: bool = True,
 ) -> dict[str, Any]:
@@ -85,11 +112,11 @@ def write_report(
 
     Args:
         run: the folder with model.safetensors.
-        loaders: "train", "val" and the tests by name; of a part of a set where it is large.
+        data: its sets, and what the model is compared with.
+        task: says how the model is judged.
         device: where to evaluate.
         extra: further entries of metrics.json.
         console: where to print.
-        task: says how the model is judged.
         check: raises when the user asks to stop; called after every batch.
         verify: see :func:`eqmol.load`.
 
@@ -99,11 +126,13 @@ def write_report(
     model = checkpoint.load(run.path / folder.MODEL, device=device, verify=verify)
     metrics: dict[str, Any] = {TRAIN: {}, VAL: {}, "test": {}}
     parity: dict[str, NDArray[np.float32]] = {}
-    rows: list[tuple[str, dict[str, float]]] = []
+    rows: list[Row] = []
+    baseline = data.baseline(model.recipe) or Simple(task.targets)
     compared: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+    loaders: Mapping[str, Any] = data.evaluation_dataloaders()
     for name, loader in loaders.items():
-        learns = name == TRAIN and task.baseline.learns
-        evaluation = Evaluation(task, model, learns)
+        learns = name == TRAIN and baseline.learns
+        evaluation = Evaluation(task, model, baseline, learns)
         watch(evaluation.run(loader, device, check), name, count(loader), console)
         summary: dict[str, Any] = dict(evaluation.errors.summary())
         if count(loader) < len(loader.dataset):
@@ -111,8 +140,6 @@ def write_report(
         rows.append((name, summary))
         if not learns:
             compared[name] = summary, evaluation.baseline_errors.summary()
-            if not task.baseline.learns:
-                rows.append((task.baseline.name, compared[name][1]))
             summary = summary | {"baseline": compared[name][1]}
         groups = evaluation.errors.by_config_type()
         if len(groups) > 1:
@@ -123,7 +150,7 @@ def write_report(
         else:
             metrics["test"][name] = summary
         parity |= {f"{name}/{quantity}": points for quantity, points in evaluation.parity().items()}
-    further = task.further_metrics(model, loaders[VAL], device)
+    further = further_metrics(task, model, loaders[VAL], device)
     metrics |= {name: value for name, (value, _) in further.items()}
     metrics |= extra
     metrics["peak_memory_mib"] = round(peak_memory_mib(device), 1)
@@ -131,17 +158,31 @@ def write_report(
         json.dump(checkpoint.plain(metrics), file, indent=2)
     with replacing(run.path / folder.PARITY_DATA, "wb") as file:
         np.savez_compressed(file, **parity)  # type: ignore[arg-type]
-    data = run.path / folder.PARITY_DATA
-    plots.parity(data, run.path / folder.METRICS, run.path / folder.PARITY, task.quantities)
-    plots.learning_curve(run.path / folder.LOG, run.path / folder.LEARNING_CURVE, task.curves)
-    for table in task.tables(rows):
+    points = run.path / folder.PARITY_DATA
+    plots.parity(points, run.path / folder.METRICS, run.path / folder.PARITY, quantities(task.targets))
+    plots.learning_curve(run.path / folder.LOG, run.path / folder.LEARNING_CURVE, curves(task.targets))
+    shown_baselines = (
+        {} if baseline.learns else {title: (baseline.name, other) for title, (_, other) in compared.items()}
+    )
+    for table in error_tables(task.targets, rows, shown_baselines, task.metrics, data.comparisons()):
         console.print(table, markup=False)
-    shown = [sentence for _, sentence in further.values()]
     compared.pop(TRAIN, None)
-    for sentence in (*shown, baseline.verdict(task.judged, compared, task.baseline.name)):
+    sentences = [sentence for _, sentence in further.values()]
+    for sentence in (*sentences, verdict(judged(task.targets), compared, baseline.name)):
         if sentence is not None:
             console.print(sentence, markup=False, soft_wrap=True, highlight=False)
     return metrics
+
+
+def further_metrics(task: Task, model: Predictor, loader: Any, device: torch.device) -> dict[str, tuple[Any, str]]:
+    """Return further entries of metrics.json, each with a sentence for the screen: broken symmetries, units of properties."""
+    further: dict[str, tuple[Any, str]] = {}
+    further |= symmetry_errors(model, loader, device)
+    units = {target.name: target.shown_unit for target in task.targets if target.is_property}
+    if units:
+        listed = ", ".join(f"{name} in {unit}" if unit else name for name, unit in units.items())
+        further["units"] = (units, f"metrics.json and log.csv have errors of {listed}")
+    return further
 
 
 def watch(done: Iterable[int], name: str, total: int, console: Console) -> None:
@@ -168,9 +209,16 @@ def watch(done: Iterable[int], name: str, total: int, console: Console) -> None:
             bar.advance(line, structures)
 
 
-def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder, device: torch.device) -> None:
-    """Print what is about to be trained, on what, and where it will lie."""
-    for table in datamodule.tables():
+def print_summary(
+    console: Console,
+    task: Task,
+    data: GraphSets,
+    run: RunFolder,
+    device: torch.device,
+    notes: Sequence[RenderableType | None],
+) -> None:
+    """Print what is about to be trained, on what, where it will lie, and notes."""
+    for table in data.tables():
         console.print(table, markup=False)  # names of files may look like it
     model = task.predictor
     backbone = model.recipe["backbone"]
@@ -180,13 +228,13 @@ def print_summary(console: Console, task: Task, datamodule: Any, run: RunFolder,
     # a model of the user's may have no products to choose
     products = "".join(f"{key} {backbone[key]}, " for key in ("family", "parity") if key in backbone)
     backend = f"backend {backbone['backend']} on " if "backend" in backbone else ""
-    console.print(
+    summary = (
         f"model: {weights:,} weights, {products}{str(model.dtype).removeprefix('torch.')}; {backend}{device}, "
-        f"{threads} thread{'s' * (threads > 1)}\noutput: {run.path} ({start})",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
+        f"{threads} thread{'s' * (threads > 1)}\noutput: {run.path} ({start})"
     )
+    for shown in (summary, loss_table(task.loss, task.labels), *notes):
+        if shown is not None:
+            console.print(shown, soft_wrap=True, highlight=False, markup=False)
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -92,7 +92,7 @@ class LastCheckpoint(Callback):
         self.deadline = deadline
         self.interval = float("inf") if minutes is None else 60.0 * minutes
         self.held = held
-        self._seen = self._saved_at = 0.0  # training time
+        self._saved_at = 0.0  # training time
         self._inside_epoch = False
         self._random: list[dict[str, Any]] | None = None
         self._loader: dict[str, Any] | None = None
@@ -100,7 +100,6 @@ class LastCheckpoint(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; a run that is complete already does not go on."""
-        assert isinstance(pl_module, Task)
         if self._loader is not None and not self._inside_epoch:
             # Lightning restores the loader of an unfinished epoch only, and so would begin with the first epoch's order
             _loader(trainer).load_state_dict(self._loader)
@@ -109,8 +108,8 @@ class LastCheckpoint(Callback):
             set_random_state(self._random[processes.rank()])
         self.interrupt.listen()
         self.clock.start()
-        self._saved_at, _ = self._look(pl_module)
-        self.deadline.begin(pl_module)
+        self._saved_at, _ = self._look()
+        self.deadline.begin()
         trainer.should_stop |= self._stopped_early or self._saved_at >= self.deadline.until
         self.began = True
 
@@ -124,7 +123,7 @@ class LastCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Stop or save between two batches; after the last batch the end of the epoch will do it."""
-        elapsed, interrupted = self._look(pl_module)
+        elapsed, interrupted = self._look()
         stop = elapsed >= self.deadline.until
         if stop or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs):
             trainer.check_val_every_n_epoch = 1  # no run ends with weights that were never validated
@@ -145,7 +144,7 @@ class LastCheckpoint(Callback):
             return
         self._inside_epoch = False
         self._stopped_early = trainer.should_stop
-        elapsed, interrupted = self._look(pl_module)
+        elapsed, interrupted = self._look()
         self._save(trainer)
         if interrupted:
             self.interrupt.check()
@@ -193,16 +192,14 @@ class LastCheckpoint(Callback):
                 raise TypeError(f"the state of {name} is missing")
         self._loader = checkpoint["loader"]
 
-    def _look(self, pl_module: pl.LightningModule) -> tuple[float, bool]:
+    def _look(self) -> tuple[float, bool]:
         """Return the training time and whether a stop was requested, the same in all processes."""
-        assert isinstance(pl_module, Task)
         if self.held is not None:
             self.held()
-        self._seen, signum = processes.highest(self.clock.elapsed(), self.interrupt.requested or 0)
-        pl_module.seconds = self._seen
+        self.clock.seen, signum = processes.highest(self.clock.elapsed(), self.interrupt.requested or 0)
         if signum > 0:
             self.interrupt.requested = int(signum)
-        return self._seen, signum > 0
+        return self.clock.seen, signum > 0
 
     def finish(self) -> None:
         """Add what followed the training to the time in the checkpoint."""
@@ -214,7 +211,7 @@ class LastCheckpoint(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         """Replace the checkpoint; it is that of all processes, written by the first."""
-        self._saved_at = self._seen
+        self._saved_at = self.clock.seen
         trainer.save_checkpoint(self.path)
 
 

@@ -31,19 +31,25 @@ def process_start() -> float:
 
 
 class Clock:
-    """Time of a run over all its starts, in seconds: of the training, and of all else since the processes began."""
+    """Time of a run over all its starts, in seconds: of the training, and of all else since the processes began.
 
-    def __init__(self) -> None:
-        self._began = monotonic()
+    Args:
+        began: when this start of the run began, as :func:`time.monotonic` tells; None for now.
+
+    Attributes:
+        seen: trained seconds at the last look, the same in all processes.
+        limit: trained seconds at which the schedule ends, or None.
+    """
+
+    def __init__(self, began: float | None = None) -> None:
+        self.seen = 0.0
+        self.limit: float | None = None
+        self._began = monotonic() if began is None else began
         self._before = 0.0
         self._besides = 0.0
         self._started: float | None = None
         self._stopped: float | None = None
         self._lap_began = 0.0
-
-    def begin(self, at: float) -> None:
-        """Say when this start of the run began, as :func:`time.monotonic` tells."""
-        self._began = at
 
     def start(self) -> None:
         """Begin to count the training."""

@@ -1,176 +1,110 @@
-"""What every training task shares: one step, one validation, one optimiser."""
+"""A model in training: one step, one validation, one optimiser."""
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from rich.console import RenderableType
-from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from eqmol.data.comparison import Metrics
+from eqmol.inference.errors import Errors
 from eqmol.models.predictor import Predictor
 from eqmol.nn import parameter_groups
-from eqmol.plots import Quantity
 from eqmol.train import processes
 from eqmol.train.memory import memory_errors
-from eqmol.train.schedule import Budget, Schedule
+from eqmol.train.objectives import Objective, scales
+from eqmol.train.schedule import Budget
 from eqmol.train.stop import Clock
-
-Model = TypeVar("Model", bound=Predictor)
 
 
 class NonFiniteLossError(ArithmeticError):
     """The loss or its gradient is NaN or infinite; the message names the structures."""
 
 
-class Errors(Protocol):
-    """Sums of errors, filled batch by batch."""
-
-    def update(self, output: Mapping[str, Tensor], batch: Any) -> None:
-        """Add a batch."""
-
-    def extend(self, other: Self) -> None:
-        """Add those that another process summed."""
-
-    def summary(self) -> dict[str, float]:
-        """Return the errors of all structures by name, and "structures", their number."""
-
-    def by_config_type(self) -> dict[str, dict[str, float]]:
-        """Return the errors per ``config_type``; empty unless some structure names one."""
-
-
-class Baseline(Protocol):
-    """A predictor without a network.
-
-    Attributes:
-        name: what a person calls it.
-        learns: whether it takes note of the training set; if not, it knows it already and stands in tables.
-    """
-
-    name: str
-    learns: bool
-
-    def learn(self, batch: Any) -> None:
-        """Take note of a batch of the training set."""
-
-    def __call__(self, batch: Any) -> dict[str, Tensor]:
-        """Return what a model returns, for a batch."""
-
-
-class Task(pl.LightningModule, ABC, Generic[Model]):
-    """Train a model; what on, how it is judged and what a person sees of it is said by the class that inherits.
+class Task(pl.LightningModule):
+    """One step, one validation, one optimiser.
 
     Args:
-        predictor: the model; None where it is not known yet, see :meth:`attach`.
-        optimizer: takes groups of parameters (:func:`eqmol.nn.parameter_groups`), returns an optimiser; its learning rate
-            is the one before the schedule's factor.
-        schedule: factor of the learning rate over the run.
+        predictor: the model.
+        objective: what it is trained for.
+        statistics: of the training set, see :meth:`eqmol.data.datamodule.GraphSets.statistics`.
+        metrics: further errors that the data are judged by.
+        clock: training time, and its limit; the run starts it.
+
+    Raises:
+        InputError: a model that cannot be trained for this.
 
     Attributes:
-        required: labels that every structure must have.
-        columns: errors, by their names in the summary, that are logged after every validation.
-        curves: those of them that the learning curve shows, and their labels.
-        quantities: what the parity plot shows.
-        clock: training time; the run starts it.
-        seconds: of training at the last look at the clock, the same in all processes.
-        baseline: a predictor that the model has to beat; known when the training begins.
-        judged: errors, by their names in the summary, that are compared with the baseline's, and what they are errors of.
+        targets: what the model is judged by.
+        loss: with the weights and scales of this run.
+        labels: that the training set has.
         max_steps: optimiser steps of all epochs, or None; known when the training begins.
-        max_seconds: training time at which the schedule ends, or None.
     """
-
-    predictor: Model
-    required: tuple[str, ...]
-    columns: tuple[str, ...]
-    curves: tuple[tuple[str, str], ...]
-    quantities: tuple[Quantity, ...]
-    judged: Mapping[str, str]
-    baseline: Baseline
 
     def __init__(
         self,
-        predictor: Model | None,
-        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        schedule: Schedule,
+        predictor: Predictor,
+        objective: Objective,
+        statistics: Mapping[str, Any],
+        metrics: Metrics | None = None,
+        clock: Clock | None = None,
     ):
         super().__init__()
-        if predictor is not None:
-            self.attach(predictor)
-        self.make_optimizer = optimizer
-        self.schedule = schedule
-        self.clock = Clock()
-        self.seconds = 0.0
-        self.max_seconds: float | None = None
+        self.predictor = predictor
+        self.objective = objective
+        self.targets = objective.targets(predictor)
+        labels = scales(statistics, predictor)
+        self.loss, self.labels = objective.loss.settled(labels), tuple(labels)
+        self.metrics = metrics
+        self.schedule = objective.schedule
+        self.clock = clock or Clock()
         self.max_steps: int | None = 1
         self.train_loss = RunningMean()
         self.gradient_norm = RunningMean()
-        self.validation = Validation(self.new_errors)
+        self.validation = Validation(self.new_errors())
         self._batch: Any = None
         self._loss = torch.zeros(())
 
-    def attach(self, predictor: Model) -> None:
-        """Say what is trained."""
-        self.predictor = predictor
-
-    def begin(self, statistics: Mapping[str, Any]) -> list[RenderableType]:
-        """Take what was measured on the training set; return what a person should see of the loss."""
-        return []
-
-    @abstractmethod
-    def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
-        """Return the scalar loss (float64) at a fraction of the run; ``shared`` as in :class:`WeightedLoss`."""
-
-    @abstractmethod
     def new_errors(self) -> Errors:
         """Return empty sums of errors."""
+        return Errors(self.targets, self.metrics)
 
-    @abstractmethod
-    def tables(self, rows: list[tuple[str, dict[str, float]]]) -> list[Table]:
-        """Return tables of errors for a person: one row per title and summary."""
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Return what the model predicts of what is trained on, or in evaluation of what a batch has labels of."""
+        return self.objective.ask(self.predictor, batch, self.loss.used if self.training else batch)
 
-    @abstractmethod
-    def describe(self, row: Mapping[str, Any]) -> str:
-        """Return the validation errors of a row of the log in a few words; "" without a validation."""
+    def evaluate(self, model: Predictor, batch: Any) -> dict[str, Tensor]:
+        """Return what a saved model predicts of what a batch has labels of."""
+        return self.objective.ask(model, batch, batch)
 
-    @abstractmethod
-    def evaluate(self, model: Model, batch: Any) -> dict[str, Tensor]:
-        """Return what a saved model predicts for a batch with labels."""
-
-    @abstractmethod
-    def parity(self, model: Model, output: Mapping[str, Tensor], batch: Any) -> dict[str, Tensor]:
-        """Return reference and prediction [2, points] of every quantity that the batch has labels of."""
-
-    def further_passes(self, model: Model) -> int:
-        """Return how often :meth:`further_metrics` goes through the validation set."""
-        return 0
-
-    def further_metrics(self, model: Model, val_loader: Any, device: torch.device) -> dict[str, tuple[float, str]]:
-        """Return further entries of metrics.json, each with a sentence for the screen."""
-        return {}
+    def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
+        """Return the scalar loss (float64) at a fraction of the run; ``shared`` as in :class:`WeightedLoss`."""
+        loss = self.loss(output, batch, self.loss.raised(progress), shared)
+        further = self.objective.further_loss(output, shared)
+        return loss if further is None else loss + further
 
     @property
     def progress(self) -> float:
         """The fraction of the run that is over."""
-        return self._budget.progress(self.global_step, self.seconds)
+        return self._budget.progress(self.global_step, self.clock.seen)
 
     @property
     def ends_by_time(self) -> bool:
         """Whether the time will be over before the epochs are, as it goes."""
-        return self._budget.by_time(self.seconds) > self._budget.by_steps(self.global_step)
+        return self._budget.by_time(self.clock.seen) > self._budget.by_steps(self.global_step)
 
     @property
     def _budget(self) -> Budget:
-        return Budget(self.max_steps, self.max_seconds)
+        return Budget(self.max_steps, self.clock.limit)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser. The schedule is applied in :meth:`on_train_batch_start`, outside Lightning's schedulers:
         those update plateau schedules only after the checkpoint of an epoch is written, and lose the update on resume.
         """
-        return self.make_optimizer(parameter_groups(self.predictor))
+        return self.objective.make_optimizer(parameter_groups(self.predictor))
 
     def on_train_start(self) -> None:
         """Find out how long the run is."""
@@ -227,7 +161,7 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a new validation."""
-        self.validation = Validation(self.new_errors)
+        self.validation = Validation(self.new_errors())
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the validation."""
@@ -262,12 +196,6 @@ class Task(pl.LightningModule, ABC, Generic[Model]):
         self.schedule.load_state_dict(checkpoint["schedule"])
         for average, state in zip((self.train_loss, self.gradient_norm), checkpoint["averages"], strict=True):
             average.set_state(state)
-
-
-def structures_shown(errors: Mapping[str, float]) -> str:
-    """Return the number of structures of a row of errors; "1000 of 5000" where they were drawn from more."""
-    number = f"{errors.get('structures', 0):.0f}"
-    return f"{number} of {errors['sampled_from']:.0f}" if "sampled_from" in errors else number
 
 
 class RunningMean:
@@ -312,9 +240,9 @@ class Validation:
         broken: structures of batches whose loss is not finite.
     """
 
-    def __init__(self, new_errors: Callable[[], Errors]) -> None:
+    def __init__(self, errors: Errors) -> None:
         self.loss = RunningMean()
-        self.errors = new_errors()
+        self.errors = errors
         self.broken: list[str] = []
 
     def extend(self, other: "Validation") -> None:

@@ -20,8 +20,9 @@ from eqmol.cli.train import CONF
 from eqmol.data.atomic_energies import IMPLAUSIBLE
 from eqmol.data.datamodule import SPLITS, GraphSets
 from eqmol.graph import AtomGraph, collate, edge_vectors
-from eqmol.graph.keys import ENERGY, FORCES, LABELS
-from eqmol.graph.targets import Target
+from eqmol.graph.keys import LABELS
+from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
+from eqmol.inference.errors import Errors
 from eqmol.train.run import run
 
 CUTOFF = 3.0
@@ -109,10 +110,10 @@ class DataSetTests(ABC):
                     if label in graph:
                         assert graph[label].dtype == torch.float64
                         assert not graph[label].isinf().any()
-                if ENERGY in graph:
+                if ENERGY.name in graph:
                     binding = graph.energy - sum(e0[z] for z in graph.atomic_numbers.tolist())
                     assert abs(float(binding)) / graph.num_nodes < IMPLAUSIBLE
-            if FORCES in some[0]:
+            if FORCES.name in some[0]:
                 forces = torch.cat([graph.forces for graph in some])
                 assert FORCE_SIZES[0] < forces[forces.isfinite()].square().mean().sqrt() < FORCE_SIZES[1]
 
@@ -214,10 +215,27 @@ class DataSetTests(ABC):
         assert set(chosen) <= sources
         assert chosen == [graph.source for graph in data.sample()]
 
-    def test_comparisons_are_errors_of_targets(self, data: GraphSets) -> None:
+    def test_comparisons_are_errors_of_others(self, data: GraphSets) -> None:
         for name, errors in data.comparisons().items():
             assert name
             assert all(error > 0 and math.isfinite(error) for error in errors.values())
+
+    def test_a_perfect_model_has_no_errors_and_beats_the_baseline(self, data: GraphSets) -> None:
+        targets = (ENERGY, FORCES, STRESS, *data.targets)
+        errors, beaten = Errors(targets, data.metrics), Errors(targets, data.metrics)
+        baseline = data.baseline(data.statistics())
+        for batch in data.val_dataloader():
+            labels = {target.name: target.labels(batch) for target in targets}
+            errors.update({name: label for name, label in labels.items() if label is not None}, batch)
+            if baseline is not None:
+                beaten.update(baseline(batch), batch)
+        summary = errors.summary()
+        assert summary["structures"] == len(data.val_graphs)
+        assert all(value == 0 for name, value in summary.items() if "_mae" in name and "of_zero" not in name)
+        if data.metrics is not None:
+            assert {key for _, key, _ in data.metrics.columns} <= summary.keys()
+        if baseline is not None:
+            assert all(beaten.summary()[name] > 0 for name in summary if "_mae" in name)
 
     def test_a_person_sees_what_there_is(self, data: GraphSets) -> None:
         console = Console(file=io.StringIO(), width=200)

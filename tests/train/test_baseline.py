@@ -10,9 +10,9 @@ from ase.build import molecule
 from rich.console import Console
 
 from eqmol.graph import collate, from_atoms
-from eqmol.graph.targets import Target
+from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.train import report
-from eqmol.train.baseline import CompositionEnergy, MeanProperty, verdict
+from eqmol.train.baseline import Simple, verdict
 from eqmol.train.run import run
 from tests.train.runs import configuration
 
@@ -33,7 +33,7 @@ def batch(names: Sequence[str], **labels):
 
 
 def test_energies_of_the_composition():
-    baseline = CompositionEnergy()
+    baseline = Simple((ENERGY, FORCES, STRESS))
     first, second = batch(["H2O", "CH4", "CO2"]), batch(["CH3OH", "H2O"])
     first.energy[1] = torch.nan
     for learnt in (first, second):
@@ -43,12 +43,12 @@ def test_energies_of_the_composition():
     torch.testing.assert_close(found["energy"], new.energy)
     assert not found["forces"].any()
     assert found["stress"].shape == (3, 3, 3)
-    assert not CompositionEnergy()(new)["energy"].any()  # of a training set without energies
+    assert not Simple((ENERGY, FORCES, STRESS))(new)["energy"].any()  # of a training set without energies
 
 
 def test_means_of_properties():
     targets = (Target("U", "extensive", "eV"), Target("mu", "intensive", "D"), Target("d", "vector", "D"))
-    baseline = MeanProperty(targets)
+    baseline = Simple(targets)
     names = ["H2O", "CH4", "CO2", "CH3OH"]
     energies = batch(names).energy.tolist()
     vectors = [[0.0, 0.0, 4.0 * k] for k in range(4)]

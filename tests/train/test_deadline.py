@@ -17,7 +17,6 @@ from eqmol.cli import train as cli
 from eqmol.data import datamodule
 from eqmol.errors import InputError
 from eqmol.train import deadline, report, stop
-from eqmol.train.potential_task import PotentialTask
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.run import run
 from eqmol.train.stop import Clock, Interrupted, process_start
@@ -37,9 +36,9 @@ class FakeTime:
         self.now = 1000.0
         monkeypatch.setattr(stop, "monotonic", lambda: self.now)
         monkeypatch.setattr(deadline, "time", lambda: self.now)
-        self.passing(monkeypatch, PotentialTask, "training_step", lambda batch: STEP)
-        self.passing(monkeypatch, PotentialTask, "validation_step", lambda batch: STRUCTURE * batch.num_graphs)
-        self.passing(monkeypatch, PotentialTask, "evaluate", lambda batch: STRUCTURE * batch.num_graphs)
+        self.passing(monkeypatch, Task, "training_step", lambda batch: STEP)
+        self.passing(monkeypatch, Task, "validation_step", lambda batch: STRUCTURE * batch.num_graphs)
+        self.passing(monkeypatch, Task, "evaluate", lambda batch: STRUCTURE * batch.num_graphs)
         monkeypatch.setattr(plots, "parity", self.draw)
         monkeypatch.setattr(plots, "learning_curve", lambda *_: None)
 
@@ -85,8 +84,7 @@ def log(folder, out="run"):
 
 def test_the_process_began_before_this_test():
     assert 0.0 < time.monotonic() - process_start() < 86400.0
-    clock = Clock()
-    clock.begin(process_start())
+    clock = Clock(process_start())
     assert clock.besides() > 0.0
 
 

@@ -13,9 +13,9 @@ from eqmol import files
 from eqmol.cli.train import main
 from eqmol.errors import NoRoomError
 from eqmol.train import resume
-from eqmol.train.guard import _quiet_threads
-from eqmol.train.potential_task import PotentialTask
+from eqmol.train.lightning import _quiet_threads
 from eqmol.train.resume import LastCheckpoint
+from eqmol.train.task import Task
 from tests.train.runs import TINY, train
 
 OWN = ("config.yaml", "log.csv", "model.safetensors", "last.ckpt")
@@ -165,7 +165,7 @@ def test_the_first_signal_writes_a_checkpoint(tmp_path, options, monkeypatch, ca
 
 def test_a_signal_during_the_evaluation(tmp_path, options, monkeypatch, capfd):
     with monkeypatch.context() as patch:
-        press_at(patch, PotentialTask, "evaluate", signal.SIGINT)
+        press_at(patch, Task, "evaluate", signal.SIGINT)
         assert command(options, monkeypatch) == 130
     out = capfd.readouterr().out.splitlines()
     assert out[-2] == f"stopped by SIGINT; {tmp_path / 'run' / 'last.ckpt'} is written. To continue:"

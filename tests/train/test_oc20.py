@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from eqmol.cli.train import CONF
-from eqmol.data.oc20.baseline import NAME, MeanEnergy
+from eqmol.data.oc20.baseline import MeanEnergy
 from eqmol.data.oc20.datamodule import OC20
 from eqmol.graph import collate
 from eqmol.train.run import run
@@ -42,7 +42,7 @@ def train(folder: Path, raw: Path, *options: str) -> tuple[dict, str]:
 
 def test_the_baseline_stands_beside_the_model(tmp_path: Path, raw: Path) -> None:
     metrics, screen = train(tmp_path, raw, "data.held_out=1")
-    rows = [line for line in screen.splitlines() if line.strip().startswith(NAME)]
+    rows = [line for line in screen.splitlines() if line.strip().startswith(MeanEnergy.name)]
     assert len(rows) == 4  # train, val, blocks, held_out
     for split in (metrics["train"], metrics["val"], *metrics["test"].values()):
         assert split["baseline"]["forces_mae"] == pytest.approx(split["forces_mae_of_zero"])

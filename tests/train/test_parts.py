@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from eqmol.data.oc20.metrics import OpenCatalystMetrics
 from eqmol.errors import InputError
+from eqmol.graph.targets import ENERGY, FORCES
+from eqmol.inference.errors import Errors
 from eqmol.train.ema import average_
-from eqmol.train.loss import Target, WeightedLoss
+from eqmol.train.loss import Term, WeightedLoss
 from eqmol.train.memory import OutOfMemoryError, memory_errors
-from eqmol.train.metrics import Errors
 from eqmol.train.schedule import Budget, Cosine, Plateau, parse_duration
 
 
@@ -33,6 +35,10 @@ def made_up():
     return output, Batch(**labels, **fields)
 
 
+def loss_of(settings: dict, raise_at: float = 1.0) -> WeightedLoss:
+    return WeightedLoss({name: Term(**each) for name, each in settings.items()}, raise_at)
+
+
 def huber(error: np.ndarray, delta: float) -> np.ndarray:
     size = abs(error)
     return np.where(size <= delta, size**2, delta * (2 * size - delta))
@@ -45,7 +51,7 @@ def test_loss(raised, weight):
         "energy": {"weight": 2.0, "final_weight": 50.0},
         "forces": {"weight": 3.0, "loss": "huber", "delta": 0.05},
     }
-    loss = WeightedLoss(targets, 0.5)
+    loss = loss_of(targets, 0.5)
     energy = ((output["energy"] - batch.energy) / torch.tensor([3, 2])).numpy()
     forces = (output["forces"] - batch.forces).numpy()
     expected = weight * np.mean(energy**2) + 3.0 * np.mean(huber(forces, 0.05))
@@ -59,7 +65,7 @@ def test_forces_loss_is_that_of_free_atoms(kind):
     batch.fixed = torch.tensor([True, False, False, True, False])
     forces = (output["forces"] - batch.forces).numpy()[[1, 2, 4]]
     size = {"mse": forces**2, "mae": abs(forces), "norm": np.linalg.norm(forces, axis=1)}[kind]
-    loss = WeightedLoss({"forces": {"weight": 3.0, "loss": kind}}, 1.0)
+    loss = loss_of({"forces": {"weight": 3.0, "loss": kind}}, 1.0)
     assert float(loss(output, batch, 0.0)) == pytest.approx(3.0 * size.mean(), rel=1e-12)
 
 
@@ -69,15 +75,15 @@ SCALES = {"energy": 0.02, "forces": 1.5, "stress": 0.03}
 @pytest.mark.parametrize(("kind", "power"), [("mse", 2), ("mae", 1), ("norm", 1), ("huber", None)])
 def test_errors_are_divided_by_the_scales(kind, power):
     difference = torch.randn(6, 3).double()
-    plain = Target(1.0, loss=kind, delta=0.4).errors(difference).numpy()
-    divided = Target(1.0, loss=kind, delta=0.4, scale=1.5).errors(difference).numpy()
+    plain = Term(1.0, loss=kind, delta=0.4).errors(difference).numpy()
+    divided = Term(1.0, loss=kind, delta=0.4, scale=1.5).errors(difference).numpy()
     expected = plain / 1.5**power if power else huber(difference.numpy(), 0.4) / 1.5**2
     np.testing.assert_allclose(divided, expected, rtol=1e-12)
     # the unit of labels, scales and delta does not matter, and without delta Huber's error turns linear at the scale
-    assert Target(1.0, loss=kind, delta=400.0, scale=1500.0).errors(1e3 * difference).numpy() == pytest.approx(divided)
+    assert Term(1.0, loss=kind, delta=400.0, scale=1500.0).errors(1e3 * difference).numpy() == pytest.approx(divided)
     if kind == "huber":
-        given = Target(1.0, loss=kind, delta=1.5, scale=1.5).errors(difference)
-        assert Target(1.0, loss=kind, scale=1.5).errors(difference).numpy() == pytest.approx(given.numpy())
+        given = Term(1.0, loss=kind, delta=1.5, scale=1.5).errors(difference)
+        assert Term(1.0, loss=kind, scale=1.5).errors(difference).numpy() == pytest.approx(given.numpy())
 
 
 @pytest.mark.parametrize(
@@ -97,18 +103,18 @@ def test_weights_that_are_not_given(energy, forces, stress, labels, expected):
         "forces": {"weight": forces},
         "stress": {"weight": stress},
     }
-    loss = WeightedLoss(settings, 0.75)
+    loss = loss_of(settings, 0.75)
     assert ("stress" in loss.required) == (stress is not None)
-    loss.set_scales(labels)
-    found = loss.targets["energy"].weight_at(0.0), loss.targets["energy"].weight_at(1.0), loss.targets["stress"].weight
+    loss = loss.settled(labels)
+    found = loss.terms["energy"].weight_at(0.0), loss.terms["energy"].weight_at(1.0), loss.terms["stress"].weight
     assert found == pytest.approx(expected)
     assert ("stress" in loss.used) == (expected[2] > 0)
-    assert [target.scale for name, target in loss.targets.items() if name in labels] == list(labels.values())
+    assert [term.scale for name, term in loss.terms.items() if name in labels] == list(labels.values())
 
 
 def test_labels_that_a_structure_lacks_do_not_count():
     output, batch = made_up()
-    loss = WeightedLoss({"energy": {"weight": 2.0}, "forces": {"weight": 3.0}, "stress": {"weight": 1.0}})
+    loss = loss_of({"energy": {"weight": 2.0}, "forces": {"weight": 3.0}, "stress": {"weight": 1.0}})
     whole = {name: (output[name] - batch[name]).numpy() for name in ("energy", "forces")}
     batch.energy[0] = torch.nan
     batch.forces[3:] = torch.nan
@@ -117,14 +123,14 @@ def test_labels_that_a_structure_lacks_do_not_count():
 
 
 def test_nothing_but_a_stress_that_is_nowhere_is_nothing_to_train_on():
-    loss = WeightedLoss({"energy": {"weight": 0.0}, "stress": {"weight": None}})
+    loss = loss_of({"energy": {"weight": 0.0}, "stress": {"weight": None}})
     with pytest.raises(InputError, match="every loss weight is zero"):
-        loss.set_scales({"energy": 1.0})
+        loss.settled({"energy": 1.0})
 
 
 def test_norm_is_for_vectors():
     with pytest.raises(InputError, match=r"energy.loss=norm is for vectors"):
-        WeightedLoss({"energy": {"weight": 1.0, "loss": "norm"}}, 1.0)
+        loss_of({"energy": {"weight": 1.0, "loss": "norm"}}, 1.0)
 
 
 def test_stress_counts_only_where_it_is_defined_and_labelled():
@@ -137,7 +143,7 @@ def test_stress_counts_only_where_it_is_defined_and_labelled():
     output = {"virial": -strain, "stress": strain / volume[:, None, None]}
     pbc = torch.tensor([[True] * 3, [True] * 3, [False] * 3])
     batch = Batch(stress=label, cell=cell, pbc=pbc, pos=cell)
-    loss = WeightedLoss({"stress": {"weight": 7.0}}, 1.0)(output, batch, 0.0)
+    loss = loss_of({"stress": {"weight": 7.0}}, 1.0)(output, batch, 0.0)
     expected = 7.0 * np.mean((strain[0].detach().numpy() / 64.0 - label[0].numpy()) ** 2)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
     (gradient,) = torch.autograd.grad(loss, strain)
@@ -147,14 +153,14 @@ def test_stress_counts_only_where_it_is_defined_and_labelled():
 
 def test_labels_with_a_weight_at_any_time_are_required():
     targets = {"energy": {"weight": 0.0, "final_weight": 1.0}, "forces": {"weight": 0.0}}
-    assert WeightedLoss(targets, 0.5).required == ("energy",)
+    assert loss_of(targets, 0.5).required == ("energy",)
     with pytest.raises(InputError, match="every loss weight is zero"):
-        WeightedLoss({"forces": {"weight": 0.0}}, 0.5)
+        loss_of({"forces": {"weight": 0.0}}, 0.5)
 
 
 def test_errors():
     output, batch = made_up()
-    errors = Errors()
+    errors = Errors((ENERGY, FORCES))
     errors.update(output, batch)
     energy = 1e3 * (output["energy"] - batch.energy).numpy()
     forces = 1e3 * (output["forces"] - batch.forces).numpy()
@@ -175,7 +181,7 @@ def test_metrics_of_the_open_catalyst_project():
     output["forces"][0] += 1.0  # fixed
     output["forces"][1, 2] += 0.029
     output["forces"][4] = -batch.forces[4]
-    errors = Errors(oc20=True)
+    errors = Errors((ENERGY, FORCES), OpenCatalystMetrics())
     errors.update(output, batch)
     summary = errors.summary()
     assert summary["energy_mae"] == pytest.approx(0.02)
@@ -186,7 +192,7 @@ def test_metrics_of_the_open_catalyst_project():
     assert summary["efwt"] == 0.5
     assert errors.by_config_type()["hot"]["efwt"] == 1.0
     assert summary["forces_mae_mev_per_a"] == pytest.approx(1e3 * summary["forces_mae"])
-    assert "efwt" not in Errors().summary()
+    assert "efwt" not in Errors((ENERGY, FORCES)).summary()
 
 
 @pytest.mark.parametrize(

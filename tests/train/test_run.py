@@ -18,10 +18,10 @@ from eqmol.cli.train import main
 from eqmol.errors import InputError
 from eqmol.graph import collate
 from eqmol.train.loss import WeightedLoss
-from eqmol.train.potential_task import PotentialTask
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.run import run
 from eqmol.train.stop import Interrupted
+from eqmol.train.symmetry import symmetry_errors
 from eqmol.train.task import NonFiniteLossError, Task
 from eqmol.units import quantity
 from tests.models.systems import graph_of, make_model, structures
@@ -267,7 +267,7 @@ def test_the_rotation_error_of_pointwise_activations(feedforward, exact):
     loader = [collate([graph_of(atoms) for atoms in structures().values()])]
     for claimed in ("s2", "product"):
         potential.recipe = {"backbone": {"parity": "o3", "feedforward": claimed}}
-        found = PotentialTask.further_metrics(None, potential, loader, torch.device("cpu"))
+        found = symmetry_errors(potential, loader, torch.device("cpu"))
         assert found.keys() == ({"rotation_error_mev_per_atom"} if claimed == "s2" else set())
         if found:
             error, sentence = found["rotation_error_mev_per_atom"]

@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from eqmol.train.potential_task import error_table
-from eqmol.train.property_task import PropertyTask
+from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.train.run import run
+from eqmol.train.tables import describe, error_tables
 from tests.train.runs import configuration
 
 
@@ -53,7 +53,9 @@ def test_large_errors_change_their_unit(width):
             errors |= {f"{name}_mae_{suffix}": 1.2e5, f"{name}_rmse_{suffix}": 1.65e5}
     small = {key: 1e-3 * value for key, value in errors.items()}
     screen = io.StringIO()
-    Console(file=screen, width=width).print(error_table([("train", small), ("a_long_name_of_a_set", errors)]))
+    Console(file=screen, width=width).print(
+        *error_tables((ENERGY, FORCES, STRESS), [("train", small), ("a_long_name_of_a_set", errors)], {}, None, {})
+    )
     text = screen.getvalue()
     assert "e+" not in text
     assert "…" not in text
@@ -65,14 +67,11 @@ def test_large_errors_change_their_unit(width):
 
 
 def test_properties_change_their_unit():
-    task = PropertyTask(None, ["U0", "mu"], lambda groups: None, None)
-    targets = [("U0", "meV"), ("mu", "D")]
-    task.targets = tuple(type("Target", (), {"name": name, "shown_unit": unit}) for name, unit in targets)
-    task.comparisons = {"other": {"U0": 6.59}}
+    targets = (Target("U0", "extensive", "eV"), Target("mu", "intensive", "D"))
     screen = io.StringIO()
     rows = [("train", {"structures": 5, "sampled_from": 70, "U0_mae": 1.2e5, "mu_mae": 0.2})]
-    Console(file=screen, width=80).print(*task.tables(rows))
+    Console(file=screen, width=80).print(*error_tables(targets, rows, {}, None, {"other": {"U0": 6.59}}))
     text = screen.getvalue().split()
     assert {"5", "of", "70", "120", "eV", "0.2", "0.00659"} <= set(text)
     assert "meV" not in text
-    assert task.describe({"val_U0_mae": 1.2e5, "val_mu_mae": 0.25}) == "val MAE U0 120 eV, mu 0.25 D"
+    assert describe(targets, {"val_U0_mae": 1.2e5, "val_mu_mae": 0.25}) == "val MAE U0 120 eV, mu 0.25 D"

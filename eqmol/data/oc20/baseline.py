@@ -9,8 +9,6 @@ from torch import Tensor
 
 from eqmol.data.oc20.graphs import FrameGraphs
 
-NAME = "mean energy, zero forces"  #: in tables
-
 
 class MeanEnergy:
     """Mean over the training frames of a structure's system: the same atoms at other places.
@@ -24,7 +22,7 @@ class MeanEnergy:
         e0: their energies, eV; 0 where adsorption energies are learnt.
     """
 
-    name, learns = NAME, False
+    name, learns = "mean energy, zero forces", False
 
     def __init__(self, train: FrameGraphs, elements: Sequence[int], e0: Sequence[float]) -> None:
         library, systems = train.library, train.library.system[train.indices]

@@ -12,9 +12,12 @@ from rich.table import Table
 
 from eqmol.data import places
 from eqmol.data.atomic_energies import FreeAtom, known_energies
+from eqmol.data.comparison import Metrics
 from eqmol.data.datamodule import GraphSets
+from eqmol.data.oc20.baseline import MeanEnergy
 from eqmol.data.oc20.energies import ENERGIES, choose_energies, relaxed
 from eqmol.data.oc20.graphs import FrameGraphs, Library, count_edges
+from eqmol.data.oc20.metrics import OpenCatalystMetrics
 from eqmol.data.oc20.prepare import prepare, report
 from eqmol.data.oc20.readers.find import find
 from eqmol.data.oc20.shards import INDEX, IS2RE, S2EF, Index
@@ -62,6 +65,7 @@ class OC20(GraphSets):
     """
 
     makes_graphs = True
+    metrics: Metrics | None = OpenCatalystMetrics()
 
     train_graphs: FrameGraphs
     val_graphs: FrameGraphs
@@ -180,6 +184,10 @@ class OC20(GraphSets):
         assert isinstance(graphs, FrameGraphs)
         atoms = graphs.library.atoms[graphs.indices]
         return atoms, None if self.batch_edges is None else count_edges(graphs)
+
+    def baseline(self, recipe: Mapping[str, Any]) -> MeanEnergy:
+        """Return the mean energy of each system, and no forces."""
+        return MeanEnergy(self.train_graphs, recipe["elements"], recipe["e0"])
 
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: frames dropped, sets, refused systems, element energies."""

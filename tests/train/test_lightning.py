@@ -9,7 +9,7 @@ from eqmol.cli import train as cli
 from eqmol.data.loader import CompleteLoader
 from eqmol.train import run
 from eqmol.train.export import BestModel
-from eqmol.train.guard import watch
+from eqmol.train.lightning import watch
 from eqmol.train.log import EpochLog
 from eqmol.train.resume import LastCheckpoint
 from eqmol.train.task import Task

@@ -20,11 +20,15 @@ from eqmol.data.qm9.datamodule import QM9
 from eqmol.data.qm9.published import PUBLISHED
 from eqmol.data.qm9.targets import TARGETS, TRAINED
 from eqmol.errors import InputError
+from eqmol.inference.errors import Errors
 from eqmol.models import MACE, Properties
 from eqmol.molecules.features import BONDS
-from eqmol.train.property_task import PropertyErrors, PropertyTask
+from eqmol.train import tables
+from eqmol.train.objectives import PropertyObjective
+from eqmol.train.report import parity_points
 from eqmol.train.run import run
 from eqmol.train.stop import Interrupted
+from eqmol.train.task import Task
 from tests.train.runs import assert_same, weights
 
 ELEMENTS = [1, 6, 7, 8]
@@ -61,11 +65,15 @@ def model(targets=ALL, **options) -> Properties:
         name: TARGETS[name].plain() | entry | {"scale": 0.3 * (column + 1), "spread": 0.4 * (column + 1)}
         for column, name in enumerate(targets)
     }
-    return Properties(backbone, ELEMENTS, statistics, **options)
+    found = Properties(backbone, ELEMENTS, statistics, **options)
+    found.recipe = {"statistics": statistics}
+    return found
 
 
-def task(target=ALL, predictor=None, **options) -> PropertyTask:
-    return PropertyTask(predictor, target, optimizer=torch.optim.Adam, schedule=None, **options)
+def task(target=ALL, predictor=None, **options) -> Task:
+    objective = PropertyObjective(target, optimizer=torch.optim.Adam, schedule=None, **options)
+    predictor = predictor or model(objective.required)
+    return Task(predictor, objective, {"properties": predictor.recipe["statistics"]})
 
 
 @pytest.mark.parametrize("loss", ["mae", "mse", "huber"])
@@ -147,16 +155,16 @@ def test_refused(options, message):
 def test_what_is_required_logged_and_drawn(target):
     names = [target] if isinstance(target, str) else target
     trained = task(target, model(names))
-    assert trained.required == tuple(names)
-    assert [quantity.name for quantity in trained.quantities] == names
-    assert set(trained.columns) == {f"{name}_{kind}" for name in names for kind in ("mae", "rmse")}
-    assert trained.curves[0] == (f"{names[0]}_mae", f"{names[0]} MAE ({TARGETS[names[0]].shown_unit})")
+    assert trained.objective.required == tuple(names)
+    assert [quantity.name for quantity in tables.quantities(trained.targets)] == names
+    assert set(tables.columns(trained.targets)) == {f"{name}_{kind}" for name in names for kind in ("mae", "rmse")}
+    assert tables.curves(trained.targets)[0] == (f"{names[0]}_mae", f"{names[0]} MAE ({TARGETS[names[0]].shown_unit})")
 
 
 def test_errors_are_in_the_units_of_tables(batch):
-    errors = PropertyErrors([TARGETS["U0"], TARGETS["mu"]])
+    errors = Errors([TARGETS["U0"], TARGETS["mu"]])
     errors.update({"U0": batch.target_U0 + 0.002, "mu": batch.target_mu - 0.5}, batch)
-    other = PropertyErrors([TARGETS["U0"], TARGETS["mu"]])
+    other = Errors([TARGETS["U0"], TARGETS["mu"]])
     other.update({"U0": batch.target_U0 - 0.004, "mu": batch.target_mu}, batch)
     errors.extend(other)
     expected = {"structures": 10, "U0_mae": 3.0, "U0_rmse": np.sqrt(10), "mu_mae": 0.25, "mu_rmse": np.sqrt(0.125)}
@@ -166,8 +174,8 @@ def test_errors_are_in_the_units_of_tables(batch):
 def test_parity_leaves_the_atom_references_out(batch):
     net = model().eval()
     trained = task(predictor=net)
-    output = trained.evaluate(net, batch)
-    pairs = trained.parity(net, output, batch)
+    output = trained.eval()(batch)
+    pairs = {target.name: parity_points(target, net, output, batch) for target in trained.targets}
     counts = (batch.atomic_numbers[:, None] == torch.tensor(ELEMENTS)).double()
     references = torch.zeros(5, dtype=torch.float64).index_add(0, batch.batch, counts @ net.heads["U0"].e0)
     torch.testing.assert_close(pairs["U0"][0], batch.target_U0 - references, rtol=1e-10, atol=1e-10)
@@ -184,9 +192,8 @@ def printed(table) -> str:
 def test_published_errors_stand_beside_those_of_the_standard_split_only():
     trained = task(("U0", "mu", "A"), model(("U0", "mu", "A")))
     rows = [("test", {"structures": 10_831, "U0_mae": 6.25, "mu_mae": 0.02, "A_mae": 1.0})]
-    assert "EquiformerV2" not in printed(*trained.tables(rows))
-    trained.comparisons = PUBLISHED
-    shown = printed(*trained.tables(rows))
+    assert "EquiformerV2" not in printed(*tables.error_tables(trained.targets, rows, {}, None, {}))
+    shown = printed(*tables.error_tables(trained.targets, rows, {}, None, PUBLISHED))
     assert [line.split()[-2:] for line in shown.splitlines() if line.startswith("  PaiNN")] == [["5.85", "0.012"]]
     assert all(set(errors) == set(TRAINED) for errors in PUBLISHED.values())
 
@@ -231,7 +238,7 @@ def test_a_run_its_folder_and_its_model(tmp_path):
 def test_a_run_with_noise_that_is_interrupted_and_resumed_is_the_same_run(tmp_path, monkeypatch):
     noisy = ("task.noise=0.05", "predictor.denoise=true", "task.target=mu")
     train(tmp_path / "whole", *noisy)
-    original = PropertyTask.training_step
+    original = Task.training_step
 
     def training_step(self, batch, batch_idx):
         if self.global_step == 2:
@@ -239,7 +246,7 @@ def test_a_run_with_noise_that_is_interrupted_and_resumed_is_the_same_run(tmp_pa
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PropertyTask, "training_step", training_step)
+        patch.setattr(Task, "training_step", training_step)
         with pytest.raises(Interrupted):
             train(tmp_path / "parts", *noisy)
     train(tmp_path / "parts", *noisy, "resume=auto")

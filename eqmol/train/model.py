@@ -1,0 +1,168 @@
+"""From configuration and data to the model that is trained."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from omegaconf import DictConfig, open_dict
+from rich.console import RenderableType
+
+from eqmol import checkpoint, tuning
+from eqmol.checkpoint.warm_start import WarmStart
+from eqmol.data.atomic_energies import KEEP
+from eqmol.data.datamodule import GraphSets
+from eqmol.data.loader import first_batch
+from eqmol.errors import InputError
+from eqmol.graph.targets import DEGREES
+from eqmol.models.predictor import Predictor
+from eqmol.train import processes, start, warm_energies
+from eqmol.train.folder import RunFolder
+from eqmol.train.precision import BFLOAT16, allow_tf32, multiply_in_bfloat16
+from eqmol.train.resume import algorithms, compare_compiled_code
+from eqmol.train.settings import PRECISIONS, plain
+
+START = "start"  #: name among the statistics of what :func:`eqmol.train.start.measure` returns
+STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
+
+
+def complete(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart | None) -> RenderableType | None:
+    """Freeze into the configuration what follows from the data: statistics, the degree of the last features, constants.
+
+    Returns:
+        What a run that starts from a model does with constants of the elements.
+    """
+    shown = fill_statistics(cfg, data, out, warm)
+    raise_degree(cfg)
+    fill_start(cfg, data, out, warm)
+    return shown
+
+
+def fill_statistics(
+    cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart | None = None
+) -> RenderableType | None:
+    """Freeze the statistics of the training set into the configuration, unless the user gave them.
+
+    A resumed run takes those of its checkpoint, and this tells whether its data are still the same. A run that starts from a
+    model takes those of the model, with the elements and the energies of elements of the data.
+
+    Returns:
+        What a run that starts from a model does with constants of the elements.
+
+    Raises:
+        InputError: the data of a resumed run have changed, or their energies are implausible.
+    """
+    if data.e0 == KEEP and cfg.init_from is None:
+        raise InputError("data.e0=keep keeps the E0s of a model, but there is none: give init_from=MODEL.safetensors")
+    given = {} if cfg.statistics is None else plain(cfg.statistics)
+    if warm is not None:
+        warm.check_kind(cfg.predictor._target_)
+        warm.add_elements(given.get("elements", data.statistics()["elements"]))
+    if given:
+        warm_energies.show(data, given, "statistics of the configuration")
+        cfg.statistics = data.statistics() | given
+        return None
+    if warm is not None:
+        chosen, words = warm_energies.settle(data, warm)
+        cfg.statistics = data.statistics() | chosen
+        return words
+    if out.config is None:
+        cfg.statistics = data.statistics()
+        return None
+    earlier = {name: value for name, value in out.config["statistics"].items() if name != START}
+    if cfg.init_from is None and not _close(data.statistics(), earlier):
+        raise InputError(
+            f"cannot resume: the statistics of the training data are {data.statistics()}, those of {out.checkpoint} are "
+            f"{earlier}; give the same data"
+        )
+    warm_energies.show(data, earlier, f"{out.checkpoint}")
+    cfg.statistics = earlier
+    return None
+
+
+def fill_start(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart | None) -> None:
+    """Freeze what gives the untrained model the size of its labels into the statistics, unless the user gave it.
+
+    A resumed run and one that starts from a model keep what they have, be it nothing.
+    """
+    if START in cfg.statistics:
+        return
+    if out.config is not None:
+        constants = out.config["statistics"].get(START, {})
+    elif warm is not None:
+        constants = warm.statistics[START]
+    else:
+        constants = start.measure(build(cfg), data.sample())
+    if constants:
+        with open_dict(cfg):
+            cfg.statistics[START] = constants
+
+
+def raise_degree(cfg: DictConfig) -> None:
+    """Give the last features the degree that the targets are read from: 1 for vectors, 2 for tensors."""
+    kinds = [entry["kind"] for entry in cfg.statistics.get("properties", {}).values()]
+    needed = max((DEGREES.get(kind, 0) for kind in kinds), default=0)
+    if cfg.model.get("degree_out", 0) < needed:
+        cfg.model.degree_out = needed
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Return whether two trees of numbers are equal up to rounding."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_close, a, b))
+    if isinstance(a, str):
+        return bool(a == b)
+    return isinstance(b, int | float) and math.isclose(a, b, rel_tol=STATISTICS_TOLERANCE, abs_tol=STATISTICS_TOLERANCE)
+
+
+def build(cfg: DictConfig) -> Predictor:
+    """Build the untrained model from its recipe."""
+    pl.seed_everything(cfg.seed, verbose=False)  # after the data, so that the weights do not depend on them
+    with checkpoint.default_dtype(PRECISIONS[cfg.trainer.precision]):
+        predictor = checkpoint.build(plain(cfg.predictor))
+    allow_tf32(cfg.trainer.tf32)
+    if cfg.trainer.precision == BFLOAT16:
+        multiply_in_bfloat16(predictor)
+    return predictor
+
+
+def make(cfg: DictConfig, data: GraphSets, warm: WarmStart | None) -> tuple[Predictor, str | None]:
+    """Make the model that is trained, with what its file says of the training set; return what to print about it too."""
+    predictor = build(cfg)
+    predictor.set_domain(data.shortest_distances(predictor.elements), len(data.train_graphs))
+    predictor.set_state(data.electronic_state())
+    predictor.set_labels(data.label_keys())
+    return predictor, None if warm is None else warm.fill(predictor)
+
+
+def settle_algorithms(
+    model: Predictor, data: GraphSets, out: RunFolder, device: torch.device, check: bool
+) -> list[RenderableType]:
+    """Choose algorithms for backend=auto on the first batch of the run, or as the checkpoint has them; verify them.
+
+    Returns:
+        What to print about the choice, and about compiled code other than that of the checkpoint.
+
+    Raises:
+        VerificationError: the model would compute something else than the reference.
+    """
+    model.to(device).train()
+    auto = model.recipe["backbone"].get("backend") == tuning.AUTO
+    if auto and out.state is not None:  # other algorithms round differently, and the run would not be the same
+        tuning.apply(model, out.state["eqmol"]["algorithms"])
+    measure, is_first = auto and out.state is None, processes.is_first()
+    if measure and not is_first:
+        tuning.apply(model, processes.of_first({}))
+    batch = first_batch(data.train_dataloader())
+    tuned = tuning.settle(model, batch.to(device), "training" if measure and is_first else None, check)
+    if measure and is_first:
+        processes.of_first(algorithms(model))
+    shown: list[RenderableType] = [] if tuned is None else [tuned.table()]
+    if auto and tuned is None:
+        shown.append(f"backend=auto: the algorithms are those of {out.checkpoint}")
+    if out.checkpoint is not None and out.state is not None:
+        code = compare_compiled_code(out.checkpoint, out.state["eqmol"]["kernels"], model)
+        shown += [] if code is None else [code]
+    return shown

@@ -1,0 +1,230 @@
+"""What a model is trained for: which targets, how much each counts, and how it is asked for them.
+
+An objective is made from the settings ``task`` alone, so that it is known what is wanted before there are data or a model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from eqmol.errors import InputError
+from eqmol.graph import keys
+from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
+from eqmol.models import Potential, Properties
+from eqmol.models.predictor import Predictor
+from eqmol.train import processes
+from eqmol.train.loss import Term, WeightedLoss
+from eqmol.train.schedule import Schedule
+
+LOSSES = ("mae", "mse", "huber")
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+
+
+class Objective(ABC):
+    """An objective of training.
+
+    Args:
+        loss: with the weights that are given.
+        optimizer: takes groups of parameters (:func:`eqmol.nn.parameter_groups`), returns an optimiser; its learning rate
+            is the one before the schedule's factor.
+        schedule: factor of the learning rate over the run.
+
+    Raises:
+        InputError: arguments that the optimiser refuses.
+    """
+
+    def __init__(self, loss: WeightedLoss, optimizer: MakeOptimizer, schedule: Schedule) -> None:
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        _check_optimizer(optimizer)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Labels that the data must have."""
+        return self.loss.required
+
+    @abstractmethod
+    def targets(self, model: Predictor) -> tuple[Target, ...]:
+        """Return what the model is judged by.
+
+        Raises:
+            InputError: it cannot be trained for this.
+        """
+
+    @abstractmethod
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+        """Return what a model predicts for a batch.
+
+        Args:
+            model: in training or evaluation mode.
+            batch: of graphs.
+            wanted: contains the names of the labels that it is compared with.
+        """
+
+    def further_loss(self, output: Mapping[str, Tensor], shared: bool) -> Tensor | None:
+        """Return what the loss has besides the errors of targets; ``shared`` as in :class:`WeightedLoss`."""
+        return None
+
+
+class PotentialObjective(Objective):
+    """Energies, forces and stress.
+
+    Args:
+        targets: weight and kind of error per label, see :class:`eqmol.train.loss.Term`.
+        optimizer, schedule: see :class:`Objective`.
+        raise_at: fraction of the run from which on the weights move to their final values.
+
+    Raises:
+        InputError: an unknown target, or what :class:`eqmol.train.loss.WeightedLoss` refuses.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Mapping[str, Any]],
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        raise_at: float = 1.0,
+    ) -> None:
+        unknown = set(targets) - set(keys.LABELS)
+        if unknown:
+            raise InputError(
+                f"unknown target {sorted(unknown)[0]!r} in the loss; choose among {', '.join(keys.LABELS)}"
+            )
+        terms = {name: Term(**settings) for name, settings in targets.items()}
+        super().__init__(WeightedLoss(terms, raise_at), optimizer, schedule)
+
+    def targets(self, model: Predictor) -> tuple[Target, ...]:
+        """Return energy, forces and stress.
+
+        Raises:
+            InputError: no potential, or a weight for the stress of one that has none.
+        """
+        if not isinstance(model, Potential):
+            raise InputError(
+                "energies and forces are trained with predictor=potential; for properties use task=properties"
+            )
+        if not model.conservative and keys.STRESS in self.required:
+            raise InputError(
+                "predictor.forces=direct has no stress, which is a derivative of the energy; set "
+                "task.targets.stress.weight=0, or use predictor.forces=conservative"
+            )
+        return (ENERGY, FORCES, STRESS)
+
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+        """Return energy, forces, and stress where it is wanted and the model has one."""
+        assert isinstance(model, Potential)
+        return model(batch, forces=True, stress=keys.STRESS in wanted and model.conservative)
+
+
+class PropertyObjective(Objective):
+    """Properties: loss = Σ_t w_t · mean error of (prediction - label) / spread_t, and noise · mean |ξ̂ - ξ|².
+
+    Noisy nodes (Godwin et al. 2021, arXiv:2106.07971): in training every atom is displaced by σξ with standard normal ξ, and
+    a head predicts ξ beside the properties of the undisturbed molecule.
+
+    Args:
+        target: name of a property, or several.
+        optimizer, schedule: see :class:`Objective`.
+        weights: w_t, None for 1 each.
+        loss: "mae", "mse" or "huber" of the scaled errors.
+        noise: σ in Å; 0 for undisturbed molecules.
+        noise_weight: weight of the denoising loss.
+
+    Raises:
+        InputError: an unknown loss, a negative weight, or weights that do not match the targets.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        weights: Sequence[float] | None = None,
+        loss: str = "mae",
+        noise: float = 0.0,
+        noise_weight: float = 0.1,
+    ) -> None:
+        names = (target,) if isinstance(target, str) else tuple(target)
+        if not names or len(set(names)) != len(names):
+            raise InputError(f"task.target={list(names)} must name at least one target, each once")
+        if weights is not None and len(weights) != len(names):
+            raise InputError(f"task.weights has {len(weights)} weights for {len(names)} targets; give one for each")
+        if loss not in LOSSES:
+            raise InputError(f"task.loss={loss} is unknown; choose one of {', '.join(LOSSES)}")
+        if min(noise, noise_weight) < 0:
+            raise InputError(f"task.noise={noise} and task.noise_weight={noise_weight} must not be negative")
+        terms = {
+            name: Term(weight, loss=loss) for name, weight in zip(names, weights or [1.0] * len(names), strict=True)
+        }
+        super().__init__(WeightedLoss(terms), optimizer, schedule)
+        self.noise, self.noise_weight = noise, noise_weight
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """All targets, also those without a weight."""
+        return tuple(self.loss.terms)
+
+    def targets(self, model: Predictor) -> tuple[Target, ...]:
+        """Return the properties.
+
+        Raises:
+            InputError: a property that the model does not predict, or noisy nodes for one that predicts no displacements.
+        """
+        if not isinstance(model, Properties):
+            raise InputError(
+                "properties are trained with predictor=properties; for energies and forces use task=forces"
+            )
+        if self.noise > 0 and model.noise is None:
+            raise InputError(
+                f"task.noise={self.noise} needs a model that predicts displacements: set predictor.denoise=true"
+            )
+        for name in self.required:
+            if name not in model.targets:
+                raise InputError(
+                    f"the model does not predict {name}, but {', '.join(model.targets)}; correct task.target"
+                )
+        return tuple(model.targets[name] for name in self.required)
+
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+        """Return all properties, in training of disturbed molecules and with the disturbance "xi" [N, 3]."""
+        if not (model.training and self.noise > 0):
+            return model(batch)
+        disturbance = torch.randn_like(batch.pos)
+        undisturbed = batch.pos
+        batch.pos = undisturbed + self.noise * disturbance
+        try:
+            return model(batch) | {"xi": disturbance}
+        finally:
+            batch.pos = undisturbed
+
+    def further_loss(self, output: Mapping[str, Tensor], shared: bool) -> Tensor | None:
+        """Return the denoising loss."""
+        if "xi" not in output:
+            return None
+        count = output["xi"].new_tensor(len(output["xi"]))
+        if shared:
+            count = processes.mean(count)
+        return self.noise_weight * (output["noise"] - output["xi"]).square().sum() / (3 * count)
+
+
+def scales(statistics: Mapping[str, Any], model: Predictor) -> dict[str, float]:
+    """Return how much the labels of a training set vary, by target; of a stress only if the model has one."""
+    found = dict(statistics.get("label_scales", {}))
+    if isinstance(model, Potential) and not model.conservative:
+        found.pop(keys.STRESS, None)
+    return found | {name: entry["spread"] for name, entry in statistics.get("properties", {}).items()}
+
+
+def _check_optimizer(make_optimizer: MakeOptimizer) -> None:
+    """Refuse arguments that the optimiser refuses."""
+    groups = [{"params": [torch.zeros(1, 1, requires_grad=True)], "inputs": inputs} for inputs in (None, 0)]
+    try:
+        make_optimizer(groups)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"task.optimizer is wrong: {error}") from error
