@@ -12,6 +12,7 @@ from eqmol.errors import InputError
 from eqmol.train.code import check_targets
 from eqmol.train.precision import BFLOAT16
 from eqmol.train.schedule import Budget, parse_duration
+from eqmol.train.values import check_numbers
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -43,6 +44,7 @@ def check(cfg: DictConfig) -> Settings:
         InputError: a wrong option.
     """
     check_targets(cfg)
+    check_numbers(cfg)
     check_trainer(cfg.trainer)
     check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
     max_time = cfg.trainer.max_time
