@@ -25,13 +25,16 @@ THEORY = {
     ("convolution", "cg"): (5, f"L³ paths of L² coefficients, {_XIE}"),
     ("convolution", "escn"): (3, "Passaro and Zitnick 2023, arXiv:2302.03655"),
     ("convolution", "gaunt"): (3, "L² points × L degrees of the filter"),
+    ("convolution", "gaunt_fft"): (3, "L² points × L degrees of the filter"),
     ("convolution", "grid"): (3, "L² points × L degrees of the filter"),
     ("product", "cg"): (5, f"L³ paths of L² coefficients, {_XIE}"),
-    ("product", "gaunt"): (4, f"dense L² × L² transform; 3 by FFT, {_LUO}"),
-    ("product", "grid"): (4, f"dense L² × L² transform; 3 if separable, {_XIE}"),
+    ("product", "gaunt"): (3, f"two steps from degree 6, {_XIE}"),
+    ("product", "gaunt_fft"): (3, f"changes of basis, {_LUO}"),
+    ("product", "grid"): (3, f"two steps from degree 6, {_XIE}"),
     ("power", "cg"): (2, "per order: monomials of L² components"),
-    ("power", "gaunt"): (4, "dense L² × L² transform"),
-    ("power", "grid"): (4, "dense L² × L² transform"),
+    ("power", "gaunt"): (3, f"two steps from degree 8, {_XIE}"),
+    ("power", "gaunt_fft"): (3, f"changes of basis, {_LUO}"),
+    ("power", "grid"): (3, f"two steps from degree 8, {_XIE}"),
 }
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SIZES = {
     "channels": (integer(1, 2048), "number of channels"),
-    "degree": (integer(0, 12), "highest degree of the features between layers"),
-    "filter_degree": (integer(0, 12), "highest degree of the edges' harmonics"),
+    "degree": (integer(0, 16), "highest degree of the features between layers"),
+    "filter_degree": (integer(0, 16), "highest degree of the edges' harmonics"),
     "correlation": (integer(1, 6), "highest order of the powers"),
     "fields": (integer(1, 16), "differently mixed fields that are raised to powers"),
 }

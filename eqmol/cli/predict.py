@@ -71,7 +71,8 @@ def _parser(program: str) -> Parser:
     add(
         "--backend",
         metavar="NAME",
-        help="tensor-product algorithm: cg, escn, gaunt, grid, or auto for the fastest on the first batch (default: the model's)",
+        help="tensor-product algorithm: cg, escn, gaunt, gaunt_fft, grid, or auto for the fastest on the first batch (default: the "
+        "model's)",
     )
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")

@@ -5,7 +5,7 @@ A :class:`Spec` says what is computed, :func:`convolution`, :func:`product` and 
 >>> import torch
 >>> spec = Spec("product", "gaunt", "so3", 2, 2, 2)
 >>> x, y, weight = torch.randn(10, 9, 8), torch.randn(10, 9, 8), torch.randn(spec.num_weights, 8)
->>> results = [product(spec, backend)(x, y, weight) for backend in ("cg", "gaunt", "grid")]
+>>> results = [product(spec, backend)(x, y, weight) for backend in ("cg", "gaunt", "gaunt_fft", "grid")]
 >>> results[0].shape
 torch.Size([10, 9, 8])
 >>> all(torch.allclose(result, results[0], atol=1e-4) for result in results)

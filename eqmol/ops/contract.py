@@ -73,6 +73,10 @@ class Tables(nn.Module):
         if floating:
             self._exact[name] = values
 
+    def exact(self, name: str) -> np.ndarray:
+        """A constant in float64."""
+        return self._exact[name]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Cast tables from their float64 values: a module made in float32 and cast to float64 is exact to float64."""
         before = {name: self.get_buffer(name).dtype for name in self._exact}
@@ -101,6 +105,9 @@ class TensorProduct(Tables, ABC):
         super().__init__()
         assert spec.operation == self.operation, f"{type(self).__name__} computes a {self.operation}, not {spec}"
         self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
         s = self.spec

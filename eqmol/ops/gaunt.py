@@ -1,14 +1,14 @@
 """Gaunt family by 2D Fourier series (Luo et al. 2024, arXiv:2401.10216).
 
 Functions on the sphere become trigonometric polynomials on the torus; their product is a convolution of Fourier coefficients,
-computed on the smallest sufficient equispaced torus. The discrete Fourier transforms are dense matrices folded with the change of
-basis: at the degrees of molecules that is faster than an FFT.
+computed on the smallest sufficient equispaced torus. The discrete Fourier transforms are matrices folded with the change of
+basis, which is faster than the FFTs of :mod:`eqmol.ops.gaunt_fft` at the degrees of molecules.
 """
 
 from eqmol.ops.sampled import SampledProduct
 from eqmol.ops.sampled_convolution import SampledConvolution
 from eqmol.ops.sampled_power import SampledPower
-from eqmol.so3.quadrature import Rule
+from eqmol.so3.quadrature import ProductRule
 from eqmol.so3.torus import torus_rule
 
 
@@ -16,7 +16,7 @@ class OnTorus:
     """Equispaced points of the torus."""
 
     @staticmethod
-    def rule(band: int, degree_out: int) -> Rule:
+    def rule(band: int, degree_out: int) -> ProductRule:
         return torus_rule(band, degree_out)
 
 

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 
 from eqmol.ops.multilinear import Form
-from eqmol.ops.sampled import SampledProduct, chunks
+from eqmol.ops.sampled import SampledProduct
 from eqmol.ops.sampled_convolution import SampledConvolution
 from eqmol.ops.sampled_power import SampledPower
 from eqmol.ops.spec import Spec
+from eqmol.ops.transforms import chunks
 from eqmol.so3.layout import degrees
-from eqmol.so3.quadrature import Rule, sphere_rule
+from eqmol.so3.quadrature import ProductRule, sphere_rule
 
 
 class OnSphere:
     """Gauss-Legendre × uniform points."""
 
     @staticmethod
-    def rule(band: int, degree_out: int) -> Rule:
+    def rule(band: int, degree_out: int) -> ProductRule:
         return sphere_rule(band, degree_out)
 
 

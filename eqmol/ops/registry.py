@@ -15,6 +15,7 @@ from eqmol.ops.cg import CGConvolution, CGPower, CGProduct
 from eqmol.ops.contract import Convolution, Power, Product, TensorProduct
 from eqmol.ops.escn import ESCNConvolution
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
+from eqmol.ops.gaunt_fft import GauntFFTConvolution, GauntFFTPower, GauntFFTProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
 from eqmol.ops.scalar import InvariantConvolution, ScalarConvolution
 from eqmol.ops.spec import Family, Operation, Spec
@@ -38,6 +39,7 @@ ALGORITHMS: dict[str, Algorithms] = {
     "cg": Algorithms(CGConvolution, CGProduct, CGPower),
     "escn": Algorithms(ESCNConvolution, CGProduct, CGPower),
     "gaunt": Algorithms(GauntConvolution, GauntProduct, GauntPower, ("gaunt",)),
+    "gaunt_fft": Algorithms(GauntFFTConvolution, GauntFFTProduct, GauntFFTPower, ("gaunt",)),
     "grid": Algorithms(GridConvolution, GridProduct, GridPower, ("gaunt",)),
 }
 #: Names that :func:`register` does not give away; ``auto`` is the choice by measurement.
@@ -98,7 +100,7 @@ def candidates(spec: Spec) -> tuple[str, ...]:
     """Backends whose algorithms for the spec differ from one another, the reference first.
 
     >>> candidates(Spec("product", "gaunt", "so3", 2, 2, 2))
-    ('cg', 'gaunt', 'grid')
+    ('cg', 'gaunt', 'gaunt_fft', 'grid')
     """
     found: dict[type[TensorProduct], str] = {}
     for name in ALGORITHMS:

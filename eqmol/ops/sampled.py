@@ -1,18 +1,19 @@
 """The gaunt family on sampled functions, for any rule of points on the sphere.
 
 Features are sampled, multiplied point by point, and projected back. Under ``so3`` the curl pairing r·(∇f × ∇g) =
-f_θ g_φ - f_φ g_θ of the same two functions is added; its gradients are divided by √(l(l+1)) per degree. Both are products of
-samples, so their tables are stacked: the points of f g, then those of f_θ g_φ, then those of f_φ g_θ.
+f_θ g_φ - f_φ g_θ of the same two functions is added; its gradients are divided by √(l(l+1)) per degree. Both are sums of products
+of samples: f g, f_θ g_φ and f_φ g_θ.
 
 Derivatives evaluate the samples again, so that none is stored; the rows are taken a few at a time, so that samples stay in the
 cache.
 
-Shapes: N nodes, G stacked points, C channels, W own weights, J weighted components of the second factor, lm components.
+Shapes: N nodes, G points, C channels, W own weights, J weighted components of the second factor, lm components.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,91 +23,99 @@ from eqmol.ops import kernels
 from eqmol.ops.contract import Product, TensorProduct
 from eqmol.ops.multilinear import Form, partials
 from eqmol.ops.spec import Spec
+from eqmol.ops.transforms import Dense, Separable, Transform, Transforms, chunks
 from eqmol.so3.layout import degree_slice, degrees
-from eqmol.so3.quadrature import Rule
+from eqmol.so3.quadrature import Factors, ProductRule
 
 
 class Sampled(TensorProduct):
     """An operation on samples; a subclass names its rule."""
 
     has_kernels = True
+    #: From this degree on two steps are faster than dense tables; a constant, so that results do not depend on the machine.
+    separable_degree: ClassVar[int] = 6
 
     @staticmethod
     @abstractmethod
-    def rule(band: int, degree_out: int) -> Rule:
+    def rule(band: int, degree_out: int) -> ProductRule:
         """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
 
+    def transform(self, factors: Factors, rule: ProductRule) -> Transform:
+        """The transform of a table, of one kind for all tables of an operation."""
+        if max(self.spec.degree_in, self.spec.degree_filter) >= self.separable_degree:
+            return Separable(factors, rule.columns)
+        return Dense(factors.dense(rule.columns))
 
-class PairTables(NamedTuple):
-    """A pointwise product of two functions on samples; float64.
+
+class Pairing(NamedTuple):
+    """Tables whose samples are multiplied.
 
     Attributes:
-        first: [G, lm_in] samples of the first factor.
-        second: [G, J] samples of the second factor's weighted components.
-        projection: [G, lm_out] of the products, with the constants of the outputs.
+        first: of the components of the first factor.
+        second: of the second factor's weighted components.
+        kind: of the own weights that they belong to.
         component, own: [J] which component of the second factor, and its own weight.
-        points: where among G the products of each kind (plain, curl) lie.
     """
 
-    first: np.ndarray
-    second: np.ndarray
-    projection: np.ndarray
+    first: Factors
+    second: Factors
+    kind: int
     component: np.ndarray
     own: np.ndarray
-    points: list[slice]
 
 
-def pair_tables(rule: Rule, spec: Spec) -> PairTables:
-    """Tables of a convolution or product."""
-    kinds = [[(i, own[1]) for i, own in enumerate(spec.own_weights) if own[0] == kind] for kind in (0, 1)]
-    component, own = ([np.arange(0)] * 2 for _ in range(2))
-    for kind, weights in enumerate(kinds):
-        if weights:
-            component[kind] = np.concatenate([np.r_[degree_slice(l)] for _, l in weights])
-            own[kind] = np.concatenate([np.full(2 * l + 1, i) for i, l in weights])
-    size = len(rule.azimuth)
-    first, signs = [rule.sample(spec.degree_in)], [1]
-    second = [np.pad(rule.sample(spec.degree_filter)[:, component[0]], ((0, 0), (0, len(component[1]))))]
-    if kinds[1]:
-        south, east = rule.gradient(spec.degree_in)
-        filter_south, filter_east = (np.pad(t[:, component[1]], ((0, 0), (len(component[0]), 0)))
-                                     for t in rule.gradient(spec.degree_filter))  # fmt: skip
-        first, second, signs = [*first, south, east], [*second, filter_east, filter_south], [1, 1, -1]
-    projection = rule.projection * spec.gaunt_scale[degrees(spec.degree_out)]
-    return PairTables(
-        np.concatenate(first),
-        np.concatenate(second),
-        np.concatenate([sign * projection for sign in signs]),
-        np.concatenate(component),
-        np.concatenate(own),
-        [slice(0, size), slice(size, len(signs) * size)],
-    )
+def pairings(rule: ProductRule, spec: Spec) -> list[Pairing]:
+    """What a convolution or product multiplies: that of f g, then, if it has a curl, those of f_θ g_φ and f_φ g_θ."""
+    (component, own), curl = (_weighted(spec, kind) for kind in (0, 1))
+    second = rule.factors(spec.degree_filter).take(component)
+    result = [Pairing(rule.factors(spec.degree_in), second, 0, component, own)]
+    if len(curl[0]):
+        south, east = rule.gradient_factors(spec.degree_in)
+        filter_south, filter_east = (table.take(curl[0]) for table in rule.gradient_factors(spec.degree_filter))
+        negative = Factors(-filter_south.polar, filter_south.order)
+        result += [Pairing(south, filter_east, 1, *curl), Pairing(east, negative, 1, *curl)]
+    return result
 
 
-def chunks(rows: int, row_size: int, like: Tensor) -> Iterator[slice]:
-    """Slices of ``rows`` rows of ``row_size`` numbers that stay in the cache of a CPU or fill a GPU."""
-    step = max(1, (2**17 if like.device.type == "cpu" else 2**25) // row_size)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+def _weighted(spec: Spec, kind: int) -> tuple[np.ndarray, np.ndarray]:
+    """Components of the second factor that the own weights of a kind multiply, and these weights."""
+    weights = [(i, l) for i, (k, l) in enumerate(spec.own_weights) if k == kind]
+    components = [np.r_[degree_slice(l)] for _, l in weights]
+    own = [np.full(2 * l + 1, i) for i, l in weights]
+    none = np.arange(0)
+    return np.concatenate([none, *components]), np.concatenate([none, *own])
+
+
+def projection(rule: ProductRule, spec: Spec) -> Factors:
+    """The way back, with the constants of the outputs."""
+    polar, order = rule.projection_factors
+    return Factors(polar * spec.gaunt_scale[degrees(spec.degree_out)], order)
 
 
 class SampledProduct(Sampled, Product):
     """Point-by-point product of two sampled features."""
 
-    first: Tensor
-    second: Tensor
-    projection: Tensor
     component: Tensor
     own: Tensor
+    projection: Transform
+    first: Transforms
+    second: Transforms
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        tables = pair_tables(self.rule(spec.degree_in + spec.degree_filter, spec.degree_out), spec)
-        self.add_table("first", tables.first)
-        self.add_table("second", tables.second)
-        self.add_table("projection", tables.projection)
-        self.add_table("component", tables.component)
-        self.add_table("own", tables.own)
-        self.is_whole = np.array_equal(tables.component, np.arange(len(degrees(spec.degree_filter))))
+        rule = self.rule(spec.degree_in + spec.degree_filter, spec.degree_out)
+        pairs = pairings(rule, spec)
+        self.first = Transforms(self.transform(pair.first, rule) for pair in pairs)
+        self.second = Transforms(self.transform(pair.second, rule) for pair in pairs)
+        self.projection = self.transform(projection(rule, spec), rule)
+        # the two pairings of the curl share their weighted components
+        component = np.concatenate([pair.component for pair in pairs[:2]])
+        self.add_table("component", component)
+        self.add_table("own", np.concatenate([pair.own for pair in pairs[:2]]))
+        sizes = np.cumsum([0, *(len(pair.component) for pair in pairs[:2])])
+        weighted = [slice(sizes[pair.kind], sizes[pair.kind + 1]) for pair in pairs]
+        self.form = WeightedProduct(list(zip(self.first, self.second, weighted, strict=True)), self.projection)
+        self.is_whole = np.array_equal(component, np.arange(len(degrees(spec.degree_filter))))
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         compiled = kernels.product(self, x, y, weight)
@@ -119,34 +128,39 @@ class SampledProduct(Sampled, Product):
 
     def _form(self) -> Form:
         """What multiplies, in the arguments of :class:`WeightedProduct`."""
-        return WeightedProduct((self.first, self.second, self.projection))
+        return self.form
 
 
 class WeightedProduct:
-    """The form Σ_n Σ_g (A x)_g (B w y)_g (P v)_g, given tables A, B, P of samples [G, lm].
+    """The form Σ_n Σ_g (A x)_g (B w y)_g (P v)_g, given transforms A, B, P, summed over pairs of A and B.
+
+    Of every pair the components that B transforms are given, too.
 
     Arguments: x [N, lm_in, C], y [N, J, C], w [N or 1, J, C], v [N, lm_out, C]; only v may be absent.
     """
 
-    def __init__(self, tables: tuple[Tensor, Tensor, Tensor]) -> None:
-        self.tables = tables
+    def __init__(self, pairs: list[tuple[Transform, Transform, slice]], projection: Transform) -> None:
+        self.pairs, self.projection = pairs, projection
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         x, y, w, v = arguments
         assert x is not None
         assert y is not None
         assert w is not None
-        first, second, projection = self.tables
-        results = [x.new_zeros(*w.shape) if slot == 2 else x.new_empty(*self._shape(slot, x)) for slot in slots]
-        for rows in chunks(len(x), len(first) * x.shape[2], x):
-            factor, own = y[rows], w[rows] if len(w) > 1 else w
-            a = first @ x[rows]
-            b = second @ (factor * own)
-            c = a if v is None else projection @ v[rows]
-            slope = second.T @ (a * c) if {1, 2} & set(slots) else a
+        results = [torch.zeros_like(w) if slot == 2 else self._empty(slot, x, y) for slot in slots]
+        wants_slope, wants_second = bool({1, 2} & set(slots)), bool({0, 3} & set(slots))
+        wants_first = wants_slope or 3 in slots
+        for rows in chunks(len(x), self.projection.points * x.shape[2], x, self.projection.cache):
+            field, factor, own = x[rows], y[rows], w[rows] if len(w) > 1 else w
+            c = None if v is None else self.projection.sample(v[rows])
+            a = self._first(field) if wants_first else []
+            b = self._second(factor * own) if wants_second else []
+            slope = self._slope(a, c, factor) if c is not None and wants_slope else field
             for slot, result in zip(slots, results, strict=True):
                 if slot == 0:
-                    result[rows] = first.T @ (b * c)
+                    assert c is not None
+                    parts = (first.adjoint(s * c) for (first, _, _), s in zip(self.pairs, b, strict=True))
+                    result[rows] = _sum(parts)
                 elif slot == 1:
                     torch.mul(slope, own, out=result[rows])
                 elif slot == 2 and len(w) == 1:
@@ -154,9 +168,34 @@ class WeightedProduct:
                 elif slot == 2:
                     torch.mul(slope, factor, out=result[rows])
                 else:
-                    result[rows] = projection.T @ (a * b)
+                    result[rows] = self.projection.adjoint(_sum(map(torch.mul, a, b)))
         return results
 
-    def _shape(self, slot: int, x: Tensor) -> tuple[int, int, int]:
-        table = self.tables[{0: 0, 1: 1, 3: 2}[slot]]
-        return len(x), table.shape[1], x.shape[2]
+    def _first(self, x: Tensor) -> list[Tensor]:
+        """Samples of the first factor for every pair."""
+        return [first.sample(x) for first, _, _ in self.pairs]
+
+    def _second(self, weighted: Tensor) -> list[Tensor]:
+        """Samples of the second factor for every pair."""
+        if len(self.pairs) == 1:
+            return [self.pairs[0][1].sample(weighted)]
+        return [second.sample(weighted[:, j]) for _, second, j in self.pairs]
+
+    def _slope(self, a: list[Tensor], c: Tensor, like: Tensor) -> Tensor:
+        """The derivative by the weighted components, [n, J, C]."""
+        parts = [second.adjoint(s * c) for (_, second, _), s in zip(self.pairs, a, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        slope = torch.zeros_like(like)
+        for (_, _, j), part in zip(self.pairs, parts, strict=True):
+            slope[:, j] += part
+        return slope
+
+    def _empty(self, slot: int, x: Tensor, y: Tensor) -> Tensor:
+        if slot == 3:
+            return x.new_empty(len(x), self.projection.components, x.shape[2])
+        return torch.empty_like(y if slot == 1 else x)
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, terms)

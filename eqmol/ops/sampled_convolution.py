@@ -6,38 +6,48 @@ so that a node is sampled and projected once, however many edges it has.
 Shapes: N nodes, E edges, G stacked points, C channels, W own weights, H hidden radial features, lm components.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eqmol.ops import kernels
-from eqmol.ops.contract import HarmonicConvolution, RadialWeight
+from eqmol.ops.contract import HarmonicConvolution, RadialWeight, Tables
 from eqmol.ops.multilinear import partials
-from eqmol.ops.sampled import Sampled, chunks, pair_tables
+from eqmol.ops.sampled import Pairing, Sampled, pairings, projection
 from eqmol.ops.spec import Spec
+from eqmol.ops.transforms import Dense, Transform, Transforms, chunks
 from eqmol.so3.layout import dim
 
 
 class SampledConvolution(Sampled, HarmonicConvolution):
     """Zonal filters, multiplied and summed on samples."""
 
-    first: Tensor
-    filter: Tensor
-    projection: Tensor
+    separable_degree = 12  # filters are sampled for every edge
+    projection: Transform
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        tables = pair_tables(self.rule(spec.degree_in + spec.degree_filter, spec.degree_out), spec)
-        self.add_table("first", tables.first)
-        self.add_table("projection", tables.projection)
-        filters = np.zeros((dim(spec.degree_filter), spec.num_weights, len(tables.first)))
-        filters[tables.component, tables.own] = tables.second.T
-        self.add_table("filter", filters)
+        rule = self.rule(spec.degree_in + spec.degree_filter, spec.degree_out)
+        pairs = pairings(rule, spec)
+        self.first = Transforms(self.transform(pair.first, rule) for pair in pairs)
+        self.projection = self.transform(projection(rule, spec), rule)
+        # the two pairings of the curl have filters of the same weights
+        kinds = [[pair for pair in pairs if pair.kind == kind] for kind in (0, 1)]
+        groups = [group for group in kinds if group]
+        filters = [
+            make_filter([self.transform(pair.second, rule) for pair in group], group[0], dim(spec.degree_filter))
+            for group in groups
+        ]
+        self.filters = nn.ModuleList(filters)
+        size = self.projection.points
         plain = sum(kind == 0 for kind, *_ in spec.own_weights)
-        weights = [slice(0, plain), slice(plain, spec.num_weights)]
-        self.parts = [(w, g) for w, g in zip(weights, tables.points, strict=True) if w.start < w.stop]
+        self.num_weights = [plain, spec.num_weights - plain][: len(filters)]
+        self.num_points = [size, 2 * size][: len(filters)]
+        self.parts = filters
 
     def forward(
         self,
@@ -54,6 +64,69 @@ class SampledConvolution(Sampled, HarmonicConvolution):
         form = EdgeSum(self, senders, receivers, num_receivers)
         (z,) = partials(form, [4], [x, geometry, weight.hidden, weight.matrix, None])
         return z
+
+
+class Filter(Tables, ABC):
+    """Samples of the filter of an edge for unit weights."""
+
+    @abstractmethod
+    def basis(self, harmonics: Tensor) -> Tensor:
+        """[e, lm] -> [e, W, G]."""
+
+    @abstractmethod
+    def adjoint(self, slope: Tensor) -> Tensor:
+        """The transpose, [e, W, G] -> [e, lm]."""
+
+
+class DenseFilter(Filter):
+    """By one table, [lm, W · G]."""
+
+    table: Tensor
+
+    def __init__(self, table: np.ndarray) -> None:
+        super().__init__()
+        self.shape = table.shape[1:]
+        self.add_table("table", table.reshape(len(table), -1))
+
+    def basis(self, harmonics: Tensor) -> Tensor:
+        return torch.mm(harmonics, self.table).view(-1, *self.shape)
+
+    def adjoint(self, slope: Tensor) -> Tensor:
+        return slope.flatten(1) @ self.table.T
+
+
+class SplitFilter(Filter):
+    """By transforms of the components of every weight apart."""
+
+    component: Tensor
+    spread: Tensor
+
+    def __init__(self, transforms: Sequence[Transform], component: np.ndarray, spread: np.ndarray, size: int) -> None:
+        super().__init__()
+        self.transforms, self.size = Transforms(transforms), size
+        self.add_table("component", component)
+        self.add_table("spread", spread)
+
+    def basis(self, harmonics: Tensor) -> Tensor:
+        apart = harmonics.index_select(1, self.component).unsqueeze(2) * self.spread
+        return torch.cat([t.by_row(t.sample(apart)) for t in self.transforms], 1).mT
+
+    def adjoint(self, slope: Tensor) -> Tensor:
+        parts = slope.mT.chunk(len(self.transforms), 1)
+        apart = [t.adjoint(t.by_row(part)) for t, part in zip(self.transforms, parts, strict=True)]
+        own = (torch.stack(apart).sum(0) * self.spread).sum(2)
+        return own.new_zeros(len(own), self.size).index_add_(1, self.component, own)
+
+
+def make_filter(transforms: Sequence[Transform], pairing: Pairing, size: int) -> Filter:
+    """The filter of pairings with the weights of one; harmonics have ``size`` components."""
+    spread = np.eye(pairing.own[-1] - pairing.own[0] + 1)[pairing.own - pairing.own[0]]
+    if not all(isinstance(t, Dense) for t in transforms):
+        return SplitFilter(transforms, pairing.component, spread, size)
+    samples = np.concatenate([t.exact("table") for t in transforms], 1)
+    table = np.zeros((size, spread.shape[1], samples.shape[1]))
+    table[pairing.component] = spread[:, :, None] * samples[:, None]
+    return DenseFilter(table)
 
 
 class EdgeSum:
@@ -75,11 +148,11 @@ class EdgeSum:
         wants_x, wants_harmonics, wants_hidden, wants_matrix, wants_v = (slot in slots for slot in range(5))
         wants_filter = wants_harmonics or wants_hidden or wants_matrix
         num_weights, channels = matrix.shape[1:]
-        points = self.op.first.shape[0]
+        kinds, size = len(self.op.first), self.op.projection.points
+        points = kinds * size
         matrix = matrix.flatten(1)
-        filters = self.op.filter.flatten(1)
-        x_samples = self.op.first @ x if wants_filter or wants_v else x
-        v_samples = x_samples if v is None else self.op.projection @ v
+        x_samples = self._by_node(first.sample(x) for first in self.op.first) if wants_filter or wants_v else x
+        v_samples = x_samples if v is None else self._by_node([self.op.projection.sample(v)] * kinds)
 
         x_slope = x.new_zeros(x.shape[0], points, channels) if wants_x else x
         v_slope = x.new_zeros(self.num_receivers, points, channels) if wants_v else x
@@ -87,9 +160,10 @@ class EdgeSum:
         for edges in chunks(len(harmonics), points * channels, x):
             senders, receivers = self.senders[edges], self.receivers[edges]
             weight = (hidden[edges] @ matrix).view(-1, num_weights, channels)
-            basis = (harmonics[edges] @ filters).view(-1, num_weights, points)
+            if wants_x or wants_v or wants_hidden or wants_matrix:
+                bases = [part.basis(harmonics[edges]) for part in self.op.parts]
             if wants_x or wants_v:
-                values = self._filter_samples(basis, weight)
+                values = self._filter_samples(bases, weight)
             sent = x_samples.index_select(0, senders) if wants_filter or wants_v else x
             received = v_samples.index_select(0, receivers) if wants_filter or wants_x else x
             if wants_v:
@@ -99,24 +173,45 @@ class EdgeSum:
             if wants_filter:
                 product = received.mul_(sent)
                 if wants_hidden or wants_matrix:
-                    slope = self._onto(basis, product).flatten(1)
+                    slope = self._by_weight(bases, product).flatten(1)
                     torch.mm(slope, matrix.T, out=slopes[1][edges])
                     slopes[2].addmm_(hidden[edges].T, slope)
                 if wants_harmonics:
-                    slope = self._onto(weight, product.mT).flatten(1)
-                    torch.mm(slope, filters.T, out=slopes[0][edges])
+                    slopes[0][edges] = self._by_harmonics(weight, product)
         results = {1: slopes[0], 2: slopes[1], 3: slopes[2].view(-1, num_weights, channels)}
         if wants_x:
-            results[0] = self.op.first.T @ x_slope
+            parts = zip(self.op.first, x_slope.split(size, 1), strict=True)
+            results[0] = reduce(torch.add, (first.adjoint(first.by_row(part)) for first, part in parts))
         if wants_v:
-            results[4] = self.op.projection.T @ v_slope
+            total = reduce(torch.add, v_slope.split(size, 1))
+            results[4] = self.op.projection.adjoint(self.op.projection.by_row(total))
         return [results[slot] for slot in slots]
 
-    def _filter_samples(self, basis: Tensor, weight: Tensor) -> Tensor:
-        """[e, W, G] and [e, W, C] -> [e, G, C]."""
-        if len(self.op.parts) == 1:
-            return basis.mT @ weight
-        return torch.cat([basis[:, w, g].mT @ weight[:, w] for w, g in self.op.parts], 1)
+    def _by_node(self, samples: Iterable[Tensor]) -> Tensor:
+        """Samples of several tables -> [N, tables · G, C]."""
+        return _cat([self.op.projection.by_row(part) for part in samples]).contiguous()
 
-    def _onto(self, a: Tensor, b: Tensor) -> Tensor:
-        return a @ b
+    def _filter_samples(self, bases: list[Tensor], weight: Tensor) -> Tensor:
+        """[e, W, C] -> [e, G, C]."""
+        return _cat([b.mT @ w for b, w in zip(bases, self._weights(weight), strict=True)])
+
+    def _by_weight(self, bases: list[Tensor], product: Tensor) -> Tensor:
+        """[e, G, C] -> [e, W, C]."""
+        return _cat([b @ p for b, p in zip(bases, self._points(product), strict=True)])
+
+    def _by_harmonics(self, weight: Tensor, product: Tensor) -> Tensor:
+        """[e, W, C] and [e, G, C] -> [e, lm]."""
+        parts = zip(self.op.parts, self._weights(weight), self._points(product), strict=True)
+        return reduce(torch.add, (part.adjoint(w @ p.mT) for part, w, p in parts))
+
+    def _weights(self, weight: Tensor) -> Sequence[Tensor]:
+        """Of every filter."""
+        return [weight] if len(self.op.parts) == 1 else weight.split(self.op.num_weights, 1)
+
+    def _points(self, samples: Tensor) -> Sequence[Tensor]:
+        """Of every filter."""
+        return [samples] if len(self.op.parts) == 1 else samples.split(self.op.num_points, 1)
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -15,23 +15,25 @@ from torch.nn.functional import pad
 from eqmol.ops import kernels
 from eqmol.ops.contract import Power
 from eqmol.ops.multilinear import Polynomial, partials
-from eqmol.ops.sampled import Sampled, chunks
+from eqmol.ops.sampled import Sampled
 from eqmol.ops.spec import Spec
+from eqmol.ops.transforms import Transform, chunks
 from eqmol.so3.layout import degrees
 
 
 class SampledPower(Sampled, Power):
     """Powers of one sampled field."""
 
-    to_samples: Tensor
-    projection: Tensor
+    separable_degree = 8
+    to_samples: Transform
+    projection: Transform
     spread: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         rule = self.rule(spec.order * spec.degree_in, spec.degree_out)
-        self.add_table("to_samples", rule.sample(spec.degree_in))
-        self.add_table("projection", rule.projection)
+        self.to_samples = self.transform(rule.factors(spec.degree_in), rule)
+        self.projection = self.transform(rule.projection_factors, rule)
         reach = degrees(spec.degree_out)
         spread = np.zeros((spec.order, len(reach), spec.num_weights))
         for i, (order, l) in enumerate(spec.own_weights):
@@ -54,7 +56,8 @@ class PowerSum(Polynomial):
     """
 
     def __init__(self, op: SampledPower, group: Tensor) -> None:
-        self.table, self.projection, self.order, self.group = op.to_samples, op.projection, op.spec.order, group
+        self.table, self.projection, self.group = op.to_samples, op.projection, group
+        self.order, self.size_in, self.size_out = op.spec.order, self.table.components, self.projection.components
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         x, weight, v, *tangents = arguments
@@ -65,11 +68,11 @@ class PowerSum(Polynomial):
             results[1] = torch.zeros_like(weight)
         if 2 in slots:
             results[2] = x.new_empty(len(x), weight.shape[2], x.shape[2])
-        for rows in chunks(len(x), self.table.shape[0] * x.shape[2], x):
+        for rows in chunks(len(x), self.table.points * x.shape[2], x, self.table.cache):
             group = self.group[rows]
             own = weight.index_select(0, group)
             fields = [f[rows] for f in (x, *tangents) if f is not None]
-            samples = [self.table @ f for f in fields]
+            samples = [self.table.sample(f) for f in fields]
             if 1 in slots or 2 in slots:
                 projected = self._project(fields, samples)
             if 2 in slots:
@@ -81,7 +84,7 @@ class PowerSum(Polynomial):
                 results[1].index_add_(0, group, projected * cotangent)
             if any(slot not in (1, 2) for slot in slots):
                 linear, *higher = (own * cotangent).unbind(1)
-                higher = [self.projection @ c for c in higher]
+                higher = [self.projection.sample(c) for c in higher]
             for slot in slots:
                 if slot not in (1, 2):
                     others = [t for i, t in enumerate(samples[1:], 3) if i != slot]
@@ -91,14 +94,14 @@ class PowerSum(Polynomial):
     def _project(self, fields: list[Tensor], samples: list[Tensor]) -> Tensor:
         """Every order, differentiated along all tangents, projected: [n, O, lm_out, C]."""
         a, *tangents = samples
-        k, size = len(tangents), self.projection.shape[1]
-        zero = a.new_zeros(len(a), size, a.shape[2])
-        results = [_fit(fields[-1], size) if k < 2 else zero]  # the first order needs no samples
+        k, (n, _, channels) = len(tangents), fields[0].shape
+        zero = a.new_zeros(n, self.size_out, channels)
+        results = [_fit(fields[-1], self.size_out) if k < 2 else zero]  # the first order needs no samples
         power = _product(tangents) if k else a
         for order in range(2, self.order + 1):
             if order > max(k, 1):
                 power = power * a
-            results.append(perm(order, k) * (self.projection.T @ power) if order >= k else zero)
+            results.append(perm(order, k) * self.projection.adjoint(power) if order >= k else zero)
         return torch.stack(results, 1)
 
     def _slope(self, a: Tensor, tangents: list[Tensor], linear: Tensor, cotangents: list[Tensor]) -> Tensor:
@@ -112,8 +115,8 @@ class PowerSum(Polynomial):
         for order in range(self.order, max(k, 2) - 1, -1):
             total = total.mul_(a).add_(cotangents[order - 2], alpha=perm(order, k))
         if k > 1:
-            return self.table.T @ (total * _product(tangents))
-        return self.table.T @ total.mul_(a) + _fit(linear, self.table.shape[1])
+            return self.table.adjoint(total * _product(tangents))
+        return self.table.adjoint(total.mul_(a)) + _fit(linear, self.size_in)
 
 
 def _product(factors: list[Tensor]) -> Tensor:

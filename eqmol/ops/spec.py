@@ -31,7 +31,7 @@ Operation = Literal["convolution", "product", "power"]
 Family = Literal["coupled", "gaunt"]
 Parity = Literal["o3", "so3"]
 
-MAX_DEGREE = 12
+MAX_DEGREE = 16
 MAX_ORDER = 6
 #: Symmetric couplings grow like degree^(2 order); beyond this many monomials a coupled power is refused.
 MAX_MONOMIALS = 25_000

@@ -32,6 +32,14 @@ def _samples(degree: int, band: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return rule.projection[:, 0], value, south, east
 
 
+@lru_cache(maxsize=16)
+def _polar_samples(degree: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For three degrees up to ``degree``."""
+    rule = sphere_rule(3 * degree, 0)
+    south, east = rule.gradient_factors(degree)
+    return rule.polar[:, 0], rule.factors(degree).polar, south.polar, east.polar
+
+
 @lru_cache(maxsize=4096)
 def pairing(l1: int, l2: int, l3: int) -> np.ndarray:
     """Integral of the product (even l1+l2+l3) or the degree-normalised curl pairing (odd) of two harmonics with a third.
@@ -54,8 +62,19 @@ def pairing(l1: int, l2: int, l3: int) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def pairing_factor(l1: int, l2: int, l3: int) -> float:
-    """Frobenius norm of :func:`pairing`: pairing = factor · 3j. Positive for every coupled triple."""
-    return float(np.linalg.norm(pairing(l1, l2, l3)))
+    """Frobenius norm of :func:`pairing`: pairing = factor · 3j. Positive for every coupled triple.
+
+    All components of the third degree have equal shares, and that of order 0 meets only pairs of orders (m, ±m).
+    """
+    weight, value, south, east = _polar_samples(-(-max(l1, l2, l3) // 8) * 8)
+    m = np.arange(-min(l1, l2), min(l1, l2) + 1)
+    first, second = l1 * (l1 + 1), l2 * (l2 + 1)
+    if (l1 + l2 + l3) % 2 == 0:
+        density = value[:, first + m] * value[:, second + m]
+    else:
+        density = south[:, first + m] * east[:, second - m] - east[:, first + m] * south[:, second - m]
+    integral = (weight * value[:, l3 * (l3 + 1)]) @ density * np.where(m, 0.5, 1)  # the mean of cos² is a half
+    return float(np.sqrt(2 * l3 + 1) * np.linalg.norm(integral))
 
 
 @lru_cache(maxsize=4096)
@@ -75,6 +94,6 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     """
     if not is_coupled(l1, l2, l3):
         raise ValueError(f"degrees ({l1}, {l2}, {l3}) violate the triangle inequality")
-    tensor = pairing(l1, l2, l3) / pairing_factor(l1, l2, l3)
+    tensor = pairing(l1, l2, l3) / np.linalg.norm(pairing(l1, l2, l3))
     tensor.flags.writeable = False
     return tensor

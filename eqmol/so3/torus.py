@@ -1,19 +1,24 @@
 """The sphere unrolled on a torus: spherical harmonics as 2D Fourier series (Luo et al. 2024, arXiv:2401.10216, sec. 3.2).
 
 A function of degree d on the sphere is a trigonometric polynomial of degree d in both angles once θ runs over the full
-circle, f(-θ, φ) = f(θ, φ + π). Products of such functions are products of samples on an equispaced torus; the way back
-takes the discrete Fourier coefficients of the samples and integrates each against Y_lm sin θ in closed form. Both steps are
-folded in one matrix. Of 2(d + 1) points in θ, shifted by half a step so that none lies on a pole, the d + 1 with
-0 < θ < π are independent; no fewer suffice.
+circle, f(-θ, φ) = f(θ, φ + π). Products of such functions are convolutions of their Fourier coefficients, or products of samples on
+an equispaced torus; the way back takes the discrete Fourier coefficients of the samples and integrates each against Y_lm sin θ in
+closed form. Of 2(d + 1) points in θ, shifted by half a step so that none lies on a pole, the d + 1 with 0 < θ < π are
+independent; no fewer suffice.
 """
 
+from math import isqrt
+
 import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
 
-from eqmol.so3.layout import degrees, dim, orders
-from eqmol.so3.quadrature import Rule, harmonics_at
+from eqmol.so3.layout import dim, orders
+from eqmol.so3.quadrature import ProductRule
 
 
-def torus_rule(band: int, degree_out: int, rows: int | None = None, columns: int | None = None) -> Rule:
+def torus_rule(band: int, degree_out: int, rows: int | None = None, columns: int | None = None) -> ProductRule:
     """Equispaced rule, exact for functions of degree ``band`` projected on degrees up to ``degree_out``.
 
     ``rows`` (default band + 1) and ``columns`` (default band + degree_out + 1) are the smallest sufficient numbers.
@@ -21,31 +26,102 @@ def torus_rule(band: int, degree_out: int, rows: int | None = None, columns: int
     rows = band + 1 if rows is None else rows
     columns = band + degree_out + 1 if columns is None else columns
     theta = np.pi * (np.arange(rows) + 0.5) / rows
-    phi = 2 * np.pi * np.arange(columns) / columns
-    polar = _polar_projection(theta, degree_out)
-    m = orders(degree_out)
-    wave = np.where(m >= 0, np.cos(np.abs(m) * phi[:, None]), np.sin(np.abs(m) * phi[:, None])) / columns
-    projection = (polar[:, None, :] * wave[None, :, :]).reshape(-1, dim(degree_out))
-    return Rule(np.repeat(theta, columns), np.tile(phi, rows), projection)
+    return ProductRule.of(theta, columns, _polar_projection(theta, degree_out))
 
 
-def _polar_projection(theta: np.ndarray, degree_out: int) -> np.ndarray:
+def full_torus_rule(band: int, degree_out: int) -> ProductRule:
+    """The same with θ over the full circle, of sizes that suit FFTs and hold all Fourier coefficients: at least 2 d + 1."""
+    rows = next_fast_len(2 * band + 1)
+    columns = next_fast_len(2 * max(band, degree_out) + 1, real=True)
+    theta = 2 * np.pi * np.arange(rows) / rows
+    return ProductRule.of(theta, columns, _polar_projection(theta, degree_out, (rows + 1) // 2))
+
+
+def polar_series(polar: np.ndarray) -> np.ndarray:
+    """Complex Fourier coefficients of functions sampled on the full circle of θ: [rows, lm] -> [frequencies ≥ 0, lm]."""
+    return np.fft.rfft(polar, axis=0)[: (len(polar) + 1) // 2] / len(polar)
+
+
+def fourier_series(x: Tensor) -> Tensor:
+    """Coefficients c of a feature as a function on the torus, Σ_uv c_uv exp(i (u θ + v φ)), u, v = -L ... L.
+
+    The product of two functions has the convolution of their coefficients.
+
+    Args:
+        x: [n, lm, C].
+
+    Returns:
+        Complex, [n, 2L + 1, 2L + 1, C].
+    """
+    degree = isqrt(x.shape[1]) - 1
+    half = polar_series(full_torus_rule(degree, 0).factors(degree).polar)[: degree + 1]
+    polar = np.concatenate([half[:0:-1].conj(), half])
+    series = x.new_zeros(len(x), 2 * degree + 1, 2 * degree + 1, x.shape[2], dtype=x.dtype.to_complex())
+    terms = torch.tensor(polar, dtype=series.dtype, device=x.device)[:, :, None] * x.unsqueeze(1)
+    for sign, share in zip((1, -1), _shares(degree), strict=True):
+        index = torch.tensor(degree + sign * np.abs(orders(degree)), device=x.device)
+        factor = torch.tensor(share, dtype=series.dtype, device=x.device)[:, None]
+        series = series.index_add(2, index, terms * factor)
+    return series
+
+
+def from_fourier_series(series: Tensor, degree_out: int) -> Tensor:
+    """The feature of degrees up to ``degree_out`` of a real function on the torus.
+
+    Args:
+        series: complex [n, 2d + 1, 2d + 1, C], of a function with f(-θ, φ) = f(θ, φ + π), as those on the sphere and their
+            products are.
+        degree_out: highest degree.
+
+    Returns:
+        [n, lm, C].
+    """
+    band = series.shape[1] // 2
+    m = np.abs(orders(degree_out))
+    half = _integrals(band + 1, degree_out) * np.where(m % 2, 1j, 1)
+    polar = np.concatenate([half[:0:-1].conj(), half]) * (m <= band)
+    result = series.new_zeros(len(series), len(m), series.shape[3])
+    for sign, share in zip((1, -1), _shares(degree_out), strict=True):
+        index = torch.tensor(band + sign * np.minimum(m, band), device=series.device)
+        weight = torch.tensor(polar * share.conj(), dtype=series.dtype, device=series.device)
+        result = result + torch.einsum("ul,nulc->nlc", weight, series.index_select(2, index))
+    return result.real
+
+
+def _shares(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of exp(±i |m| φ) in the wave of every component; a constant is counted once."""
+    m = orders(degree)
+    plus = np.where(m > 0, 0.5, np.where(m < 0, -0.5j, 1))
+    return plus, plus.conj() * (m != 0)
+
+
+def _polar_projection(theta: np.ndarray, degree_out: int, frequencies: int | None = None) -> np.ndarray:
     """Weights q [rows, lm]: ½ ∫ f(θ) Θ_lm(θ) sin θ dθ = Σ_j q_j f(θ_j) for the Fourier band that the rows resolve.
 
     A function of order m is a cosine series in θ for even m and a sine series for odd m; its coefficients are the discrete
-    cosine or sine transform of the rows, and ∫ {cos, sin}(uθ) Θ_lm sin θ dθ is polynomial in cos θ.
+    cosine or sine transform of the rows, as many as there are ``frequencies`` (default: rows).
     """
-    rows = theta.size
-    frequency = np.arange(rows)
-    nodes, weights = np.polynomial.legendre.leggauss((rows + degree_out) // 2 + 2)
-    exact = np.arccos(nodes)
-    meridian = np.stack([np.zeros_like(exact), np.cos(exact), np.sin(exact)], -1)
-    m = np.abs(orders(degree_out))
-    harmonics = harmonics_at(meridian, degree_out)[:, degrees(degree_out) * (degrees(degree_out) + 1) + m]
-    q = np.empty((rows, dim(degree_out)))
+    integrals = _integrals(theta.size if frequencies is None else frequencies, degree_out)
+    frequency = np.arange(len(integrals))
+    q = np.empty((theta.size, dim(degree_out)))
     for odd, series in enumerate((np.cos, np.sin)):
-        chosen = m % 2 == odd
-        transform = (2 - (frequency == 0)) / rows * series(theta[:, None] * frequency)
-        integral = series(frequency[:, None] * exact) @ (weights[:, None] / 2 * harmonics[:, chosen])
-        q[:, chosen] = transform @ integral
+        chosen = orders(degree_out) % 2 == odd
+        transform = (2 - (frequency == 0)) / theta.size * series(theta[:, None] * frequency)
+        q[:, chosen] = transform @ integrals[:, chosen]
     return q
+
+
+def _integrals(frequencies: int, degree_out: int) -> np.ndarray:
+    """½ ∫ {cos, sin}(uθ) Θ_lm(θ) sin θ dθ over 0 ... π, cosines for even m, sines for odd m: [frequencies, lm].
+
+    Polynomials in cos θ, so that Gauss-Legendre nodes integrate them exactly.
+    """
+    frequency = np.arange(frequencies)
+    nodes, weights = np.polynomial.legendre.leggauss((frequencies + degree_out) // 2 + 2)
+    theta = np.arccos(nodes)
+    harmonics = ProductRule.of(theta, 1, np.ones((theta.size, 1))).factors(degree_out).polar
+    result = np.empty((frequencies, dim(degree_out)))
+    for odd, series in enumerate((np.cos, np.sin)):
+        chosen = orders(degree_out) % 2 == odd
+        result[:, chosen] = series(frequency[:, None] * theta) @ (weights[:, None] / 2 * harmonics[:, chosen])
+    return result

@@ -215,7 +215,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         "Power",
         "Chirality",
         "Cost",
-        "power of gaunt (cg, gaunt, grid) misses",
+        "power of gaunt (cg, gaunt, gaunt_fft, grid) misses",
     ):
         assert word in printed
     with open(tmp_path / "products.csv", newline="") as file:

@@ -22,7 +22,7 @@ def train_py(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("backend=fft", "backend=fft is unknown; choose one of auto, cg, escn, gaunt, grid"),
+        ("backend=fft", "backend=fft is unknown; choose one of auto, cg, escn, gaunt, gaunt_fft, grid"),
         ("model.channles=3", "there is no option model.channles; did you mean model.channels?"),
         ("data=[xyz", "cannot read the option data=[xyz"),
         ("data=xyz", "data.train_file=null names no file"),  # composes, so it gets as far as the run

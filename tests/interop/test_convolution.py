@@ -129,8 +129,8 @@ def test_refusals():
         Convolution("4x0e", 1, "4x0e+4x2e")
     with pytest.raises(InputError, match="no path leads from '4x0e' and harmonics of degree 1 to 3x0e"):
         Convolution("4x0e", 1, "3x0e")
-    for degree in (-1, 13, 1.0):
-        with pytest.raises(InputError, match=f"degree_filter={degree} must be an integer from 0 to 12"):
+    for degree in (-1, 17, 1.0):
+        with pytest.raises(InputError, match=f"degree_filter={degree} must be an integer from 0 to 16"):
             Convolution("4x0e", degree, "4x0e")
     new = Convolution("4x0e", 1, "4x0e+4x1o")
     vectors, *edges = graph()

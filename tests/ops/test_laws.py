@@ -25,12 +25,12 @@ class Own(CGProduct):
 
 def test_a_registered_algorithm_stands_beside_the_others() -> None:
     register("own", Own)
-    assert candidates(PRODUCT) == ("cg", "gaunt", "grid", "own")
+    assert candidates(PRODUCT) == ("cg", "gaunt", "gaunt_fft", "grid", "own")
     assert type(ops.product(PRODUCT, "own")) is Own
     assert type(ops.product(PRODUCT, {"product": "own"})) is Own
     assert type(ops.power(POWER, "own")) is CGPower
     assert "own" not in candidates(POWER)
-    with pytest.raises(InputError, match="choose from cg, escn, gaunt, grid, own, or make your own known"):
+    with pytest.raises(InputError, match="choose from cg, escn, gaunt, gaunt_fft, grid, own, or make your own known"):
         ops.product(PRODUCT, "other")
 
 
@@ -40,7 +40,8 @@ def test_a_family_that_it_does_not_compute() -> None:
         ops.product(Spec("product", "coupled", "o3", 1, 1, 1), "own")
     register("own", Own, families=["coupled"])  # replaces
     with pytest.raises(
-        InputError, match=r"coupled family only .* use backend cg or escn or gaunt or grid, .*family=coupled"
+        InputError,
+        match=r"coupled family only .* use backend cg or escn or gaunt or gaunt_fft or grid, .*family=coupled",
     ):
         ops.product(PRODUCT, "own")
 

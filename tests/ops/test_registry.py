@@ -12,12 +12,12 @@ from tests.ops.cases import PAIRS, POWERS, spec_id
     ("spec", "expected"),
     [
         (Spec("convolution", "coupled", "o3", 1, 2, 1), ("cg", "escn")),
-        (Spec("convolution", "gaunt", "o3", 1, 2, 1), ("cg", "escn", "gaunt", "grid")),
+        (Spec("convolution", "gaunt", "o3", 1, 2, 1), ("cg", "escn", "gaunt", "gaunt_fft", "grid")),
         (Spec("convolution", "gaunt", "o3", 0, 2, 1), ("cg",)),
         (Spec("convolution", "gaunt", "o3", 2, 2, 0), ("cg",)),
         (Spec("product", "coupled", "o3", 1, 1, 1), ("cg",)),
-        (Spec("product", "gaunt", "so3", 1, 1, 1), ("cg", "gaunt", "grid")),
-        (Spec("power", "gaunt", "o3", 1, 0, 1, 2), ("cg", "gaunt", "grid")),
+        (Spec("product", "gaunt", "so3", 1, 1, 1), ("cg", "gaunt", "gaunt_fft", "grid")),
+        (Spec("power", "gaunt", "o3", 1, 0, 1, 2), ("cg", "gaunt", "gaunt_fft", "grid")),
     ],
     ids=spec_id,
 )
@@ -36,7 +36,7 @@ def test_every_backend_is_a_candidate_or_the_same_as_one_or_refuses(spec):
 
 
 @pytest.mark.parametrize("spec", [s for s in PAIRS + POWERS if s.family == "coupled"][:3], ids=spec_id)
-@pytest.mark.parametrize("name", ["gaunt", "grid"])
+@pytest.mark.parametrize("name", ["gaunt", "gaunt_fft", "grid"])
 def test_coupled_specs_are_refused_by_name(spec, name):
     with pytest.raises(InputError, match=f"{name}.*coupled"):
         create(spec, name)
@@ -55,7 +55,7 @@ def test_a_mixture_names_one_algorithm_per_operation():
 
 
 def test_unknown_backend_lists_the_known():
-    with pytest.raises(InputError, match=r"'gird'.*cg, escn, gaunt, grid"):
+    with pytest.raises(InputError, match=r"'gird'.*cg, escn, gaunt, gaunt_fft, grid"):
         create(PAIRS[0], "gird")
 
 

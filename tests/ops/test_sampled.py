@@ -1,12 +1,17 @@
 """Products on samples: exact sizes, derivatives over several chunks, and what is kept for them."""
 
+from math import log2
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from eqmol.ops import Spec, grid, sampled, sampled_convolution, sampled_power
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
+from eqmol.ops.gaunt_fft import GauntFFTConvolution, GauntFFTPower, GauntFFTProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
 from eqmol.ops.laws import make_case
+from eqmol.ops.registry import create
 from eqmol.so3.quadrature import sphere_rule
 from eqmol.so3.torus import torus_rule
 from tests.ops.cases import spec_id
@@ -100,9 +105,8 @@ def test_one_row_or_column_fewer_is_wrong(spec, algorithm, row, column):
         @staticmethod
         def rule(band, degree_out):
             full = algorithm.rule(band, degree_out)
-            rows = len(set(full.colatitude.round(12)))
             factory = torus_rule if algorithm in (GauntConvolution, GauntProduct, GauntPower) else sphere_rule
-            return factory(band, degree_out, rows - row, len(full.azimuth) // rows - column)
+            return factory(band, degree_out, len(full.rows) - row, len(full.columns) - column)
 
     case, reduced = make_case(spec), Reduced(spec)
     reduced.kernels = "off"
@@ -123,7 +127,7 @@ def test_no_samples_are_kept_for_derivatives(spec):
     case, op = make_case(spec, nodes=30, channels=32, edges=300), ALGORITHMS[spec.operation][0](spec)
     op.kernels = "off"
     rows = 300 if spec.operation == "convolution" else 30
-    points = len(op.to_samples if spec.operation == "power" else op.first)
+    points = op.projection.points * len(op.first if spec.operation == "convolution" else [1])
     kept = []
 
     def keep(tensor):
@@ -133,3 +137,70 @@ def test_no_samples_are_kept_for_derivatives(spec):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         evaluate(case, op, leaves(case))
     assert max(kept) < rows * points * 32 / 2
+
+
+def one_table(algorithm):
+    class Dense(algorithm):
+        separable_degree = 99
+
+    return Dense
+
+
+def two_steps(algorithm):
+    class TwoSteps(algorithm):
+        separable_degree = 0
+
+    return TwoSteps
+
+
+@pytest.mark.parametrize("degree", [4, 9, 12, 16])
+@pytest.mark.parametrize("operation", ["product", "convolution", "power"])
+def test_all_ways_are_equal_at_every_degree(operation, degree):
+    """With derivatives of two orders; one table is compared with the sum over paths at lower degrees."""
+    low = min(degree, 4)
+    sizes = (
+        (degree, 0, 3, 2) if operation == "power" else (degree, low if operation == "convolution" else degree, degree)
+    )
+    case = make_case(Spec(operation, "gaunt", "so3", *sizes), nodes=2, channels=1, edges=4)
+    grid, gaunt = ALGORITHMS[operation]
+    fft = {"product": GauntFFTProduct, "convolution": GauntFFTConvolution, "power": GauntFFTPower}[operation]
+    results = []
+    for algorithm in (one_table(grid), two_steps(grid), two_steps(gaunt), fft):
+        inputs, op = leaves(case), algorithm(case.spec)
+        op.kernels = "off"
+        result = evaluate(case, op, inputs)
+        slopes = torch.autograd.grad(result.square().sum(), inputs, create_graph=True)
+        curvatures = torch.autograd.grad(sum(slope.square().sum() for slope in slopes), inputs)
+        results.append([t.detach() for t in (result, *slopes, *curvatures)])
+    expected, *others = [[t / scale.abs().max() for t, scale in zip(r, results[0], strict=True)] for r in results]
+    for found in others:
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("degree", [9, 12, 16])
+@pytest.mark.parametrize("backend", ["gaunt", "gaunt_fft", "grid"])
+def test_equals_the_sum_over_paths_at_high_degree(backend, degree):
+    spec = Spec("product", "gaunt", "so3", degree, 1, degree)
+    case = make_case(spec, nodes=2, channels=2)
+    torch.testing.assert_close(case.run(create(spec, backend)), case.reference(), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("size", [8, 12])
+def test_ffts_are_counted(size):
+    with FlopCounterMode(display=False) as counter:
+        torch.fft.irfft(torch.fft.rfft(torch.randn(3, size)), size)
+        torch.fft.fft(torch.randn(3, size, dtype=torch.complex128))
+    assert counter.get_total_flops() == int(7.5 * size * log2(size)) * 2 + int(15 * size * log2(size))
+
+
+@pytest.mark.parametrize("algorithm", [GridProduct, GauntProduct, GauntFFTProduct])
+def test_operations_of_a_product_grow_with_the_third_power(algorithm):
+    def operations(degree):
+        spec = Spec("product", "gaunt", "o3", degree, degree, degree)
+        case, op = make_case(spec, nodes=2, channels=1), algorithm(spec)
+        op.kernels = "off"
+        with FlopCounterMode(display=False) as counter:
+            case.run(op)
+        return counter.get_total_flops()
+
+    assert 2 < log2(operations(16) / operations(8)) < 3.1

@@ -75,3 +75,10 @@ def test_curl_of_linear_functions_is_the_cross_product():
 def test_uncoupled_degrees_are_refused():
     with pytest.raises(ValueError, match="triangle"):
         wigner_3j(1, 1, 3)
+
+
+@pytest.mark.parametrize("l1", range(6))
+def test_factor_is_the_norm_of_the_pairing(l1):
+    for l2 in range(5):
+        for l3 in range(abs(l1 - l2), l1 + l2 + 1):
+            np.testing.assert_allclose(pairing_factor(l1, l2, l3), np.linalg.norm(pairing(l1, l2, l3)), rtol=1e-13)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.signal import convolve2d
 
 from eqmol.so3.quadrature import harmonics_at, sphere_rule
-from eqmol.so3.torus import torus_rule
+from eqmol.so3.torus import fourier_series, from_fourier_series, torus_rule
 
 BANDS = [(0, 0), (3, 2), (6, 3), (8, 4), (9, 1), (4, 7), (16, 8)]
 
@@ -54,3 +56,34 @@ def test_gradients_are_tangential_derivatives(factory):
         ahead, behind = (rule.points + s * step * tangent for s in (1, -1))
         expected = (harmonics_at(ahead, 2) - harmonics_at(behind, 2)) / (2 * step)
         np.testing.assert_allclose(slope * scale, expected, atol=1e-8)  # finite differences
+
+
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule])
+def test_tables_are_products(factory):
+    rule = factory(7, 3)
+    tables = [rule.factors(5), *rule.gradient_factors(5), rule.projection_factors]
+    expected = [rule.sample(5), *rule.gradient(5), rule.projection]
+    for factors, table in zip(tables, expected, strict=True):
+        np.testing.assert_allclose(factors.dense(rule.columns), table, atol=1e-13)
+
+
+@pytest.mark.parametrize(("first", "second", "degree_out"), [(2, 3, 6), (1, 1, 0), (0, 3, 2)])
+def test_a_product_is_a_convolution_of_fourier_series(first, second, degree_out):
+    x, y = (torch.randn(2, (l + 1) ** 2, 1, dtype=torch.float64) for l in (first, second))
+    series = [fourier_series(t)[..., 0].numpy() for t in (x, y)]
+    convolved = np.stack([convolve2d(a, b) for a, b in zip(*series, strict=True)])
+    rule = sphere_rule(first + second, degree_out)
+    product = torch.tensor(rule.sample(first)) @ x * (torch.tensor(rule.sample(second)) @ y)
+    expected = torch.tensor(rule.projection).T @ product
+    found = from_fourier_series(torch.tensor(convolved)[..., None], degree_out)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(from_fourier_series(fourier_series(x), first), x, atol=1e-12, rtol=0)
+
+
+def test_a_fourier_series_is_the_function():
+    x, theta, phi = torch.randn(1, 16, 1, dtype=torch.float64), np.array([0.3, 2.0]), np.array([-1.0, 4.0])
+    points = np.stack([np.sin(theta) * np.sin(phi), np.cos(theta), np.sin(theta) * np.cos(phi)], -1)
+    frequency = np.arange(-3, 4)
+    waves = [np.exp(1j * angle[:, None] * frequency) for angle in (theta, phi)]
+    found = np.einsum("gu,gv,uv->g", *waves, fourier_series(x)[0, :, :, 0].numpy())
+    np.testing.assert_allclose(found, harmonics_at(points, 3) @ x[0, :, 0].numpy(), atol=1e-13)
