@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -14,17 +14,15 @@ from eqmol.files import check_file, ending, expand_paths, replacing, to_disk
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from eqmol.graph.electronic import StateGuard
-    from eqmol.inference.errors import Errors
-    from eqmol.inference.structures import Frame
+    from eqmol.inference.comparison import Comparison
     from eqmol.models.predictor import Predictor
 
 TABLES = (".csv", ".tsv")
 FAILURES = 50  #: molecules without a prediction that are named on the screen
 MOLECULES = (".sdf", ".mol", ".mol2", ".smi", *TABLES)
-KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
+LABELS = ("energy", "forces", "stress")
 
 
 def main(argv: Sequence[str] | None = None, program: str = "predict.py") -> int:
@@ -108,8 +106,13 @@ def _parser(program: str) -> Parser:
     )
     add("--batch-size", type=positive, default=16, metavar="N", help="structures at a time (default: 16)")
     add("--metrics", type=file_path, metavar="OUT.json", help="also write the errors to this file")
-    for label, key in KEYS.items():
-        add(f"--{label}-key", metavar="KEY", help=f"where the input has the {label} to compare with (default: {key})")
+    for label in LABELS:
+        add(
+            f"--{label}-key",
+            metavar="KEY",
+            help=f"where the input has the {label} to compare with (default: as the training set, else {label})",
+        )
+    add("--key", action="append", default=[], metavar="NAME=KEY", help="the same for a property; may be repeated")
     return parser
 
 
@@ -133,41 +136,44 @@ def _run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is not None:
             name = option.replace("_", "-")
             raise InputError(f"--{name} is for molecules ({', '.join(MOLECULES)} or --smiles), not for {inputs[0]}")
-    given = {label: getattr(arguments, f"{label}_key") for label in KEYS}
-    keys = {label: given[label] or default for label, default in KEYS.items()}
     _check_paths(arguments, inputs)
     with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
         output = files.enter_context(replacing(arguments.output))
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
         from eqmol.graph.electronic import StateGuard
+        from eqmol.inference.comparison import Comparison
 
         model = _prepare(arguments)
-        _check_labels(inputs, keys, given, metrics is not None)
+        comparison = Comparison(model, _keys(arguments))
+        comparison.check(inputs, wanted=metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
-        errors, num_frames = _predict_files(
-            model,
-            _frames(inputs, keys),
-            output,
-            arguments.batch_size,
-            arguments.close_contacts,
-            states,
-            sources=len(inputs) > 1,
-        )
+        number = _predict_files(arguments, model, comparison, inputs, output, states)
         if metrics is not None:
-            document = {"model": str(arguments.model), "input": _names(inputs), "structures": num_frames}
-            metrics.write(json.dumps(document | errors.summary(), indent=2) + "\n")
+            document = {"model": str(arguments.model), "input": _names(inputs), "structures": number}
+            metrics.write(json.dumps(document | comparison.named(), indent=2) + "\n")
             to_disk(output, metrics)
     console = Console()
-    if errors.entries():
-        console.print(_table(errors, ", ".join(path.name for path in inputs)))
+    if (table := comparison.table()) is not None:
+        console.print(table, markup=False)
+    notes = comparison.notes()
     if states.different:
-        console.print(
-            f"{states.different} of {num_frames} structures state another charge or spin than the training set "
-            f"({states.trained.words()}), which the model does not know",
-            soft_wrap=True,
-            highlight=False,
+        notes.append(
+            f"{states.different} of {number} structures state another charge or spin than the training set "
+            f"({states.trained.words()}), which the model does not know"
         )
-    console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
+    for note in (*notes, f"{number} structures -> {arguments.output}"):
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+
+
+def _keys(arguments: argparse.Namespace) -> dict[str, str]:
+    """The keys of labels that were given."""
+    given = {label: getattr(arguments, f"{label}_key") for label in LABELS}
+    for item in arguments.key:
+        name, separator, key = item.partition("=")
+        if not separator or not name:
+            raise InputError(f"--key {item} must name a property and its key, like --key alpha=POL")
+        given[name] = key
+    return {label: key for label, key in given.items() if key is not None}
 
 
 def _prepare(arguments: argparse.Namespace) -> "Predictor":
@@ -195,6 +201,7 @@ def _names(inputs: Sequence[Path]) -> str | list[str]:
 def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], console: "Console") -> None:
     """Predict molecules; the files are written when all are done."""
     from eqmol.inference.calculator import Calculator
+    from eqmol.inference.comparison import Comparison
     from eqmol.inference.molecules import screen, structure_note, table, write, write_into
     from eqmol.molecules.molecule import from_smiles, read_molecules
     from eqmol.molecules.table import SMILES, read_table
@@ -218,11 +225,10 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
             raise InputError(
                 f"{arguments.output} is written, and its .sdf beside it, one of which is the input {path}; give another name"
             )
-    if arguments.metrics is not None:
-        raise InputError(
-            "--metrics compares with labels, which molecules from SMILES and SDF do not have; leave it out"
-        )
+    if arguments.metrics is not None and arguments.smiles is not None:
+        raise InputError("--metrics compares with labels, which a SMILES does not have; leave it out")
     model = _prepare(arguments)
+    comparison = Comparison(model, _keys(arguments))
     mode = arguments.close_contacts
     relax = None
     if arguments.relax is not None:
@@ -245,12 +251,20 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         entries = chain.from_iterable(read)
     predictions = list(screen(model, entries, arguments.batch_size, relax, mode))
     failed = [prediction for prediction in predictions if prediction.problem]
+    for prediction in predictions:
+        comparison.add_molecule(prediction)
+    if arguments.metrics is not None:
+        _write_metrics(arguments, comparison, inputs, len(predictions))
     if kept:
         write_into(list(given.values()), predictions, arguments.output)
     elif arguments.output is not None:
         write(predictions, arguments.output)
     if len(failed) < len(predictions):
         console.print(table(predictions))
+    if (errors := comparison.table()) is not None:
+        console.print(errors, markup=False)
+    for sentence in comparison.notes():
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     if tables and not kept:
         words = f"the columns of {', '.join(map(str, tables))} are left out, as the inputs have different ones"
         console.print(words, soft_wrap=True, highlight=False, markup=False)
@@ -266,6 +280,19 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         console.print(f"{counts} -> {arguments.output}, {sdf}", soft_wrap=True, highlight=False)
     if len(failed) == len(predictions):
         raise InputError("no molecule could be predicted; the reasons are above")
+
+
+def _write_metrics(
+    arguments: argparse.Namespace, comparison: "Comparison", inputs: Sequence[Path], number: int
+) -> None:
+    """Write the errors of molecules."""
+    from eqmol.inference.comparison import NAME_THEM
+
+    if not comparison.errors.entries():
+        raise InputError(f"no molecule has a label that --metrics could be about; {NAME_THEM}")
+    document = {"model": str(arguments.model), "input": _names(inputs), "structures": number}
+    with replacing(arguments.metrics) as file:
+        file.write(json.dumps(document | comparison.named(), indent=2) + "\n")
 
 
 def _run_oc20_server(arguments: argparse.Namespace, console: "Console") -> None:
@@ -316,75 +343,32 @@ def _check_paths(arguments: argparse.Namespace, inputs: Sequence[Path]) -> None:
         raise InputError(f"{targets[0]} cannot hold both the structures and the metrics; give two names")
 
 
-def _check_labels(inputs: Sequence[Path], keys: dict[str, str], given: dict[str, str | None], wanted: bool) -> None:
-    """Find out before the work whether labels that were asked for are there at all."""
-    missing = {label for label, key in given.items() if key is not None}
-    if not missing and not wanted:
-        return
-    for _, labels, _ in _frames(inputs, keys):
-        missing -= labels.keys()
-        wanted = wanted and not labels
-        if not missing and not wanted:
-            return
-    path = ", ".join(map(str, inputs))
-    if missing:
-        label = min(missing)
-        raise InputError(f"{path}: no frame has the {label} under the key {given[label]!r}; correct --{label}-key")
-    raise InputError(
-        f"{path}: no frame has a label under the keys {', '.join(keys.values())}, so there is nothing to compare for "
-        f"--metrics; name the labels by --energy-key and --forces-key"
-    )
-
-
-def _frames(inputs: Sequence[Path], keys: dict[str, str]) -> "Iterator[Frame]":
-    from eqmol.data.qm9.reader import is_raw, read_raw
-    from eqmol.data.xyz.reader import read_frames
-
-    for path in inputs:
-        if is_raw(path):
-            yield read_raw(path), {}, str(path)
-        else:
-            yield from read_frames(path, keys["energy"], keys["forces"], keys["stress"])
-
-
 def _predict_files(
+    arguments: argparse.Namespace,
     model: "Predictor",
-    frames: "Iterator[Frame]",
+    comparison: "Comparison",
+    inputs: Sequence[Path],
     file: Any,
-    batch_size: int,
-    close_contacts: str,
     states: "StateGuard",
-    sources: bool,
-) -> "tuple[Errors, int]":
-    """Write every frame with its predictions and, of several files, where it comes from; return errors and number of frames."""
+) -> int:
+    """Write every frame with its predictions and, of several files, where it comes from; return the number of frames."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from eqmol.graph.targets import ENERGY, FORCES, STRESS
-    from eqmol.inference.errors import Errors
     from eqmol.inference.extxyz import write_frame
     from eqmol.inference.structures import attach, evaluated
 
-    errors, number = Errors((ENERGY, FORCES, STRESS)), 0
+    number = 0
     columns = (SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn())
     console = Console(stderr=True)
+    frames = comparison.frames(inputs)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
-        for (atoms, labels, source), result in evaluated(model, frames, batch_size, close_contacts, states):
-            attach(atoms, result | ({"source": source} if sources else {}), model)
+        for frame, result in evaluated(model, frames, arguments.batch_size, arguments.close_contacts, states):
+            atoms, _, source = frame
+            attach(atoms, result | ({"source": source} if len(inputs) > 1 else {}), model)
             write_frame(file, atoms)
-            errors.add(result, labels, len(atoms))
+            comparison.add(frame, result)
             number += 1
             progress.update(bar, completed=number)
-    return errors, number
-
-
-def _table(errors: "Errors", title: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"errors against the labels of {title}")
-    for name in ("quantity", "unit", "values", "MAE", "RMSE"):
-        table.add_column(name, justify="left" if name in ("quantity", "unit") else "right")
-    for entry in errors.entries():
-        table.add_row(entry.name, entry.unit, str(entry.values), f"{entry.mae:.3f}", f"{entry.rmse:.3f}")
-    return table
+    return number

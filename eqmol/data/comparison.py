@@ -26,7 +26,7 @@ class Metrics(Protocol):
         """Return the errors by name.
 
         Args:
-            sums: per target [G, 4]: how many components are compared, Σ|error|, Σ error², Σ label².
+            sums: per target [G, 5]: how many components are compared, Σ|error|, Σ error², Σ label², Σ error.
             rows: of :meth:`rows`.
         """
 

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from eqmol.data.comparison import Metrics
 from eqmol.graph.targets import Target
+from eqmol.units import quantity
 
+#: What is summed per structure: number of compared components, |error|, error², label², error.
+SUMS = 5
+#: Errors are called constant from so many structures on, where they vary by less than this part of their mean.
+ENOUGH, CONSTANT = 3, 0.25
+#: Kinds of one number for a structure.
+SINGLE = ("energy", "extensive", "intensive", "dipole_norm", "extent")
 #: What follows the names of errors in metrics.json and log.csv, by unit.
 SUFFIXES = {"meV": "_mev", "meV/atom": "_mev_per_atom", "meV/Å": "_mev_per_a", "meV/Å³": "_mev_per_a3"}
 
@@ -45,6 +52,47 @@ class Entry(NamedTuple):
         named = {f"{self.target.name}_mae{suffix}": self.mae, f"{self.target.name}_rmse{suffix}": self.rmse}
         has_rms = not self.target.is_property and np.isfinite(self.rms)
         return named | ({f"{self.target.name}_rms{suffix}": self.rms} if has_rms else {})
+
+
+class Offset(NamedTuple):
+    """Errors of one target that are nearly the same for all structures.
+
+    Attributes:
+        target: whose they are.
+        value, spread: mean of the errors, and their standard deviation.
+        unit: of both.
+    """
+
+    target: Target
+    value: float
+    spread: float
+    unit: str
+
+    def named(self) -> dict[str, float]:
+        """Return both by their names in metrics.json."""
+        return dict(zip(_offset_names(self.target, self.unit), (self.value, self.spread), strict=True))
+
+    def words(self) -> str:
+        """For a person."""
+        sign, spread = "+" if self.value > 0 else "-", quantity(self.spread, self.unit)
+        return (
+            f"{self.target.name}: the errors are nearly one constant, {sign}{quantity(abs(self.value), self.unit)}, and vary by "
+            f"{spread}; do the labels come from another level of theory, or have they another zero than those that were learnt?"
+        )
+
+
+def offset_of(target: Target, summary: Mapping[str, float]) -> Offset | None:
+    """Return the constant that a summary tells of a target, if it tells one."""
+    for unit in (f"{target.shown_unit}/atom", target.shown_unit) if target.kind in SINGLE else ():
+        value, spread = (summary.get(name) for name in _offset_names(target, unit))
+        if value is not None and spread is not None:
+            return Offset(target, value, spread, unit)
+    return None
+
+
+def _offset_names(target: Target, unit: str) -> tuple[str, str]:
+    suffix = ("_per_atom" if unit.endswith("/atom") else "") if target.is_property else SUFFIXES[unit]
+    return f"{target.name}_offset{suffix}", f"{target.name}_offset_spread{suffix}"
 
 
 def error_names(target: Target) -> tuple[str, str]:
@@ -96,14 +144,14 @@ class Errors:
 
     def add(self, result: Mapping[str, Any], labels: Mapping[str, Any], natoms: int) -> None:
         """Add one structure; labels without prediction and predictions without label are left out."""
-        row = np.zeros((1, 1 + 4 * len(self.targets)))
+        row = np.zeros((1, 1 + SUMS * len(self.targets)))
         row[0, 0] = natoms
         for number, target in enumerate(self.targets):
             if target.name in labels and target.name in result:
                 label = np.asarray(labels[target.name], np.float64)
                 error = (np.asarray(result[target.name]) - label)[np.isfinite(label)]
-                sums = (error.size, np.abs(error).sum(), np.square(error).sum(), np.nansum(np.square(label)))
-                row[0, 1 + 4 * number : 5 + 4 * number] = sums
+                squares = (np.square(error).sum(), np.nansum(np.square(label)))
+                self._of(number, row)[0] = (error.size, np.abs(error).sum(), *squares, error.sum())
         self._rows.append(row)
         self.config_types.append("")
 
@@ -132,13 +180,16 @@ class Errors:
         summary: dict[str, float] = {"structures": len(rows)}
         for entry in self._entries(rows):
             summary |= entry.named()
+        for number, target in enumerate(self.targets):
+            offset = _constant(target, self._of(number, rows), rows[:, 0])
+            summary |= {} if offset is None else offset.named()
         if self.metrics is not None:
             sums = {target.name: self._of(number, rows) for number, target in enumerate(self.targets)}
-            summary |= self.metrics.summary(sums, rows[:, 1 + 4 * len(self.targets) :])
+            summary |= self.metrics.summary(sums, rows[:, 1 + SUMS * len(self.targets) :])
         return summary
 
     def _entries(self, rows: NDArray[np.float64]) -> Iterator[Entry]:
-        """Yield the errors of the rows [structures, natoms + targets · (count, Σ|e|, Σe², Σlabel²) + ...]."""
+        """Yield the errors of the rows [structures, natoms + targets · SUMS + ...]."""
         for number, target in enumerate(self.targets):
             sums = self._of(number, rows)
             labelled = sums[:, 0] > 0
@@ -154,13 +205,13 @@ class Errors:
                     mean_square = np.square(values).mean()
                     yield _entry(name, target, unit, len(error), values.mean(), mean_square, np.nan)
             else:
-                count, absolute, square, label = sums.sum(axis=0)
+                count, absolute, square, label, _ = sums.sum(axis=0)
                 unit = target.shown_unit
                 yield _entry(target.name, target, unit, int(count), absolute / count, square / count, label / count)
 
     def _of(self, number: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sums [structures, 4] of one target."""
-        return rows[:, 1 + 4 * number : 5 + 4 * number]
+        """Return the sums [structures, SUMS] of one target, in the rows themselves."""
+        return rows[:, 1 + SUMS * number : 1 + SUMS * (number + 1)]
 
 
 def _entry(name: str, target: Target, unit: str, count: int, absolute: float, square: float, label: float) -> Entry:
@@ -170,9 +221,21 @@ def _entry(name: str, target: Target, unit: str, count: int, absolute: float, sq
     return Entry(name, target, unit, count, *errors)
 
 
+def _constant(target: Target, sums: NDArray[np.float64], natoms: NDArray[np.float64]) -> Offset | None:
+    """Return what the errors have in common, per atom or per structure, if it is nearly all of them."""
+    labelled = sums[:, 0] > 0
+    if target.kind not in SINGLE or labelled.sum() < ENOUGH:
+        return None
+    errors, units = target.shown_factor * sums[labelled, 4], (f"{target.shown_unit}/atom", target.shown_unit)
+    forms = [(errors / natoms[labelled], units[0])] if target.kind in ("energy", "extensive") else []
+    offsets = [Offset(target, float(e.mean()), float(e.std()), unit) for e, unit in (*forms, (errors, units[1]))]
+    best = min(offsets, key=lambda offset: offset.spread / max(abs(offset.value), np.finfo(float).tiny))
+    return best if best.spread < CONSTANT * abs(best.value) else None
+
+
 def _sums(prediction: Tensor | None, label: Tensor | None, owner: Tensor, num_structures: int) -> list[Tensor]:
-    """Return per structure: number of compared components, Σ|error|, Σ error², Σ label²; each [num_structures]."""
-    sums = [torch.zeros(num_structures, dtype=torch.float64, device=owner.device) for _ in range(4)]
+    """Return what :data:`SUMS` counts, each [num_structures]."""
+    sums = [torch.zeros(num_structures, dtype=torch.float64, device=owner.device) for _ in range(SUMS)]
     if prediction is None or label is None:
         return sums
     difference = (prediction.detach() - label).reshape(len(label), -1)
@@ -180,5 +243,5 @@ def _sums(prediction: Tensor | None, label: Tensor | None, owner: Tensor, num_st
     known = reference.isfinite()
     difference = torch.where(known, difference, 0.0)
     reference = torch.where(known, reference, 0.0)
-    terms = (known.to(torch.float64), difference.abs(), difference.square(), reference.square())
+    terms = (known.to(torch.float64), difference.abs(), difference.square(), reference.square(), difference)
     return [total.index_add_(0, owner, term.sum(dim=1)) for total, term in zip(sums, terms, strict=True)]

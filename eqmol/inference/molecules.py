@@ -130,17 +130,22 @@ def _row(targets: Mapping[str, Target], result: Mapping[str, Any]) -> dict[str, 
     """One number per column; values of atoms have no place in a row."""
     row: dict[str, float] = {}
     for name, target in targets.items():
-        unit = f" ({target.unit})" if target.unit else ""
+        unit = column(target).removeprefix(name)
         if target.kind == "tensor":
             parts = full_3x3_to_voigt_6_stress(result[name])
             row |= {f"{name}_{axes}{unit}": float(x) for axes, x in zip(VOIGT, parts, strict=True)}
         elif target.components:
             row |= {f"{name}_{axis}{unit}": float(x) for axis, x in zip("xyz", result[name], strict=True)}
         elif not target.is_atomic:
-            row[f"{name}{unit}"] = result[name]
+            row[column(target)] = result[name]
     if "dipole" in result and "dipole" not in targets:
         row |= {f"dipole_{axis} (D)": float(x) for axis, x in zip("xyz", result["dipole"], strict=True)}
     return row
+
+
+def column(target: Target) -> str:
+    """Name of the column of a property of one number."""
+    return f"{target.name} ({target.unit})" if target.unit else target.name
 
 
 def structure_note(predictions: Sequence[Prediction]) -> str:

@@ -44,7 +44,7 @@ class Molecule(NamedTuple):
         mol: with hydrogens and coordinates in Å.
         structure: where the coordinates come from: "given", with the number of hydrogens that were added, or the force field
             that minimised a conformer.
-        tags: data of its record in an .sdf, by name, as they are written.
+        tags: data of its record in an .sdf, or cells of its row in a table, by name, as they are written.
     """
 
     name: str

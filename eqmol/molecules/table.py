@@ -62,7 +62,9 @@ class MoleculeTable:
             elif not row[self.smiles].strip():
                 yield Failure(source, source, "it has no SMILES")
             else:
-                yield from_smiles(row[self.smiles].strip(), "", source, conformers, seed, cache)
+                found = from_smiles(row[self.smiles].strip(), "", source, conformers, seed, cache)
+                tags = dict(zip(self.header, row, strict=True))
+                yield found._replace(tags=tags) if isinstance(found, Molecule) else found
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Return a column [rows], NaN where a cell is empty or says that its value is unknown.

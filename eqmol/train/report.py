@@ -24,7 +24,7 @@ from eqmol.train import folder
 from eqmol.train.baseline import Simple, judged, verdict
 from eqmol.train.folder import RunFolder
 from eqmol.train.symmetry import symmetry_errors
-from eqmol.train.tables import Row, curves, error_tables, loss_table, quantities
+from eqmol.train.tables import Row, curves, error_tables, loss_table, offset_notes, quantities
 from eqmol.train.task import Task
 
 TRAIN, VAL = "train", "val"  #: names of the splits that are not tests
@@ -167,7 +167,7 @@ def write_report(
     for table in error_tables(task.targets, rows, shown_baselines, task.metrics, data.comparisons()):
         console.print(table, markup=False)
     compared.pop(TRAIN, None)
-    sentences = [sentence for _, sentence in further.values()]
+    sentences = [*offset_notes(task.targets, rows), *(sentence for _, sentence in further.values())]
     for sentence in (*sentences, verdict(judged(task.targets), compared, baseline.name)):
         if sentence is not None:
             console.print(sentence, markup=False, soft_wrap=True, highlight=False)

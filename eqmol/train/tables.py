@@ -9,7 +9,7 @@ from rich.table import Table
 from eqmol.data.comparison import Metrics
 from eqmol.graph import keys
 from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
-from eqmol.inference.errors import error_names, error_unit
+from eqmol.inference.errors import error_names, error_unit, offset_of
 from eqmol.plots import COLORS, Quantity
 from eqmol.train.loss import WeightedLoss
 from eqmol.units import number, quantity, shown_unit
@@ -109,6 +109,12 @@ def error_tables(
         both = [row for title, errors in rows for row in ((title, errors), baselines.get(title)) if row is not None]
         tables.append(_metrics_table(metrics, both))
     return tables
+
+
+def offset_notes(targets: Sequence[Target], rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for each row and target whose errors are nearly one constant."""
+    found = ((title.strip(), offset_of(target, errors)) for title, errors in rows for target in targets)
+    return [f"{title}: {offset.words()}" for title, offset in found if offset is not None]
 
 
 def structures_shown(errors: Mapping[str, float]) -> str:

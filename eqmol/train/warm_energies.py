@@ -29,7 +29,7 @@ from eqmol.models import Potential, Properties
 from eqmol.models.predictor import edge_vectors
 from eqmol.models.reference import BindingEnergy
 from eqmol.train.start import BATCH_ATOMS, RESOLVED
-from eqmol.units import MEV
+from eqmol.units import MEV, quantity
 
 #: Training structures that the old model is compared with.
 COMPARED = 200
@@ -116,7 +116,10 @@ def _settle_energies(data: GraphSets, model: Potential, warm: WarmStart) -> tupl
             f"energy, so the binding of atoms with neighbours changes by {shown} eV"
         )
     error = MEV * float(np.sqrt(np.mean(np.square(left / sizes))))
-    return statistics, f"energies of {len(left)} training frames start with an RMSE of {error:.4g} meV/atom{words}"
+    return (
+        statistics,
+        f"energies of {len(left)} training frames start with an RMSE of {quantity(error, 'meV/atom', 4)}{words}",
+    )
 
 
 @torch.no_grad()

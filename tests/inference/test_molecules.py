@@ -3,7 +3,9 @@
 import csv
 import gzip
 import io
+import json
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,8 @@ from eqmol.inference.molecules import FMAX
 from eqmol.molecules.features import atom_features, expand
 from eqmol.molecules.molecule import Molecule, from_smiles
 from eqmol.tuning.first_use import settle
+from eqmol.units import HARTREE
+from tests.inference.test_predict import RAW_QM9
 from tests.recipes import recipe
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -161,6 +165,66 @@ def test_molecules_from_files_of_several_kinds(model_file, tmp_path, capsys, mon
         assert all(row["U0 (eV)"] for row in rows)
         assert "the columns of a.csv, b.csv are left out" in capsys.readouterr().out
     assert main([str(model_file), "d.mol.gz", "-o", "out.tsv"]) == 2
+
+
+def test_properties_are_compared_with_labels_of_structures(model_file, tmp_path, capsys):
+    model = eqmol.load(model_file)
+    structures = [from_smiles(smiles, conformers=1).atoms() for smiles in ("CO", "C", "O", "CC")]
+    results = eqmol.predict(structures, model)
+    for number, (atoms, result) in enumerate(zip(structures, results, strict=True)):
+        atoms.info |= {"U": result["U0"] - 2.0 * len(atoms), "mu": result["mu"] + 0.1 * (-1) ** number, "homo": 1.0}
+    structures[1].info["mu"] = "unknown"
+    ase.io.write(tmp_path / "in.xyz", structures)
+    model.set_labels({"U0": "U", "mu": "mu"})
+    checkpoint.save(model, tmp_path / "known.safetensors")
+    arguments = [str(tmp_path / "known.safetensors"), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
+    assert main([*arguments, "--metrics", str(tmp_path / "m.json")]) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["mu_mae"] == pytest.approx(0.1)
+    assert metrics["U0_offset_per_atom"] == pytest.approx(2000)
+    assert not any(name.startswith("homo") for name in metrics)
+    printed = capsys.readouterr().out
+    assert "U0: the errors are nearly one constant, +2 eV/atom" in printed
+    assert "mu: 1 label cannot be used and is not compared" in printed
+    assert main([*arguments, "--key", "homo=homo", "--metrics", str(tmp_path / "m.json")]) == 0
+    assert "homo_mae" in json.loads((tmp_path / "m.json").read_text())
+    assert main([*arguments, "--energy-key", "U"]) == 2
+    assert "does not predict 'energy'; it predicts U0, mu, homo" in capsys.readouterr().err
+
+
+def test_tables_and_records_are_compared_with_their_labels(model_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = eqmol.load(model_file)
+    model.set_labels({"mu": "dipole / D"})
+    checkpoint.save(model, "known.safetensors")
+    molecules = {smiles: from_smiles(smiles, conformers=1) for smiles in ("CO", "O", "C", "CC")}
+    mu = {smiles: eqmol.predict(molecule.atoms(), model)["mu"] for smiles, molecule in molecules.items()}
+    rows = [f"CO,{mu['CO'] + 0.2}", f"O,{mu['O'] - 0.2}", "C,none", "C,about 0", "C(,1", "CC,"]
+    (tmp_path / "in.csv").write_text("smiles,dipole / D\n" + "\n".join(rows))
+    arguments = ["known.safetensors", "in.csv", "-o", "out.csv", "--conformers", "1"]
+    assert main([*arguments, "--metrics", "m.json"]) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["mu_mae"] == pytest.approx(0.2, rel=1e-5)
+    assert metrics["structures"] == 5  # with a prediction
+    printed = capsys.readouterr().out
+    assert "mu: 1 label cannot be used and is not compared; in.csv, line 5: 'about 0' under 'dipole / D'" in printed
+    assert "errors against the labels of in.csv (dipole / D)" in " ".join(printed.split())
+    (tmp_path / "in.sdf").write_text(
+        Chem.MolToMolBlock(molecules["CO"].mol) + f">  <dipole / D>\n{mu['CO'] + 0.3}\n\n$$$$\n"
+    )
+    assert main(["known.safetensors", "in.sdf", "-o", "out.csv", "--metrics", "m.json"]) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["mu_mae"] == pytest.approx(0.3, rel=1e-2)  # four decimals of Å
+    assert main([str(model_file), "in.sdf", "-o", "out.csv", "--metrics", "m.json"]) == 2
+    assert "no molecule has a label that --metrics could be about; name the labels" in capsys.readouterr().err
+
+
+def test_raw_files_of_qm9_have_labels(model_file, tmp_path):
+    (tmp_path / "dsgdb9nsd_000001.xyz").write_text(RAW_QM9)
+    arguments = [str(model_file), str(tmp_path / "dsgdb9nsd_000001.xyz"), "-o", str(tmp_path / "out.xyz")]
+    assert main([*arguments, "--metrics", str(tmp_path / "m.json")]) == 0
+    written = ase.io.read(tmp_path / "out.xyz")
+    error = 1000 * abs(written.info["eqmol_U0"] - (-40.47893 * HARTREE))
+    assert json.loads((tmp_path / "m.json").read_text())["U0_mae"] == pytest.approx(error)
 
 
 def test_relaxation_by_a_potential(tmp_path):

@@ -377,6 +377,121 @@ def test_errors(path: Path, tmp_path: Path, capfd: Any, prefix: str) -> None:
     assert found[prefix + "energy"] == pytest.approx(first.info["eqmol_energy"] - 0.1)
 
 
+def spaced(text: str) -> str:
+    """Text of a table without its lines."""
+    return " ".join("".join(c if c.isascii() or c.isalpha() or c in "³" else " " for c in text).split())
+
+
+def test_the_model_knows_the_keys_of_labels(path: Path, tmp_path: Path, capfd: Any) -> None:
+    known = eqmol.load(path)
+    known.set_labels({"energy": "REF_energy", "forces": "REF_forces"})
+    save(known, tmp_path / "known.safetensors")
+    source, structures = shifted(path, tmp_path, "REF_")
+    arguments = [str(tmp_path / "known.safetensors"), str(source), "-o", str(tmp_path / "out.xyz")]
+    assert main([*arguments, "--metrics", str(tmp_path / "m.json")]) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["forces_mae_mev_per_a"] == pytest.approx(20, abs=1e-4)
+    assert "(REF_energy, REF_forces)" in spaced(capfd.readouterr().out)
+    for number, atoms in enumerate(structures):
+        if number % 3 != 2:
+            atoms.info["E_dft"] = atoms.info.pop("REF_energy")
+            del atoms.arrays["REF_forces"]
+    write(source, structures)
+    assert main(arguments) == 0
+    assert capfd.readouterr().out == f"6 structures -> {tmp_path}/out.xyz\n"
+    assert main([*arguments, "--energy-key", "E_dft"]) == 0
+    assert "(E_dft, REF_forces)" in spaced(capfd.readouterr().out)
+
+
+def test_labels_that_may_be_meant_are_told(path: Path, tmp_path: Path, capfd: Any) -> None:
+    source, _ = shifted(path, tmp_path, "dft_")
+    assert main([str(path), str(source), "-o", str(tmp_path / "out.xyz")]) == 0
+    assert (
+        "no frame has energy or forces; if these are labels, give --energy-key dft_energy --forces-key dft_forces"
+        in (capfd.readouterr().out)
+    )
+
+
+def test_labels_that_cannot_be_used_are_left_out(path: Path, tmp_path: Path, capfd: Any) -> None:
+    structures = [molecule("H2O") for _ in range(6)]
+    energy = direct(path, structures[0])["energy"]
+    for number, atoms in enumerate(structures):
+        atoms.info["E"] = (np.nan, "high", energy + 0.1, energy + 0.1, energy - 0.1, energy + 0.1)[number]
+        atoms.arrays["F"] = np.zeros((3, 2))
+    write(tmp_path / "in.xyz", structures)
+    arguments = [str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
+    assert main([*arguments, "--energy-key", "E", "--forces-key", "F", "--metrics", str(tmp_path / "m.json")]) == 0
+    assert len(read(tmp_path / "out.xyz", ":")) == 6
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["energy_mae_mev"] == pytest.approx(100)
+    assert not any(name.startswith("forces") for name in metrics)
+    printed = spaced(capfd.readouterr().out)
+    assert "energy meV 4 100.000 100.000" in printed
+    assert "forces 0" in printed
+    assert (
+        f"energy: 2 labels cannot be used and are not compared; {tmp_path}/in.xyz, frame 0: 'E' in info is nan"
+        in printed
+    )
+    assert "forces: 6 labels cannot be used" in printed
+    assert "'F' in arrays has shape [3, 2], but 3 atoms need [3, 3]" in printed
+
+
+def test_errors_of_each_file(path: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, error in (("a", 0.1), ("b", 0.3)):
+        structures = [copper() for _ in range(2)]
+        for atoms in structures:
+            atoms.info["energy"] = direct(path, atoms)["energy"] + error
+            error = -error
+        write(f"{name}.xyz", structures)
+    write("c.xyz", copper())
+    assert main([str(path), "?.xyz", "-o", "out.xyz", "--metrics", "m.json"]) == 0
+    printed = spaced(capfd.readouterr().out)
+    for row in ("a.xyz energy meV 2 100.000", "b.xyz energy meV 2 300.000", "all energy meV 4 200.000"):
+        assert row in printed
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["energy_mae_mev"] == pytest.approx(200)
+    assert metrics["files"]["b.xyz"]["energy_mae_mev"] == pytest.approx(300)
+    assert metrics["files"]["c.xyz"] == {"structures": 1}
+    assert metrics["input"] == ["a.xyz", "b.xyz", "c.xyz"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [
+        (lambda size: -1.5 * size, "energy: the errors are nearly one constant, +1.5 eV/atom, and vary by"),
+        (lambda size: 0.2, "energy: the errors are nearly one constant, -200 meV, and vary by"),
+        (lambda size: 0.1 * (size - 4), ""),
+    ],
+)
+def test_a_constant_error_is_named(path: Path, tmp_path: Path, capfd: Any, shift: Callable, expected: str) -> None:
+    structures = mixed()
+    for number, atoms in enumerate(structures):
+        atoms.info["energy"] = direct(path, atoms)["energy"] + shift(len(atoms)) + 1e-3 * (-1) ** number
+    write(tmp_path / "in.xyz", structures)
+    arguments = [str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
+    assert main([*arguments, "--metrics", str(tmp_path / "m.json")]) == 0
+    printed = spaced(capfd.readouterr().out)
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert ("nearly one constant" in printed) == any("offset" in name for name in metrics) == bool(expected)
+    assert expected in printed
+    if "eV/atom" in expected:
+        assert metrics["energy_offset_mev_per_atom"] == pytest.approx(1500, abs=1)
+        assert "energy per atom eV/atom 6 1.5" in printed  # and no 1500 meV/atom
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--key", "alpha=POL"], "the model does not predict 'alpha'; it predicts energy, forces, stress"),
+        (["--key", "alpha"], "--key alpha must name a property and its key"),
+        (["--stress-key", "virial"], "no frame has 'virial', which was given as the key of stress; correct it"),
+    ],
+)
+def test_keys_of_nothing(path: Path, source: Path, options: list[str], message: str, capsys: Any) -> None:
+    assert main([str(path), str(source), "-o", str(source.with_name("out.xyz")), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_stress_errors(path: Path, tmp_path: Path) -> None:
     atoms = copper()
     stress = direct(path, atoms)["stress"] + 0.003
@@ -438,9 +553,6 @@ def bad(name: str, tmp_path: Path, path: Path) -> tuple[list[str], str]:
         case "singular cell":
             structures[0].pbc = True
             match = "frame 0: the cell"
-        case "forces of a wrong shape":
-            structures[5].arrays["forces"] = np.zeros((1, 2))
-            match = "frame 5"
         case "backend of the other family":
             arguments += ["--backend", "gaunt"]
             match = "coupled"
@@ -495,7 +607,6 @@ BAD = [
     "NaN position",
     "two atoms at one place",
     "singular cell",
-    "forces of a wrong shape",
     "backend of the other family",
     "unknown backend",
     "unknown device",
