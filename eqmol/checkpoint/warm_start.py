@@ -70,6 +70,30 @@ class WarmStart:
             return statistics | {"properties": recipe["statistics"]} | ({"features": inputs} if inputs else {})
         return statistics | {"e0": recipe["e0"], "scale": recipe["scale"]}
 
+    def properties_of(self, statistics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return "properties", the statistics of what a potential learns beside energies: those of the model, and as measured on
+        the data of what the model does not predict; nothing without such.
+
+        Args:
+            statistics: of the data.
+
+        Raises:
+            InputError: a target of another kind or unit than the model's.
+        """
+        place = {z: row for row, z in enumerate(statistics["elements"])}
+        own = self.model.recipe.get("properties") or {}
+        found: dict[str, dict[str, Any]] = {}
+        for name, entry in statistics.get("properties", {}).items():
+            e0 = [entry["e0"][place[z]] if z in place else 0.0 for z in self.model.elements]
+            found[name] = own.get(name, {**entry, "e0": e0})
+            for key in ("kind", "unit"):
+                if found[name][key] != entry[key]:
+                    raise InputError(
+                        f"init_from={self.path} has the {key} {found[name][key]!r} for {name}, the data {entry[key]!r}; give the "
+                        "target another name, or declare it as the model's"
+                    )
+        return {"properties": found} if found else {}
+
     def check_kind(self, target: str) -> None:
         """Refuse a model that predicts other things than that of the run.
 
@@ -186,7 +210,9 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
     values: dict[str, Any] = {}
     for key, value in checkpoint.plain(defaults | dict(node)).items():
-        if key == "statistics":  # of properties
+        if key == "properties":  # a potential may learn others
+            continue
+        if key == "statistics":
             value = {name: {k: v for k, v in entry.items() if k not in CONSTANTS} for name, entry in value.items()}
         values |= _flat(value, f"{key}.") if key in PARTS else {f"{prefix}{key}": value}
     return values

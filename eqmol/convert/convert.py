@@ -121,26 +121,29 @@ def num_parameters(model: Potential) -> int:
 
 
 def differences(old: Potential, new: Potential, structures: Iterable[ase.Atoms], allowed: float) -> list[Difference]:
-    """Compare energies per atom, forces and stress.
+    """Compare energies per atom, forces, stress and properties.
 
     Args:
         old, new: in float64, in evaluation mode.
         structures: at least one.
-        allowed: largest difference (eV, eV/Å, eV/Å³) for forces of 1 eV/Å.
+        allowed: largest difference (eV, eV/Å, eV/Å³) for forces of 1 eV/Å; of properties, in their units, for values of 1.
 
     Raises:
         InputError: an element that the models do not know, or a result that is not finite.
     """
-    largest = {"energies": 0.0, "forces": 0.0, "stress": 0.0}
-    force = 1.0
+    units = {"energies": ("energy", "eV/atom"), "forces": ("forces", "eV/Å"), "stress": ("stress", "eV/Å³")}
+    units |= {name: (name, target.unit) for name, target in old.targets.items()}
+    largest, size = dict.fromkeys(units, 0.0), dict.fromkeys(units, 1.0)
+    sized_by = dict.fromkeys(("energies", "stress"), "forces")
     for number, atoms in enumerate(structures):
         graph = graph_of(old, atoms, f"structure {number}")
         expected, result = (evaluate_graphs(model, [graph])[0] for model in (old, new))
-        force = max(force, float(np.abs(expected["forces"]).max()))
         for name in largest.keys() & expected.keys():
+            size[name] = max(size[name], float(np.abs(expected[name]).max()))
             largest[name] = max(largest[name], float(np.abs(result[name] - expected[name]).max()))
-    units = {"energies": ("energy", "eV/atom"), "forces": ("forces", "eV/Å"), "stress": ("stress", "eV/Å³")}
-    return [Difference(*units[name], value, allowed * force) for name, value in largest.items()]
+    return [
+        Difference(*units[name], value, allowed * size[sized_by.get(name, name)]) for name, value in largest.items()
+    ]
 
 
 def example_structures(elements: Sequence[int], cutoff: float, seed: int = 0) -> Iterator[ase.Atoms]:

@@ -21,6 +21,8 @@ from eqmol.models.equiformer import Equiformer
 from eqmol.models.force_head import ForceHead
 from eqmol.models.mace import MACE
 from eqmol.models.potential import Potential
+from eqmol.models.properties import PropertyHeads
+from eqmol.models.property_heads import AtomScalars, AtomVectors, Head
 from eqmol.nn import LinearReadout, NonlinearReadout
 from eqmol.ops.spec import Spec
 
@@ -46,6 +48,10 @@ GROWTHS: dict[type[nn.Module], Growth] = {
 }
 
 
+#: Parts without parameters of their own.
+CONTAINERS = (nn.ModuleList, PropertyHeads, Head, AtomScalars, AtomVectors)
+
+
 @torch.no_grad()
 def enlarge(old: Potential, new: Potential) -> None:
     """Make ``new``, which has random parameters, compute what ``old`` computes.
@@ -62,8 +68,8 @@ def enlarge(old: Potential, new: Potential) -> None:
 
 def _fill_part(old: nn.Module, new: nn.Module) -> None:
     """What reads the features of a backbone: new channels enter through zeros."""
-    if isinstance(old, nn.ModuleList):
-        for before, after in zip(old, new.children(), strict=True):
+    if isinstance(old, CONTAINERS):
+        for before, after in zip(old.children(), new.children(), strict=True):
             _fill_part(before, after)
     elif isinstance(old, NonlinearReadout) and isinstance(new, NonlinearReadout):
         put_matrix(new.weight, old.weight)

@@ -5,7 +5,7 @@ network has to find, of sums over atoms for each √atom; and "spread", the same
 loss are divided. What is labelled NaN does not count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from eqmol.data.options import wrong
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.keys import LABELS
-from eqmol.graph.targets import Target
+from eqmol.graph.targets import Target, check_beside_energies
 from eqmol.units import BOHR
 
 #: Of the labels; what is left of them and is smaller is rounding.
@@ -25,7 +25,8 @@ ROUNDING = 1e-10
 
 
 def own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[tuple[Target, ...], dict[str, str]]:
-    """Return the targets that are trained on and the keys under which files have them.
+    """Return the targets that are trained on and the keys under which files have them: those that are required, and beside
+    energies or forces all.
 
     Raises:
         InputError: a declaration that cannot be, or a target that is not declared.
@@ -45,7 +46,14 @@ def own_targets(settings: Mapping[str, Any], required: Sequence[str]) -> tuple[t
                 f"the target {name} is not declared: add data.targets={{{name}: {{kind: ..., unit: ...}}}}; declared are "
                 f"{', '.join(found) or 'none'}"
             )
-    return tuple(found[name] for name in required if name in found), keys
+    beside = found if learns_energies(required, found) else {}
+    check_beside_energies(beside)
+    return tuple(found[name] for name in dict.fromkeys((*required, *beside)) if name in found), keys
+
+
+def learns_energies(required: Sequence[str], targets: Collection[str]) -> bool:
+    """Return whether energies or their derivatives are trained on; a target may have the name of one."""
+    return any(name in LABELS and name not in targets for name in required)
 
 
 def measure_target(

@@ -5,7 +5,7 @@ stress are targets of the same form.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -41,8 +41,12 @@ Kind = Literal[
 ]
 #: Kinds of properties.
 KINDS: Final[tuple[str, ...]] = get_args(Kind)[3:]
+#: Names of what a potential and its calculator return of energies.
+RESULTS: Final = (*LABELS, "energies", "free_energy", "virial")
 #: Kinds with a contribution of every element.
 SUMS: Final = ("extensive", "extent", "tensor", "atomic")
+#: Kinds that refer to positions themselves, which periodic directions do not have.
+MOLECULAR: Final = ("dipole", "dipole_norm", "extent")
 #: Highest degree of the features that a kind is read from.
 DEGREES: Final = {"vector": 1, "dipole": 1, "dipole_norm": 1, "tensor": 2}
 
@@ -76,8 +80,6 @@ class Target:
             raise InputError(f"{self.name!r} cannot name a target: take letters, digits, _ and -, a letter first")
         if self.kind not in KINDS and not (self.kind in LABELS and self.kind == self.name):
             raise InputError(f"the target {self.name} has kind={self.kind!r}; choose from {', '.join(KINDS)}")
-        if self.name in LABELS and self.kind != self.name:
-            raise InputError(f"{self.name} names what a potential predicts; give the property another name")
         if not isinstance(self.unit, str) or len(self.unit) > 32:
             raise InputError(f"the unit of the target {self.name} is {self.unit!r}, not a short text")
 
@@ -99,7 +101,7 @@ class Target:
     @property
     def field(self) -> str:
         """Name of the labels in a graph."""
-        return label_field(self.name)
+        return f"target_{self.name}" if self.is_property else self.name
 
     @property
     def is_property(self) -> bool:
@@ -137,9 +139,23 @@ class Target:
         return _SHOWN.get(self.unit, (self.unit, 1.0))[1]
 
 
-def label_field(name: str) -> str:
-    """Name of a target's labels in a graph."""
-    return name if name in LABELS else f"target_{name}"
+def not_molecular(target: Target, source: str) -> InputError:
+    """Return the error for a periodic structure where a target has no meaning for it."""
+    return InputError(
+        f"{target.name} ({target.kind}) is a property of molecules, but {source} is periodic; remove its cell and periodic "
+        "directions if it is a molecule in a box"
+    )
+
+
+def check_beside_energies(names: Iterable[str]) -> None:
+    """Refuse properties that a potential cannot have.
+
+    Raises:
+        InputError: a name that it has for something else.
+    """
+    for name in names:
+        if name in RESULTS:
+            raise InputError(f"{name} names what a potential predicts; give the property another name")
 
 
 #: What a potential predicts besides properties.

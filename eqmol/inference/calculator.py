@@ -18,6 +18,7 @@ from eqmol.graph.electronic import StateGuard
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.models import Potential
+from eqmol.units import DEBYE
 
 
 class Calculator(ASECalculator):
@@ -25,7 +26,8 @@ class Calculator(ASECalculator):
 
     Results are float64 NumPy arrays in eV, eV/Å and eV/Å³: ``energy`` (= ``free_energy``), ``energies`` [N], ``forces``
     [N, 3] and, for structures that are periodic in three directions and no others, ``stress`` [6] in ASE's order
-    (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V).
+    (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V). Properties that the model predicts besides are there by their names, as of
+    :func:`eqmol.predict`; ``dipole`` alone is in ASE's unit, e·Å.
 
     Threads may share a calculator: they take turns, and ``atoms.get_forces()`` is right in each of them.
 
@@ -78,6 +80,11 @@ class Calculator(ASECalculator):
                 "potential with the calculator"
             )
         self.model = model
+        own = [
+            *model.targets,
+            *(name for name in ("dipole", "charges") if model.heads is not None and model.heads.molecular),
+        ]
+        self.implemented_properties = list(dict.fromkeys([*type(self).implemented_properties, *own]))
         self._neighbors = NeighborList(self.model.cutoff, skin)
         self._contacts = guard_of(self.model, close_contacts)
         self._states = StateGuard(self.model.electronic_state, electronic_state)
@@ -148,5 +155,7 @@ class Calculator(ASECalculator):
         self._states.check(atoms)
         self.results = evaluate_graphs(self.model, [graph])[0]
         self.results["free_energy"] = self.results["energy"]
+        if "dipole" in self.results:
+            self.results["dipole"] = DEBYE * self.results["dipole"]
         if "stress" in self.results:
             self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])

@@ -11,8 +11,8 @@ from torch import Tensor
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, NeighborList, check_numbers, collate, from_atoms
 from eqmol.graph.contacts import SHORTEST, CloseContacts
-from eqmol.graph.targets import Target
-from eqmol.models import Potential, Properties
+from eqmol.graph.targets import MOLECULAR, Target
+from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
 
 
@@ -59,58 +59,64 @@ def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph]) -> list[dict[
 
     Returns:
         For each structure, of a potential: ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it
-        is periodic in three directions, ``stress`` [3, 3] (eV/Å³); of a model of properties: each of them (float, in the unit
-        of its target), atomic ones as [N], vectors as [3], tensors as [3, 3], and of dipole moments also ``charges`` [N] (e).
-        Float64 NumPy.
+        is periodic in three directions, ``stress`` [3, 3] (eV/Å³); and each property (float, in the unit of its target), atomic
+        ones as [N], vectors as [3], tensors as [3, 3], and of dipole moments also ``charges`` [N] (e); of a potential without
+        those of molecules if it is periodic. Float64 NumPy.
 
     Raises:
         InputError: a result that is not finite.
     """
     device = next(model.parameters()).device
     batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
-    if isinstance(model, Properties):
-        return _properties(model(batch.to(device)), model.targets, graphs)
-    assert isinstance(model, Potential)
-    periodic = [model.conservative and bool(graph.pbc.all()) for graph in graphs]
-    values = _arrays(model(batch.to(device), forces=True, stress=any(periodic)))
+    output: Mapping[str, Tensor]
+    if isinstance(model, Potential):
+        stress = model.conservative and any(bool(graph.pbc.all()) for graph in graphs)
+        output = model(batch.to(device), forces=True, stress=stress)
+    else:
+        output = model(batch.to(device))
+    values = {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
     results, begin = [], 0
     for number, graph in enumerate(graphs):
         atoms = slice(begin, begin := begin + len(graph.pos))
-        result = {
-            "energy": float(values["energy"][number]),
-            "energies": values["energies"][atoms],
-            "forces": values["forces"][atoms],
-        }
-        if periodic[number]:
-            result["stress"] = values["stress"][number]
-        _check_result(result, graph)
-        results.append(result)
+        energies = _energies(values, number, atoms, graph) if isinstance(model, Potential) else {}
+        results.append(energies | _properties(values, model.targets, number, atoms, graph))
     return results
+
+
+def _energies(values: Mapping[str, NDArray[np.float64]], number: int, atoms: slice, graph: AtomGraph) -> dict[str, Any]:
+    """What a potential says of one structure of a batch."""
+    result = {
+        "energy": float(values["energy"][number]),
+        "energies": values["energies"][atoms],
+        "forces": values["forces"][atoms],
+    }
+    if "stress" in values and bool(graph.pbc.all()):
+        result["stress"] = values["stress"][number]
+    _check_result(result, graph)
+    return result
 
 
 def _properties(
-    output: Mapping[str, Tensor], targets: Mapping[str, Target], graphs: Sequence[AtomGraph]
-) -> list[dict[str, Any]]:
-    values = _arrays(output)
-    further = [name for name in ("dipole", "charges") if name in values and name not in targets]
-    results: list[dict[str, Any]] = []
-    begin = 0
-    for number, graph in enumerate(graphs):
-        atoms = slice(begin, begin := begin + len(graph.pos))
-        result: dict[str, Any] = {}
-        for name, target in targets.items():
-            value = values[name][atoms if target.is_atomic else number]
-            if not np.isfinite(value).all():
-                raise InputError(f"{_source(graph)}{name} is not finite; the structure is unlike what the model knows")
-            result[name] = value if value.ndim else float(value)
-        for name in further:
+    values: Mapping[str, NDArray[np.float64]],
+    targets: Mapping[str, Target],
+    number: int,
+    atoms: slice,
+    graph: AtomGraph,
+) -> dict[str, Any]:
+    """The properties of one structure of a batch."""
+    periodic = bool(graph.pbc.any())
+    result: dict[str, Any] = {}
+    for name, target in targets.items():
+        if periodic and target.kind in MOLECULAR:
+            continue
+        value = values[name][atoms if target.is_atomic else number]
+        if not np.isfinite(value).all():
+            raise InputError(f"{_source(graph)}{name} is not finite; the structure is unlike what the model knows")
+        result[name] = value if value.ndim else float(value)
+    for name in ("dipole", "charges"):  # of which a dipole moment is made
+        if name in values and name not in targets and not periodic:
             result[name] = values[name][atoms if name == "charges" else number]
-        results.append(result)
-    return results
-
-
-def _arrays(output: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:
-    return {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
+    return result
 
 
 def _source(graph: AtomGraph) -> str:

@@ -15,7 +15,6 @@ from eqmol.graph.electronic import StateGuard
 from eqmol.inference.batches import batches
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
-from eqmol.models import Properties
 from eqmol.models.predictor import Predictor
 
 Frame = tuple[Atoms, dict[str, Any], str]  #: structure, labels, "path, frame 17"
@@ -37,7 +36,7 @@ def predict(
     kernels: str | None = None,
     radial_table: str | None = None,
 ) -> Any:
-    """Predict energies and forces of structures.
+    """Predict energies and forces of structures, or what else a model predicts.
 
     Args:
         atoms: one structure, or several.
@@ -48,7 +47,8 @@ def predict(
 
     Returns:
         For one structure a dict, for several a list of dicts: ``energy`` (eV), ``energies`` [N] (eV), ``forces`` [N, 3]
-        (eV/Å) and, if it is periodic in three directions, ``stress`` [3, 3] (eV/Å³, +dE/dstrain/V); float64 NumPy.
+        (eV/Å) and, if it is periodic in three directions, ``stress`` [3, 3] (eV/Å³, +dE/dstrain/V), and properties by their
+        names, see :func:`eqmol.inference.evaluate.evaluate_graphs`; float64 NumPy.
 
     Raises:
         InputError: see :func:`eqmol.load`; an element that the model has not seen, atoms that are much too close,
@@ -73,8 +73,7 @@ def predict(
 
 def attach(atoms: Atoms, result: Mapping[str, Any], model: Predictor) -> None:
     """Write a model's predictions beside what the structure carries, in place of those of an earlier prediction."""
-    targets = model.targets if isinstance(model, Properties) else {}
-    per_atom = {*PER_ATOM, *(name for name, target in targets.items() if target.is_atomic)}
+    per_atom = {*PER_ATOM, *(name for name, target in model.targets.items() if target.is_atomic)}
     for place in (atoms.info, atoms.arrays):
         for key in [key for key in place if key.startswith(PREFIX)]:
             del place[key]

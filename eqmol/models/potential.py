@@ -5,16 +5,18 @@ Shapes: N atoms, E edges, G graphs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
+from eqmol.graph.targets import Target, check_beside_energies
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
 from eqmol.models.predictor import Predictor, edge_vectors, owners
+from eqmol.models.properties import PropertyHeads
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
@@ -43,6 +45,8 @@ class Potential(Predictor):
         gain, force_gain: of what the network returns for energies and for direct forces, so that an untrained model has
             the size of its labels, see :mod:`eqmol.train.start`.
         binding: what atoms of each element have besides E0 with neighbours, eV; see :class:`BindingEnergy`. None: nothing.
+        properties: what else is read from the features, see ``statistics`` of :class:`eqmol.models.properties.PropertyHeads`.
+        pooling: see :class:`eqmol.models.properties.PropertyHeads`.
 
     Raises:
         InputError: an argument of the wrong type, size or range.
@@ -63,6 +67,8 @@ class Potential(Predictor):
         gain: float = 1.0,
         force_gain: float = 1.0,
         binding: list[float] | None = None,
+        properties: dict[str, Any] | None = None,
+        pooling: str = "softmax",
     ) -> None:
         super().__init__(backbone, elements)
         energies = self._per_element("e0", e0)
@@ -77,6 +83,13 @@ class Potential(Predictor):
         self.force_gain = check_number("force_gain", force_gain, 1e-12, 1e12)
         self.binding = None if binding is None else BindingEnergy(self._per_element("binding", binding), self.cutoff)
         self.repulsion = ZBLRepulsion(self.elements, self.cutoff) if check_flag("zbl", zbl) else None
+        self.heads = None if properties is None else PropertyHeads(backbone, properties, readout_hidden, pooling)
+        check_beside_energies(self.targets)
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The properties besides energies, by name."""
+        return {} if self.heads is None else self.heads.targets
 
     def forward(self, graph: Data, forces: bool = True, stress: bool = False) -> dict[str, Tensor]:
         """Predict.
@@ -91,8 +104,9 @@ class Potential(Predictor):
 
         Returns:
             energy [G] eV; energies [N] eV per atom; forces [N, 3] eV/Å; virial [G, 3, 3] = -dE/dstrain in eV;
-            stress [G, 3, 3] = dE/dstrain / volume in eV/Å³, NaN for graphs that are not periodic in three directions.
-            All float64.
+            stress [G, 3, 3] = dE/dstrain / volume in eV/Å³, NaN for graphs that are not periodic in three directions;
+            and every property, as of :class:`eqmol.models.Properties`, NaN where it is one of molecules and the graph is
+            periodic. All float64.
 
         Raises:
             InputError: an element that the model does not know, two atoms at the same place, or stress of a model with
@@ -110,9 +124,10 @@ class Potential(Predictor):
             vectors = edge_vectors(graph, batch)
             if differentiate and not vectors.requires_grad:
                 vectors.requires_grad_()
-            energies, direct = self._site_energies(graph, vectors, species, forces)
+            features = self._features(graph, vectors, species)
+            energies, direct = self._site_energies(graph, features, vectors, species, forces)
             energy = energies.new_zeros(len(graph.cell)).index_add(0, batch, energies)
-            results = {"energy": energy, "energies": energies}
+            results = self._properties(graph, features, species) | {"energy": energy, "energies": energies}
             if direct is not None:
                 results["forces"] = direct
             if differentiate:
@@ -127,18 +142,32 @@ class Potential(Predictor):
         return results if self.training else {name: value.detach() for name, value in results.items()}
 
     def element_values(self, name: str) -> Tensor:
-        """Energies of isolated atoms, eV."""
-        return self.reference.e0
+        """Energies of isolated atoms, eV, or atom references of a property."""
+        return self.reference.e0 if self.heads is None or name == "energy" else self.heads.element_values(name)
+
+    def _features(self, graph: Data, vectors: Tensor, species: Tensor) -> list[Tensor]:
+        """Features of the atoms, followed by those of one atom without neighbours of each element."""
+        extended = torch.cat([species, torch.arange(len(self.elements), device=species.device)])
+        return self.backbone(vectors.to(self.dtype), extended, *graph.edge_index)
+
+    def _properties(self, graph: Data, features: list[Tensor], species: Tensor) -> dict[str, Tensor]:
+        """What the heads read, NaN where it has no meaning."""
+        if self.heads is None:
+            return {}
+        own = [x[: len(species)] for x in features]
+        results: dict[str, Tensor] = self.heads(own, graph, species, own[0].new_zeros(len(species), 0))
+        periodic = graph.pbc.any(-1)
+        for target in self.heads.molecular:
+            value = results[target.name]
+            results[target.name] = torch.where(periodic.view(-1, *[1] * (value.ndim - 1)), torch.nan, value)
+        return results
 
     def _site_energies(
-        self, graph: Data, vectors: Tensor, species: Tensor, forces: bool
+        self, graph: Data, features: list[Tensor], vectors: Tensor, species: Tensor, forces: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Energies [N] and, where they are wanted and not derivatives, forces [N, 3]."""
         senders, receivers = graph.edge_index
-        num_atoms, num_elements = len(species), len(self.elements)
-        # one atom without neighbours of each element follows the real atoms
-        extended = torch.cat([species, torch.arange(num_elements, device=species.device)])
-        features = self.backbone(vectors.to(self.dtype), extended, senders, receivers)
+        num_atoms = len(species)
         terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
         value = torch.stack(terms).sum(0)
         interaction = value[:num_atoms] - value[num_atoms:].index_select(0, species)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
 from eqmol.graph.electronic import ElectronicState
+from eqmol.graph.targets import Target
 from eqmol.models.arguments import check_elements
 from eqmol.models.backbone import Backbone
 
@@ -64,6 +65,11 @@ class Predictor(nn.Module, ABC):
     @abstractmethod
     def forward(self, graph: Data) -> dict[str, Tensor]:
         """Predict; results are float64."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> dict[str, Target]:
+        """The properties that are predicted, by name; energies and their derivatives are none."""
 
     @abstractmethod
     def element_values(self, name: str) -> Tensor:

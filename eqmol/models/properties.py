@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eqmol.errors import InputError
 from eqmol.graph.keys import FEATURES
-from eqmol.graph.targets import Target
+from eqmol.graph.targets import MOLECULAR, Target, not_molecular
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.predictor import Predictor, edge_vectors, owners
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from eqmol.graph.geometric import Data
 
 GAPS = ("direct", "difference")
-#: Kinds that refer to positions themselves, which periodic directions do not have.
-MOLECULAR = ("dipole", "dipole_norm", "extent")
 #: What the statistics of a target hold.
 ENTRY = frozenset({"kind", "unit", "e0", "mean", "scale", "spread"})
 
@@ -61,22 +59,96 @@ class Standardise(DoubleBuffers):
         return (graph[FEATURES] - self.mean) / self.scale
 
 
+class PropertyHeads(nn.ModuleDict):
+    """Several properties from the same features, each by a head that suits its kind; see :mod:`eqmol.graph.targets`.
+
+    Args:
+        backbone: whose features are read.
+        statistics: per property "kind" and "unit", see :class:`eqmol.graph.targets.Target`, and in its unit "e0" for each
+            element, "mean", "scale" and "spread", see :mod:`eqmol.data.targets`.
+        readout_hidden: width of the readouts' hidden layer.
+        pooling: of atoms in intensive properties, ``mean`` or ``softmax``, the mean with learnt weights.
+        gap: ``direct``, or ``difference`` for lumo - homo, which must then be properties too.
+        num_inputs: how many further inputs the readouts have.
+
+    Raises:
+        InputError: an argument of the wrong type, size or range, or features of too low a degree.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        statistics: dict[str, Any],
+        readout_hidden: int = 16,
+        pooling: str = "mean",
+        gap: str = "direct",
+        num_inputs: int = 0,
+    ) -> None:
+        super().__init__()
+        check_integer("readout_hidden", readout_hidden, 1, 2048)
+        if not isinstance(statistics, dict) or not statistics:
+            raise InputError("statistics must name at least one property")
+        if gap not in GAPS:
+            raise InputError(f"gap={gap!r} is unknown; choose from {', '.join(GAPS)}")
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling={pooling!r} is unknown; choose from {', '.join(POOLINGS)}")
+        self.gap_is_difference = gap == "difference"
+        if self.gap_is_difference and not {"homo", "lumo", "gap"} <= statistics.keys():
+            raise InputError("gap=difference is lumo - homo: add homo and lumo to the targets, or choose gap=direct")
+        self.targets = {name: _target(name, entry) for name, entry in statistics.items()}
+        kinds = HEADS | {"intensive": POOLINGS[pooling]}
+        for name, entry in statistics.items():
+            if not (name == "gap" and self.gap_is_difference):
+                self[name] = _head(kinds, self.targets[name], entry, backbone, readout_hidden, num_inputs)
+
+    @property
+    def molecular(self) -> tuple[Target, ...]:
+        """The properties that periodic structures do not have."""
+        return tuple(target for target in self.targets.values() if target.kind in MOLECULAR)
+
+    def element_values(self, name: str) -> Tensor:
+        """What an atom of each element contributes to a property by itself, [elements] float64."""
+        head = self[name]
+        assert isinstance(head, Head)
+        return head.e0
+
+    def forward(self, features: list[Tensor], graph: Data, species: Tensor, inputs: Tensor) -> dict[str, Tensor]:
+        """Predict.
+
+        Args:
+            features: [N, lm, C] of each set of the backbone.
+            graph: a batch, or one.
+            species: [N] index of the element of each atom.
+            inputs: [N, inputs] further inputs of the readouts.
+
+        Returns:
+            See :meth:`Properties.forward`.
+        """
+        batch = owners(graph)
+        natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
+        molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
+        values: dict[str, Tensor] = {}
+        further: dict[str, Tensor] = {}
+        for name, head in self.items():
+            found = head(features, molecule)
+            values[name] = found.pop("value")
+            further |= found
+        if self.gap_is_difference:
+            values["gap"] = values["lumo"] - values["homo"]
+        return further | values
+
+
 class Properties(Predictor):
-    """Several properties from one backbone, each by a head that suits its kind; see :mod:`eqmol.graph.targets`.
+    """Several properties from one backbone.
 
     Args:
         backbone: returns sets of node features.
         elements: atomic numbers, the same as the backbone's.
-        statistics: per property "kind" and "unit", see :class:`eqmol.graph.targets.Target`, and in its unit "e0" for each
-            element, "mean", "scale" and "spread", see :mod:`eqmol.data.targets`.
-        gap: ``direct``, or ``difference`` for lumo - homo, which must then be properties too.
-        readout_hidden: width of the readouts' hidden layer.
+        statistics, gap, readout_hidden, pooling: see :class:`PropertyHeads`.
         denoise: also predict the displacement of atoms, for training with noisy nodes.
         features: per further input, see :mod:`eqmol.molecules.features`, "mean" and "scale" over the atoms of the training set.
-        pooling: of atoms in intensive properties, ``mean`` or ``softmax``, the mean with learnt weights.
 
     Attributes:
-        targets: what is predicted, by name.
         features: the names of those inputs, which graphs then must carry.
 
     Raises:
@@ -95,34 +167,15 @@ class Properties(Predictor):
         pooling: str = "mean",
     ) -> None:
         super().__init__(backbone, elements)
-        check_integer("readout_hidden", readout_hidden, 1, 2048)
-        if not isinstance(statistics, dict) or not statistics:
-            raise InputError("statistics must name at least one property")
-        if gap not in GAPS:
-            raise InputError(f"gap={gap!r} is unknown; choose from {', '.join(GAPS)}")
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling={pooling!r} is unknown; choose from {', '.join(POOLINGS)}")
-        self.gap_is_difference = gap == "difference"
-        if self.gap_is_difference and not {"homo", "lumo", "gap"} <= statistics.keys():
-            raise InputError("gap=difference is lumo - homo: add homo and lumo to the targets, or choose gap=direct")
-        for name, entry in statistics.items():
-            if not isinstance(entry, dict) or entry.keys() != ENTRY:
-                raise InputError(f"statistics of {name} must have {', '.join(sorted(ENTRY))}")
-        self.targets = {name: Target(name, entry["kind"], entry["unit"]) for name, entry in statistics.items()}
         self.features = tuple(features or {})
         self.inputs = Standardise(features or {})
-        kinds = HEADS | {"intensive": POOLINGS[pooling]}
-        heads = {
-            name: _head(
-                kinds, self.targets[name], entry, backbone, readout_hidden, len(self.elements), len(self.features)
-            )
-            for name, entry in statistics.items()
-            if not (name == "gap" and self.gap_is_difference)
-        }
-        self.heads = nn.ModuleDict(heads)
-        for name, entry in statistics.items():
-            check_number(f"spread of {name}", entry["spread"], 1e-9, 1e9)
+        self.heads = PropertyHeads(backbone, statistics, readout_hidden, pooling, gap, len(self.features))
         self.noise = AtomVectors(backbone, "denoise=True") if check_flag("denoise", denoise) else None
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The properties, by name."""
+        return self.heads.targets
 
     def forward(self, graph: Data) -> dict[str, Tensor]:
         """Predict.
@@ -139,39 +192,29 @@ class Properties(Predictor):
                 that the model reads, or a dipole moment or extent of a periodic structure.
         """
         with torch.inference_mode(False), torch.set_grad_enabled(self.training):
-            self._check_boundaries(graph)
-            species, batch = self.species(graph), owners(graph)
-            vectors = edge_vectors(graph, batch)
+            if self.heads.molecular and bool(graph.pbc.any()):
+                raise not_molecular(self.heads.molecular[0], "the structure")
+            species = self.species(graph)
+            vectors = edge_vectors(graph, owners(graph))
             features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
-            natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
-            inputs = self.inputs(graph).to(self.dtype)
-            molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
-            values: dict[str, Tensor] = {}
-            further: dict[str, Tensor] = {}
-            for name, head in self.heads.items():
-                found = head(features, molecule)
-                values[name] = found.pop("value")
-                further |= found
-            if self.gap_is_difference:
-                values["gap"] = values["lumo"] - values["homo"]
+            results = self.heads(features, graph, species, self.inputs(graph).to(self.dtype))
             if self.noise is not None and self.training:
-                further["noise"] = self.noise(features)
-        return further | values
-
-    def _check_boundaries(self, graph: Data) -> None:
-        """Refuse periodic structures where a target has no meaning for them."""
-        molecular = [target for target in self.targets.values() if target.kind in MOLECULAR]
-        if molecular and bool(graph.pbc.any()):
-            raise InputError(
-                f"{molecular[0].name} ({molecular[0].kind}) is a property of molecules, but the structure is periodic; remove its "
-                "cell and periodic directions if it is a molecule in a box"
-            )
+                results["noise"] = self.noise(features)
+        return results
 
     def element_values(self, name: str) -> Tensor:
         """Atom references of a property."""
-        head = self.heads[name]
-        assert isinstance(head, Head)
-        return head.e0
+        return self.heads.element_values(name)
+
+
+def _target(name: str, entry: Any) -> Target:
+    """The target of one property."""
+    if name in dir(nn.ModuleDict):
+        raise InputError(f"{name} cannot name a target, as it means something else in models; give it another name")
+    if not isinstance(entry, dict) or entry.keys() != ENTRY:
+        raise InputError(f"statistics of {name} must have {', '.join(sorted(ENTRY))}")
+    check_number(f"spread of {name}", entry["spread"], 1e-9, 1e9)
+    return Target(name, entry["kind"], entry["unit"])
 
 
 def _head(
@@ -180,11 +223,10 @@ def _head(
     entry: dict[str, Any],
     backbone: Backbone,
     hidden: int,
-    num_elements: int,
     num_inputs: int,
 ) -> Head:
     """The head of one property."""
-    name = target.name
+    name, num_elements = target.name, len(backbone.elements)
     e0 = [check_number(f"each e0 of {name}", value, -1e9, 1e9) for value in check_list("e0", entry["e0"], num_elements)]
     if len(e0) != num_elements:
         raise InputError(f"e0 of {name} has {len(e0)} values for {num_elements} elements; give one per element")

@@ -8,7 +8,7 @@ so that large structures do not drown small ones. Labels that a structure lacks 
 means are those over the batches of all of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,14 @@ from torch.nn.functional import huber_loss
 
 from eqmol.errors import InputError
 from eqmol.graph import keys
-from eqmol.graph.targets import label_field
+from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.train import processes
 
 _ERRORS = ("mse", "mae", "norm", "huber")
 #: Weight of the stress beside that of the forces (or energies), where it is labelled and no weight is given.
 STRESS_WEIGHT = 0.1
+#: Weight of a property beside energies and forces, if none is given.
+PROPERTY_WEIGHT = 1.0
 #: Weight of squared energies per atom (eV²) beside that of squared forces (eV²/Å²), both undivided, if none is given: what is
 #: learnt first are offsets of several eV per atom, which would drown the forces.
 EARLY_ENERGY_WEIGHT = 0.01
@@ -93,16 +95,23 @@ class WeightedLoss:
         terms: how much each target counts, by name.
         raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) from which on the weights move to their final
             values. They arrive at the end: a step would upset Adam's averages of squared gradients.
+        targets: what the terms are of.
 
     Raises:
         InputError: nothing would be trained on, or terms that cannot be.
     """
 
-    def __init__(self, terms: Mapping[str, Term], raise_at: float = 1.0):
+    def __init__(
+        self,
+        terms: Mapping[str, Term],
+        raise_at: float = 1.0,
+        targets: Sequence[Target] = (ENERGY, FORCES, STRESS),
+    ) -> None:
         if not 0.0 <= raise_at <= 1.0:
             raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
         self.raise_at = raise_at
         self.terms = dict(terms)
+        self.targets = {target.name: target for target in targets}
         for name, term in self.terms.items():
             if term.loss == "norm" and name != keys.FORCES:
                 raise InputError(f"task.targets.{name}.loss=norm is for vectors, the forces; choose mse, mae or huber")
@@ -123,7 +132,7 @@ class WeightedLoss:
         """Return the loss of errors divided by how much the labels of the training set vary, with all weights.
 
         Of weights that were not given, that of the energy is ``EARLY_ENERGY_WEIGHT``, at most its final weight, that of the
-        stress, where it has a scale, ``STRESS_WEIGHT``.
+        stress, where it has a scale, ``STRESS_WEIGHT``, that of a property ``PROPERTY_WEIGHT``.
 
         Args:
             scales: by target, in its unit, of an energy per atom: of the labels that the training set has.
@@ -148,11 +157,13 @@ class WeightedLoss:
         }
         terms = {
             name: replace(
-                term, weight=weights[name] if term.weight is None else term.weight, scale=scales.get(name, 1.0)
+                term,
+                weight=weights.get(name, PROPERTY_WEIGHT) if term.weight is None else term.weight,
+                scale=scales.get(name, 1.0),
             )
             for name, term in self.terms.items()
         }
-        return WeightedLoss(terms, self.raise_at)
+        return WeightedLoss(terms, self.raise_at, tuple(self.targets.values()))
 
     def raised(self, progress: float) -> float:
         """Return how far the weights are on their way to the final ones, 0 to 1, at a fraction of the run."""
@@ -168,7 +179,7 @@ class WeightedLoss:
             shared: means over the batches of all processes, which must all call this.
         """
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
-        found = {name: _difference(name, output, batch) for name in self.used}
+        found = {name: _difference(self.targets[name], output, batch) for name in self.used}
         errors = {name: self.terms[name].errors(each) for name, each in found.items() if each is not None}
         counts = total.new_tensor([error.numel() for error in errors.values()])
         if shared:  # gradients are averaged over processes, so sums divided by mean counts give the means over all
@@ -179,13 +190,13 @@ class WeightedLoss:
         return total
 
 
-def _difference(name: str, output: Mapping[str, Tensor], batch: Any) -> Tensor | None:
+def _difference(target: Target, output: Mapping[str, Tensor], batch: Any) -> Tensor | None:
     """Return the errors of what a batch has labels of; None where its graphs do not carry them."""
-    if name in _DIFFERENCES:
-        return _DIFFERENCES[name](output, batch) if name in batch else None
-    labels = batch[label_field(name)]
+    if not target.is_property:
+        return _DIFFERENCES[target.kind](output, batch) if target.field in batch else None
+    labels = batch[target.field]
     known = labels.isfinite()
-    return output[name][known] - labels[known]
+    return output[target.name][known] - labels[known]
 
 
 def _energy_difference(output: Mapping[str, Tensor], batch: Any) -> Tensor:

@@ -63,8 +63,9 @@ def fill_statistics(
         cfg.statistics = data.statistics() | given
         return None
     if warm is not None:
+        beside = warm.properties_of(data.statistics())
         chosen, words = warm_energies.settle(data, warm)
-        cfg.statistics = data.statistics() | chosen
+        cfg.statistics = data.statistics() | beside | chosen
         return words
     if out.config is None:
         cfg.statistics = data.statistics()

@@ -57,6 +57,10 @@ class Objective(ABC):
             InputError: it cannot be trained for this.
         """
 
+    def loss_of(self, targets: Sequence[Target]) -> WeightedLoss:
+        """Return the loss of a model that is judged by some targets, with the weights that are given."""
+        return WeightedLoss(self.loss.terms, self.loss.raise_at, targets)
+
     @abstractmethod
     def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
         """Return what a model predicts for a batch.
@@ -73,15 +77,15 @@ class Objective(ABC):
 
 
 class PotentialObjective(Objective):
-    """Energies, forces and stress.
+    """Energies, forces and stress, and the properties that the model predicts besides.
 
     Args:
-        targets: weight and kind of error per label, see :class:`eqmol.train.loss.Term`.
+        targets: weight and kind of error per label, see :class:`eqmol.train.loss.Term`; those of a property may be left out.
         optimizer, schedule: see :class:`Objective`.
         raise_at: fraction of the run from which on the weights move to their final values.
 
     Raises:
-        InputError: an unknown target, or what :class:`eqmol.train.loss.WeightedLoss` refuses.
+        InputError: what :class:`eqmol.train.loss.WeightedLoss` refuses.
     """
 
     def __init__(
@@ -91,33 +95,43 @@ class PotentialObjective(Objective):
         schedule: Schedule,
         raise_at: float = 1.0,
     ) -> None:
-        unknown = set(targets) - set(keys.LABELS)
-        if unknown:
-            raise InputError(
-                f"unknown target {sorted(unknown)[0]!r} in the loss; choose among {', '.join(keys.LABELS)}"
-            )
         terms = {name: Term(**settings) for name, settings in targets.items()}
-        super().__init__(WeightedLoss(terms, raise_at), optimizer, schedule)
+        own = {name: term for name, term in terms.items() if name in keys.LABELS}
+        super().__init__(WeightedLoss(own, raise_at), optimizer, schedule)
+        self._of_properties = {name: term for name, term in terms.items() if name not in keys.LABELS}
 
     def targets(self, model: Predictor) -> tuple[Target, ...]:
-        """Return energy, forces and stress.
+        """Return energy, forces and stress, and the properties.
 
         Raises:
-            InputError: no potential, or a weight for the stress of one that has none.
+            InputError: no potential, a weight for the stress of one that has none, or for a property that is not declared.
         """
         if not isinstance(model, Potential):
             raise InputError(
-                "energies and forces are trained with predictor=potential; for properties use task=properties"
+                "energies and forces are trained with predictor=potential; for properties alone use task=properties"
             )
         if not model.conservative and keys.STRESS in self.required:
             raise InputError(
                 "predictor.forces=direct has no stress, which is a derivative of the energy; set "
                 "task.targets.stress.weight=0, or use predictor.forces=conservative"
             )
-        return (ENERGY, FORCES, STRESS)
+        known = (*keys.LABELS, *model.targets)
+        for name in self._of_properties:
+            if name not in known:
+                raise InputError(
+                    f"unknown target {name!r} in task.targets; choose among {', '.join(known)}, or declare it in data.targets"
+                )
+        return (ENERGY, FORCES, STRESS, *model.targets.values())
+
+    def loss_of(self, targets: Sequence[Target]) -> WeightedLoss:
+        """Return the loss with a term for each property."""
+        own = {
+            target.name: self._of_properties.get(target.name, Term(None)) for target in targets if target.is_property
+        }
+        return WeightedLoss({**self.loss.terms, **own}, self.loss.raise_at, targets)
 
     def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
-        """Return energy, forces, and stress where it is wanted and the model has one."""
+        """Return energy, forces, stress where it is wanted and the model has one, and properties."""
         assert isinstance(model, Potential)
         return model(batch, forces=True, stress=keys.STRESS in wanted and model.conservative)
 

@@ -232,7 +232,7 @@ def print_summary(
         f"model: {weights:,} weights, {products}{str(model.dtype).removeprefix('torch.')}; {backend}{device}, "
         f"{threads} thread{'s' * (threads > 1)}\noutput: {run.path} ({start})"
     )
-    for shown in (summary, loss_table(task.loss, task.labels), *notes):
+    for shown in (summary, loss_table(task.loss, task.labels, task.targets), *notes):
         if shown is not None:
             console.print(shown, soft_wrap=True, highlight=False, markup=False)
 

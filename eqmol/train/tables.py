@@ -7,7 +7,6 @@ from rich import box
 from rich.table import Table
 
 from eqmol.data.comparison import Metrics
-from eqmol.graph import keys
 from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.inference.errors import error_names, error_unit, offset_of
 from eqmol.plots import COLORS, Quantity
@@ -20,7 +19,6 @@ Row = tuple[str, dict[str, float]]
 ERRORS = {"mse": "squared", "mae": "absolute", "norm": "length", "huber": "Huber"}
 #: The order of curves; and letters of the line per epoch.
 LETTERS = {"forces": "F", "energy": "E", "stress": "S"}
-UNITS = {keys.ENERGY: "eV/atom", keys.FORCES: "eV/Å", keys.STRESS: "eV/Å³"}
 
 
 def columns(targets: Sequence[Target]) -> tuple[str, ...]:
@@ -71,16 +69,17 @@ def describe(targets: Sequence[Target], row: Mapping[str, float | int | str]) ->
     return f"val {', '.join(shown)}" if shown else ""
 
 
-def loss_table(loss: WeightedLoss, labelled: Sequence[str]) -> Table | None:
+def loss_table(loss: WeightedLoss, labelled: Sequence[str], targets: Sequence[Target]) -> Table | None:
     """Return which errors, divided by what, count how much; None for properties alone, which count alike."""
-    names = [name for name in keys.LABELS if name in loss.terms and name in labelled]
-    if not names:
+    shown = [target for target in targets if target.name in loss.terms and target.name in labelled]
+    if all(target.is_property for target in shown):
         return None
     table = Table("label", "error", "scale", "weight", "at the end", title="loss: Σ weight · mean error / scale")
-    for name in names:
-        term = loss.terms[name]
-        scale = f"{term.scale:.4g} {UNITS[name]}"
-        table.add_row(name, ERRORS[term.loss], scale, f"{term.weight_at(0.0):.3g}", f"{term.weight_at(1.0):.3g}")
+    for target in shown:
+        term = loss.terms[target.name]
+        scale = f"{term.scale:.4g} {target.unit}{'/atom' * (target.kind == 'energy')}".rstrip()
+        weights = (f"{term.weight_at(0.0):.3g}", f"{term.weight_at(1.0):.3g}")
+        table.add_row(target.name, ERRORS[term.loss], scale, *weights)
     return table
 
 

@@ -57,7 +57,7 @@ class Task(pl.LightningModule):
         self.objective = objective
         self.targets = objective.targets(predictor)
         labels = scales(statistics, predictor)
-        self.loss, self.labels = objective.loss.settled(labels), tuple(labels)
+        self.loss, self.labels = objective.loss_of(self.targets).settled(labels), tuple(labels)
         self.metrics = metrics
         self.schedule = objective.schedule
         self.clock = clock or Clock()

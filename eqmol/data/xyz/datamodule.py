@@ -17,7 +17,14 @@ from eqmol.data.atomic_energies import free_atoms, is_isolated, known_energies
 from eqmol.data.datamodule import SPLITS, GraphSets
 from eqmol.data.options import by_name, check_choices, check_fractions, check_names
 from eqmol.data.statistics import elements_of, measure
-from eqmol.data.targets import measure_targets, own_targets, references_table, target_values, targets_table
+from eqmol.data.targets import (
+    learns_energies,
+    measure_targets,
+    own_targets,
+    references_table,
+    target_values,
+    targets_table,
+)
 from eqmol.data.xyz.labels import LabelSummary, complete, has, missing_label
 from eqmol.data.xyz.reader import read_frames, read_target
 from eqmol.data.xyz.stress import Convention, check
@@ -26,6 +33,7 @@ from eqmol.files import expand_paths, named_files
 from eqmol.graph import AtomGraph, from_atoms
 from eqmol.graph.electronic import MODES, ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
+from eqmol.graph.targets import MOLECULAR, not_molecular
 
 TRAIN_FILE, ISOLATED_ATOMS_FILE = "data.train_file", "data.isolated_atoms_file"
 #: Part of the training frames that validates where neither it nor a file is given.
@@ -53,7 +61,8 @@ class FileSets(GraphSets):
             with ASE's sign, or for -σV in eV.
         virial_key: name of a virial, to take the stress from instead.
         targets: properties of one's own, by name: ``{kind: tensor, unit: a0³, key: alpha}``, see
-            :mod:`eqmol.graph.targets`; ``key``, the name in the files, is the target's own if not given.
+            :mod:`eqmol.graph.targets`; ``key``, the name in the files, is the target's own if not given. All are learnt beside
+            energies or forces, else those that are ``required``; frames may lack them.
         electronic_state: ``stop`` refuses structures of different charge or spin, see :mod:`eqmol.graph.electronic`; ``warn``
             counts them.
         options: see :class:`GraphSets`. Each of ``required`` must be in some training frame, stress in one that is periodic
@@ -123,7 +132,7 @@ class FileSets(GraphSets):
         self._check_labels()
         self._check_elements()
         known = known_energies(self.e0, free_atoms(isolated), elements_of(self.train_graphs))
-        trained = ENERGY in self.required and not self.targets
+        trained = ENERGY in self.required
         self._statistics = measure(self.train_graphs, known, self.implausible if trained else "warn")
         self._properties = measure_targets(self.targets, self.train_graphs, self._statistics.elements)
 
@@ -136,11 +145,15 @@ class FileSets(GraphSets):
         return self._states.state()
 
     def label_keys(self) -> dict[str, str]:
-        """Return label -> its key, of the labels that training frames have, or of the targets."""
-        if self.targets:
-            return dict(self.target_keys)
-        names = self.keys | {STRESS: self.convention.name}
-        return {label: name for label, name in names.items() if any(has(graph, label) for graph in self.train_graphs)}
+        """Return label -> its key, of the labels that training frames have, and of the targets."""
+        names = (self.keys | {STRESS: self.convention.name}) if self._learns_energies else {}
+        found = {label: name for label, name in names.items() if any(has(graph, label) for graph in self.train_graphs)}
+        return found | {target.name: self.target_keys[target.name] for target in self.targets}
+
+    @property
+    def _learns_energies(self) -> bool:
+        """Whether energies or their derivatives are trained on."""
+        return learns_energies(self.required, self.target_keys)
 
     def tables(self) -> list[RenderableType]:
         """Return what a person should see before training: sets, labels and where they were found, atomic energies."""
@@ -157,13 +170,15 @@ class FileSets(GraphSets):
             *self._states.notes(),
             *duplicates.notes(self._sets()),
         ]
-        if not self.targets:
+        shown: list[RenderableType] = [sets]
+        if self._learns_energies:
             labels = [self._labels.table()] if self._labels.total else []  # a reader of one's own counts none
-            return [sets, *labels, statistics.table(), statistics.notes(), *notes]
-        values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
-        references = references_table(self._properties, statistics.elements)
-        shown: list[RenderableType] = [sets, targets_table(self.targets, values)]
-        return [*shown, *([] if references is None else [references]), *notes]
+            shown += [*labels, statistics.table(), statistics.notes()]
+        if self.targets:
+            values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
+            references = references_table(self._properties, statistics.elements)
+            shown += [targets_table(self.targets, values), *([] if references is None else [references])]
+        return [*shown, *notes]
 
     def read(self, file: Path) -> list[AtomGraph]:
         """Return the graphs of one file, each with the labels that it has, and NaN for targets that it lacks."""
@@ -202,28 +217,29 @@ class FileSets(GraphSets):
             files[str(path)] = list(itertools.compress(graphs, needed))
             gathered += files[str(path)]
             self._unlabelled += [graph.source for graph, is_needed in zip(graphs, needed, strict=True) if not is_needed]
-        if STRESS in self.required or not self.targets:
+        if self._learns_energies:
             self._doubts += check(files, self.convention, self.implausible)
         complete(gathered)
         return gathered
 
     def _is_needed(self, graph: AtomGraph) -> bool:
-        """Return whether a frame has a label that is needed; the forces on an isolated atom are known."""
+        """Return whether a frame has a label that is learnt; the forces on an isolated atom are known."""
         if is_isolated(graph):
             if FORCES not in graph:
                 graph.forces = torch.zeros(1, 3, dtype=torch.float64)  # by symmetry
             return has(graph, ENERGY) or ENERGY not in self.required
-        fields = {target.name: target.field for target in self.targets}
-        return any(has(graph, fields.get(name, name)) for name in self.required)
+        own = {target.name: target.field for target in self.targets}
+        return any(has(graph, own.get(name, name)) for name in (*self.required, *own))
 
     def _missing(self, name: str, files: Sequence[Path], source: str) -> InputError:
-        """Return the error for files without a label or target, given the source of a frame."""
+        """Return the error for files without a label or target, given the source of a frame of the one that should have it."""
         available = next((self._labels.keys[str(file)] for file in files if str(file) in self._labels.keys), [])
         if name in LABELS:
             option = self.convention.option if name == STRESS else ""
             return missing_label(name, self.keys[name], available, source, option.removeprefix("stress_key"))
+        where = f"{source}: no frame of this file" if source else "no training frame"
         return InputError(
-            f"{source}: no frame of this file has '{self.target_keys[name]}'; set the key in data.targets to one of those there "
+            f"{where} has '{self.target_keys[name]}'; set the key in data.targets to one of those there "
             f"({', '.join(available) or 'none'})"
         )
 
@@ -231,6 +247,8 @@ class FileSets(GraphSets):
         """Add the properties of a frame to its graph, NaN where it has none."""
         for target in self.targets:
             value, _ = read_target(atoms, target, self.target_keys[target.name], source)
+            if value is not None and target.kind in MOLECULAR and atoms.pbc.any():
+                raise not_molecular(target, source)
             shape = ((len(atoms),) if target.is_atomic else (1,)) + target.components
             if value is None:
                 graph[target.field] = torch.full(shape, torch.nan, dtype=torch.float64)
@@ -300,7 +318,10 @@ class FileSets(GraphSets):
         return [graph for i, graph in enumerate(train) if i not in chosen], val
 
     def _check_labels(self) -> None:
-        """Refuse a split that leaves none of some label to train on."""
+        """Refuse a split that leaves none of some label to train on, and targets that no frame has."""
+        for target in self.targets:
+            if not any(has(graph, target.field) for graph in self.train_graphs):
+                raise self._missing(target.name, expand_paths(self.train_file, TRAIN_FILE, self.folder), "")
         for label in set(self.required) & set(LABELS):
             if not any(has(graph, label) for graph in self.train_graphs):
                 raise InputError(
