@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqmol.errors import InputError
 from eqmol.graph.contacts import CloseContacts
+from eqmol.graph.edges import edge_vectors
 from eqmol.graph.geometric import Batch, Data
 from eqmol.graph.neighbors import (
     MAX_EXTENT_IN_CUTOFFS,
@@ -22,8 +23,6 @@ from eqmol.graph.neighbors import (
     move_back,
 )
 
-#: Two atoms closer than this (Å), images included, are one atom written twice.
-COINCIDENT = 1e-3
 #: Å; coordinates must be small enough for float64 to resolve it.
 RESOLUTION = 1e-6
 #: Å; periodic vectors whose parallelepiped is flatter than this have no usable lattice.
@@ -101,7 +100,9 @@ def from_atoms(
         config_type=str(atoms.info.get("config_type", "")),
         source=source,
     )
-    _check_distances(graph, atoms, source, contacts)
+    lengths = torch.linalg.vector_norm(edge_vectors(graph), dim=-1)
+    if contacts is not None:
+        contacts.check(graph, lengths)
     if energy is not None:
         graph.energy = torch.tensor([energy], dtype=torch.float64)
     if forces is not None:
@@ -118,12 +119,6 @@ def from_atoms(
 def collate(graphs: Sequence[AtomGraph]) -> Batch:
     """Join graphs with the same fields into one graph with ``batch`` [N], ``ptr`` [G+1] and ``num_graphs``."""
     return Batch.from_data_list(list(graphs))
-
-
-def edge_vectors(graph: Data) -> Tensor:
-    """Return the vectors [E, 3] (Å) of one graph's edges, from each receiver to its sender's image."""
-    senders, receivers = graph.edge_index
-    return graph.pos[senders] + graph.shifts @ graph.cell[0] - graph.pos[receivers]
 
 
 def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
@@ -200,23 +195,6 @@ def _check_size(
             f"{max_edges():.1e} that a quarter of this machine's memory holds; see whether the coordinates are in Å and "
             "the cell is right, or give a smaller structure"
         )
-
-
-def _check_distances(graph: AtomGraph, atoms: ase.Atoms, source: str, contacts: CloseContacts | None) -> None:
-    """Refuse two atoms at the same place, and whatever else the guard refuses."""
-    distances = edge_vectors(graph).norm(dim=1)
-    if len(distances) == 0:
-        return
-    if distances.min() >= COINCIDENT:
-        if contacts is not None:
-            contacts.check(graph, distances)
-        return
-    sender, receiver = (int(i) for i in graph.edge_index[:, distances.argmin()])
-    first, second = min(sender, receiver), max(sender, receiver)
-    raise InputError(
-        f"{_where(source)}{_name(atoms, first)} and {_name(atoms, second)} are at the same place "
-        f"({float(distances.min()):.2g} Å apart, periodic images included); remove one of them"
-    )
 
 
 def lowest_height(vectors: NDArray[np.float64]) -> float:

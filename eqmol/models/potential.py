@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
+from eqmol.graph import edge_vectors, owners
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
-from eqmol.models.predictor import Predictor, edge_vectors, owners
+from eqmol.models.predictor import Predictor
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
@@ -107,7 +108,7 @@ class Potential(Predictor):
         with torch.inference_mode(False), torch.set_grad_enabled(self.training or differentiate):
             species = self.species(graph)
             batch = owners(graph)
-            vectors = edge_vectors(graph, batch)
+            vectors = edge_vectors(graph)
             if differentiate and not vectors.requires_grad:
                 vectors.requires_grad_()
             energies, direct = self._site_energies(graph, vectors, species, forces)

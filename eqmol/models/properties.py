@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
+from eqmol.graph import edge_vectors, owners
 from eqmol.graph.keys import FEATURES
 from eqmol.graph.targets import Target
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
-from eqmol.models.predictor import Predictor, edge_vectors, owners
+from eqmol.models.predictor import Predictor
 from eqmol.models.property_heads import HEADS, POOLINGS, AtomVectors, Head, Molecule
 from eqmol.models.reference import DoubleBuffers
 
@@ -141,7 +142,7 @@ class Properties(Predictor):
         with torch.inference_mode(False), torch.set_grad_enabled(self.training):
             self._check_boundaries(graph)
             species, batch = self.species(graph), owners(graph)
-            vectors = edge_vectors(graph, batch)
+            vectors = edge_vectors(graph)
             features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
             natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
             inputs = self.inputs(graph).to(self.dtype)
