@@ -141,7 +141,7 @@ def _run(arguments: argparse.Namespace) -> None:
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
         from eqmol.graph.electronic import StateGuard
 
-        model = _prepare(arguments)
+        model = _model(arguments)
         _check_labels(inputs, keys, given, metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
         errors, num_frames = _predict_files(
@@ -170,10 +170,10 @@ def _run(arguments: argparse.Namespace) -> None:
     console.print(f"{num_frames} structures -> {arguments.output}", soft_wrap=True, highlight=False)
 
 
-def _prepare(arguments: argparse.Namespace) -> "Predictor":
-    from eqmol.checkpoint import prepare
+def _model(arguments: argparse.Namespace) -> "Predictor":
+    from eqmol.checkpoint import for_prediction
 
-    return prepare(
+    return for_prediction(
         arguments.model,
         backend=arguments.backend,
         device=arguments.device,
@@ -222,7 +222,7 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         raise InputError(
             "--metrics compares with labels, which molecules from SMILES and SDF do not have; leave it out"
         )
-    model = _prepare(arguments)
+    model = _model(arguments)
     mode = arguments.close_contacts
     relax = None
     if arguments.relax is not None:

@@ -7,7 +7,6 @@ compared in float64, first exactly, then with the new weights rounded to the pre
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ase
@@ -22,20 +21,11 @@ from eqmol.errors import InputError
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.models import Potential
 from eqmol.ops.registry import can_run
+from eqmol.tuning.verify import Difference
 
 #: Largest difference allowed, where the largest force component is 1 eV/Å or less; it grows with that force.
 EXACT = 1e-9  #: eV per atom, eV/Å, eV/Å³ in float64
 ROUNDED = {torch.float64: EXACT, torch.float32: 1e-4}  #: the same once the weights are rounded to the file's precision
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The largest difference of one quantity between two models, and how much is allowed; both in ``unit``."""
-
-    quantity: str
-    unit: str
-    largest: float
-    tolerance: float
 
 
 def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potential:
@@ -140,7 +130,7 @@ def differences(old: Potential, new: Potential, structures: Iterable[ase.Atoms],
         for name in largest.keys() & expected.keys():
             largest[name] = max(largest[name], float(np.abs(result[name] - expected[name]).max()))
     units = {"energies": ("energy", "eV/atom"), "forces": ("forces", "eV/Å"), "stress": ("stress", "eV/Å³")}
-    return [Difference(*units[name], value, allowed * force) for name, value in largest.items()]
+    return [Difference(units[name][0], value, allowed * force, units[name][1]) for name, value in largest.items()]
 
 
 def example_structures(elements: Sequence[int], cutoff: float, seed: int = 0) -> Iterator[ase.Atoms]:

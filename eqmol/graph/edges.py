@@ -1,5 +1,10 @@
 """The edges of a graph, or of a batch of graphs, as vectors.
 
+One convention, written here and nowhere else: edge e goes from its sender to its receiver, and its vector points from the
+receiver to the sender's image,
+
+    vector[e] = pos[sender] + shifts[e] @ cell - pos[receiver].
+
 Shapes: N atoms, E edges, G graphs.
 """
 
@@ -16,8 +21,9 @@ COINCIDENT = 1e-3
 
 def owners(graph: Data) -> Tensor:
     """Return the graph of each atom [N]."""
-    if graph.batch is not None:
-        return graph.batch
+    batch: Tensor | None = graph.batch
+    if batch is not None:
+        return batch
     return torch.zeros(len(graph.pos), dtype=torch.int64, device=graph.pos.device)
 
 
@@ -30,7 +36,7 @@ def edge_vectors(graph: Data) -> Tensor:
     senders, receivers = graph.edge_index
     cells = graph.cell.index_select(0, owners(graph).index_select(0, receivers))
     offsets = torch.einsum("ei,eij->ej", graph.shifts, cells)
-    vectors = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
+    vectors: Tensor = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
     lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
     if len(lengths) and not bool(lengths.amin() >= COINCIDENT):
         edge = int(lengths.nan_to_num(-1.0).argmin())

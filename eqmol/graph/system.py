@@ -29,8 +29,28 @@ RESOLUTION = 1e-6
 FLAT_CELL = 0.1
 
 
-class AtomGraph(Data):
-    """One structure with its edges and, where known, its labels; :mod:`eqmol.graph.keys` says what each field is."""
+class AtomGraph(Data):  # type: ignore[misc]
+    """One structure, or after :func:`collate` several, with edges and, where known, labels.
+
+    N atoms, E edges, G graphs (one before batching). Lengths are in Å, energies in eV; numbers are float64 unless said otherwise.
+
+    Attributes:
+        pos: [N, 3]; atoms many periodic cells away are moved back by whole cells.
+        atomic_numbers: [N] int64.
+        cell: [G, 3, 3], rows are the lattice vectors, zeros where there is none.
+        pbc: [G, 3] bool, periodic directions.
+        edge_index: [2, E] int64, row 0 senders, row 1 receivers, sorted by receiver; for vectors see :mod:`eqmol.graph.edges`.
+        shifts: [E, 3], integers, lattice translations of the sender.
+        config_type: [G] text, the group in error tables, "" where the frame names none.
+        source: [G] text, "path, frame 17", for messages.
+        batch: [N] int64, the graph of each atom; only in a batch.
+        energy: [G] eV, NaN where the frame carries none; absent where no frame does, as are the next two.
+        forces: [N, 3] eV/Å, NaN where the frame carries none.
+        stress: [G, 3, 3] eV/Å³, +dE/dstrain/V, NaN where absent or not periodic in three directions.
+        tags: [N] int64, 0 below the surface, 1 surface, 2 adsorbate; only where the data carry them.
+        fixed: [N] bool, atoms held in place when the data were made; only where the data carry them.
+        features: [N, features], further inputs; where a model reads them.
+    """
 
     pos: Tensor
     atomic_numbers: Tensor

@@ -86,7 +86,7 @@ class Potential(Predictor):
         ``torch.no_grad``.
 
         Args:
-            graph: an AtomGraph or a batch of them, see :mod:`eqmol.graph.keys`.
+            graph: one or several, see :class:`eqmol.graph.AtomGraph`.
             forces: also return forces.
             stress: also return virial and stress.
 

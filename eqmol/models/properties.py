@@ -14,7 +14,7 @@ from eqmol.graph.targets import Target
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.predictor import Predictor
-from eqmol.models.property_heads import HEADS, POOLINGS, AtomVectors, Head, Molecule
+from eqmol.models.property_heads import HEADS, POOLINGS, AtomVectors, Head, Structures
 from eqmol.models.reference import DoubleBuffers
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Properties(Predictor):
         """Predict.
 
         Args:
-            graph: an AtomGraph or a batch of them, see :mod:`eqmol.graph.keys`.
+            graph: one or several, see :class:`eqmol.graph.AtomGraph`.
 
         Returns:
             Every property in its unit, float64, in the shape of its kind; for a dipole moment also "charges" [N] in e, for its
@@ -146,11 +146,11 @@ class Properties(Predictor):
             features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
             natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
             inputs = self.inputs(graph).to(self.dtype)
-            molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
+            structures = Structures(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
             values: dict[str, Tensor] = {}
             further: dict[str, Tensor] = {}
             for name, head in self.heads.items():
-                found = head(features, molecule)
+                found = head(features, structures)
                 values[name] = found.pop("value")
                 further |= found
             if self.gap_is_difference:

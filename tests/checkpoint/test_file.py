@@ -21,7 +21,7 @@ import torch
 from ase.build import molecule
 
 import eqmol
-from eqmol.checkpoint import build, load, prepare, save
+from eqmol.checkpoint import build, for_prediction, load, save
 from eqmol.checkpoint import header as header_module
 from eqmol.checkpoint.header import digest
 from eqmol.errors import InputError
@@ -160,7 +160,7 @@ def test_dtype_is_that_of_the_request(path: Path) -> None:
 def test_prepare_copies_and_freezes(path: Path) -> None:
     original = model()
     original.train()
-    copied = prepare(original, backend="escn", dtype="float32")
+    copied = for_prediction(original, backend="escn", dtype="float32")
     assert original.training
     assert all(parameter.requires_grad for parameter in original.parameters())
     assert not any(parameter.requires_grad for parameter in copied.parameters())
@@ -577,9 +577,9 @@ def test_sections_and_their_tensors_are_kept(path: Path) -> None:
         save(potential, path)
     potential.sections["uncertainty"] = {}
     save(potential, path)
-    loaded = prepare(path, dtype="float32")
+    loaded = for_prediction(path, dtype="float32")
     assert not [name for name in loaded.state_dict() if name.startswith("aux.")]
-    for net in (loaded, prepare(loaded)):
+    for net in (loaded, for_prediction(loaded)):
         assert net.sections == potential.sections
         assert net.aux.keys() == potential.aux.keys()
         assert all(net.aux[name].equal(tensor) for name, tensor in potential.aux.items())
