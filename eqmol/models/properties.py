@@ -74,7 +74,7 @@ class Properties(Predictor):
         readout_hidden: width of the readouts' hidden layer.
         denoise: also predict the displacement of atoms, for training with noisy nodes.
         features: per further input, see :mod:`eqmol.molecules.features`, "mean" and "scale" over the atoms of the training set.
-        pooling: of atoms in intensive properties, ``mean`` or ``softmax``, the mean with learnt weights.
+        pooling: of atoms in intensive properties, ``softmax``, the mean with learnt weights, or ``mean``.
 
     Attributes:
         targets: what is predicted, by name.
@@ -93,7 +93,7 @@ class Properties(Predictor):
         readout_hidden: int = 16,
         denoise: bool = False,
         features: dict[str, dict[str, float]] | None = None,
-        pooling: str = "mean",
+        pooling: str = "softmax",
     ) -> None:
         super().__init__(backbone, elements)
         check_integer("readout_hidden", readout_hidden, 1, 2048)
