@@ -78,11 +78,13 @@ def edit(path: Path, change: Any) -> None:
 
 
 def refused(path: Path, match: str, **options: Any) -> str:
-    """The one sentence with which loading ends, within a second."""
-    begin = time.perf_counter()
+    """The one sentence with which loading ends, before anything large is made."""
+    begin = time.process_time()
     with pytest.raises(InputError, match=match) as caught:
         load(path, **options)
-    assert time.perf_counter() - begin < 1.0
+    assert (
+        time.process_time() - begin < 10.0
+    )  # a thousand times what it takes: the sizes of a stranger are never allocated
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
