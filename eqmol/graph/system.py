@@ -9,7 +9,7 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, short
 from eqmol.graph.contacts import CloseContacts
 from eqmol.graph.edges import edge_vectors
 from eqmol.graph.geometric import Batch, Data
@@ -153,7 +153,7 @@ def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
     """
     given = np.asarray(numbers)
     if given.ndim != 1 or given.dtype.kind not in "iuf":
-        raise InputError(f"{_where(source)}the atomic numbers are {_short(given.tolist())}, not a list of integers")
+        raise InputError(f"{_where(source)}the atomic numbers are {short(given.tolist())}, not a list of integers")
     wrong = np.flatnonzero(~np.isin(given, np.arange(1, len(chemical_symbols))))
     if len(wrong) == 0:
         return given.astype(np.int64)
@@ -227,12 +227,6 @@ def lowest_height(vectors: NDArray[np.float64]) -> float:
 def _name(atoms: ase.Atoms, index: int) -> str:
     """Return "atom 3 (C)"."""
     return f"atom {index} ({chemical_symbols[int(atoms.numbers[index])]})"
-
-
-def _short(value: object) -> str:
-    """Return a value as text of a line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _where(source: str) -> str:

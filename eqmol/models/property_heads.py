@@ -114,6 +114,11 @@ class Head(DoubleBuffers, ABC):
         super().__init__()
         self.mean, self.scale = mean, scale
         self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
+        self.make(backbone, hidden, num_inputs)
+
+    @abstractmethod
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        """Make what reads the features."""
 
     @abstractmethod
     def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
@@ -123,10 +128,7 @@ class Head(DoubleBuffers, ABC):
 class ScalarHead(Head):
     """A property made of one number f_i per atom, and perhaps more."""
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
         self.atoms = AtomScalars(backbone, hidden, num_inputs)
 
 
@@ -153,10 +155,8 @@ class SoftmaxHead(ScalarHead):
     Orbitals are often localised, and their energies then are not those of an average atom.
     """
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.logits = AtomScalars(backbone, hidden, num_inputs)
 
     def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
@@ -176,10 +176,7 @@ class AtomicHead(ScalarHead):
 class VectorHead(Head):
     """Sum of vectors of the atoms: scale · Σ_i v_i."""
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
         self.vectors = AtomVectors(backbone, "a vector")
 
     def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
@@ -196,10 +193,8 @@ class TensorHead(ScalarHead):
 
     basis: Tensor
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.tensors = AtomVectors(backbone, "a tensor", 2)
         basis = symmetric_traceless()
         unit = basis / np.linalg.norm(basis, axis=(1, 2), keepdims=True)
@@ -219,10 +214,8 @@ class DipoleHead(ScalarHead):
     Without net charge it does not depend on the origin. Directions must not be periodic.
     """
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.vectors = AtomVectors(backbone, "the dipole moment")
 
     def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
@@ -255,10 +248,8 @@ class ExtentHead(ScalarHead):
     R is the centre of nuclear charge, to which the extent refers in QM9.
     """
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.charges = AtomScalars(backbone, hidden, num_inputs)
 
     def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
