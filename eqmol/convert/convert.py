@@ -4,7 +4,6 @@ The new model computes what the old one does, and proves it before anything is w
 compared in float64, first exactly, then with the new weights rounded to the precision of the file.
 """
 
-import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from ase.data import covalent_radii
 
 from eqmol.checkpoint import build, default_dtype
+from eqmol.checkpoint.recipe import complete
 from eqmol.convert.enlarge import GROWTHS, Growth, enlarge
 from eqmol.convert.weights import missing_weights
 from eqmol.errors import InputError
@@ -71,8 +71,8 @@ def _growth_of(model: Potential) -> Growth:
 
 def _arguments(model: Potential) -> dict[str, Any]:
     """Arguments of the backbone, those that the recipe leaves out too."""
-    signature = inspect.signature(type(model.backbone).__init__).parameters
-    return {name: p.default for name, p in signature.items()} | model.recipe["backbone"]
+    found: dict[str, Any] = complete(model.recipe)["backbone"]
+    return found
 
 
 def _able_backend(backend: str | Mapping[str, str], family: str | Mapping[str, str]) -> str | dict[str, str]:
