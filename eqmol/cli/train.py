@@ -126,7 +126,6 @@ def _run(cfg: "DictConfig", program: str) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import InstantiationException
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
     logging.getLogger("torch").setLevel(logging.WARNING)  # as its import does in the end, if nothing interrupts it
     from eqmol.train import processes
@@ -146,9 +145,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     # handled here and not in main(), as Hydra prints a line of its own about exceptions that leave the job
     try:
         _check_paths(cfg)
-        missing = [f"model.{key}" for key in cfg.model if OmegaConf.is_missing(cfg.model, key)]
-        if missing:
-            raise InputError(f"{' and '.join(missing)} must be given: this model has no default")
+        _check_model(cfg)
         run(cfg, began=process_start() if is_first_job else None)
     except NoRoomError as error:
         _fail(f"{error}, then: {_resume_command(program, options, cfg.output_dir)}", 1)
@@ -176,6 +173,16 @@ def _run(cfg: "DictConfig", program: str) -> None:
         kept = [name for name in ("model.safetensors", "last.ckpt") if (Path(cfg.output_dir) / name).exists()]
         state = f"{' and '.join(kept)} in {cfg.output_dir} are kept as they were" if kept else "nothing was saved yet"
         _fail(f"{error}; {state}; try a lower task.optimizer.lr, or look at these structures", 1)
+
+
+def _check_model(cfg: "DictConfig") -> None:
+    """Refuse a model of the user's without arguments that have no default."""
+    from omegaconf import OmegaConf
+
+    model = cfg.get("model") or {}
+    missing = [f"model.{key}" for key in model if OmegaConf.is_missing(model, key)]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} must be given: this model has no default")
 
 
 def _check_paths(cfg: "DictConfig") -> None:

@@ -11,9 +11,9 @@ Shapes: N atoms, E edges, G graphs.
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor
-from eqmol.graph.geometric import Data
 
 from eqmol.errors import InputError
+from eqmol.graph.geometric import Data
 
 #: Å; two atoms closer than this, images included, are one atom written twice.
 COINCIDENT = 1e-3

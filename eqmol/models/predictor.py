@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
-from eqmol.graph.edges import name_atoms
+from eqmol.graph.edges import name_atoms, owners
 from eqmol.graph.electronic import ElectronicState
 from eqmol.models.arguments import check_elements
 from eqmol.models.backbone import Backbone

@@ -619,7 +619,7 @@ def test_keys_of_labels(path: Path) -> None:
     potential = model()
     potential.set_labels({"energy": "REF_energy", "forces": "my forces"})
     save(potential, path)
-    assert load(path).label_keys == prepare(path).label_keys == {"energy": "REF_energy", "forces": "my forces"}
+    assert load(path).label_keys == for_prediction(path).label_keys == {"energy": "REF_energy", "forces": "my forces"}
     rewrite(path, lambda document, _: document["labels"].update({"forces": ["a"]}))
     refused(path, r"labels.forces=\['a'\] must be the name of a label")
 

@@ -73,8 +73,8 @@ def shown(tuning: tune.Tuning, width: int) -> list[str]:
 
 def test_the_table_is_whole_on_a_narrow_screen() -> None:
     names = ["backbone.layers.0.attention.convolution", "backbone.layers.1.node_blocks.0.product"]
-    cost = Cost(0.0446, 0.0104, "")
-    costs = {names[0]: dict.fromkeys(("cg", "escn", "gaunt", "grid"), cost), names[1]: {"cg": Cost(math.inf, 0.0, "")}}
+    cost = Times(0.0446, 0.0104, "")
+    costs = {names[0]: dict.fromkeys(("cg", "escn", "gaunt", "grid"), cost), names[1]: {"cg": Times(math.inf, 0.0, "")}}
     described = dict.fromkeys(names, "2 ⊗ 4 → 2")
     tuning = tune.Tuning(dict.fromkeys(names, "gaunt"), costs, described, frozenset({"gaunt"}), "training", True)
     lines = shown(tuning, 80)
