@@ -9,7 +9,7 @@ Shapes: n rows, lm components, C channels, G points = columns · rows of a rule,
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, cast
+from typing import cast
 
 import numpy as np
 import torch

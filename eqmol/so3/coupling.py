@@ -94,6 +94,6 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     """
     if not is_coupled(l1, l2, l3):
         raise ValueError(f"degrees ({l1}, {l2}, {l3}) violate the triangle inequality")
-    tensor = pairing(l1, l2, l3) / np.linalg.norm(pairing(l1, l2, l3))
+    tensor: np.ndarray = pairing(l1, l2, l3) / np.linalg.norm(pairing(l1, l2, l3))
     tensor.flags.writeable = False
     return tensor
