@@ -26,7 +26,7 @@ from eqmol.checkpoint import build
 from eqmol.files import replacing
 from eqmol.graph import collate, from_atoms
 from eqmol.models.predictor import Predictor
-from eqmol.nn.matrices import parameter_groups
+from eqmol.nn import parameter_groups
 from eqmol.train.muon import Muon
 from eqmol.tuning import use_kernels
 from eqmol.tuning.cache import hardware

@@ -27,3 +27,11 @@ def printable(text: str, most: int = 200) -> str:
 def reason_of(error: BaseException) -> str:
     """What a library raised, as part of a sentence."""
     return f"{type(error).__name__} {printable(str(error))}".strip()
+
+
+def short(value: object) -> str:
+    """A value as a few words of a message."""
+    if isinstance(value, int) and abs(value) > 10**30:
+        return "an integer of more than 30 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

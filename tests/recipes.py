@@ -38,6 +38,13 @@ def recipe(**backbone: Any) -> dict[str, Any]:
 
 def model(dtype: torch.dtype = torch.float64, **backbone: Any) -> Potential:
     """A tiny model with seeded weights, in evaluation mode."""
-    torch.manual_seed(1)
     with default_dtype(dtype):
-        return build(recipe(**backbone)).eval()
+        return seeded(recipe(**backbone), seed=1)
+
+
+def seeded(recipe: dict[str, Any], seed: int) -> Potential:
+    """The model of a recipe with seeded weights in the default dtype, in evaluation mode."""
+    torch.manual_seed(seed)
+    built = build(recipe)
+    assert isinstance(built, Potential)
+    return built.eval()

@@ -33,7 +33,7 @@ from eqmol.ops.registry import ALGORITHMS
 from eqmol.so3.layout import CONVENTION
 from eqmol.tuning import AUTO, at_first_use, default_backend, operations, use_kernels
 
-__all__ = ["build", "load", "prepare", "read_header", "save"]
+__all__ = ["build", "for_prediction", "load", "read_header", "save"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -159,7 +159,7 @@ def _load(
     return model
 
 
-def prepare(
+def for_prediction(
     path_or_model: str | os.PathLike[str] | Predictor,
     backend: str | Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",

@@ -78,7 +78,9 @@ _FORMAT_1_UNITS = {
 
 
 def _from_format_1(document: dict[str, Any]) -> dict[str, Any]:
-    """Name kinds and units of properties, and the size of a molecule's errors from that of its atoms (18 in QM9's mean)."""
+    """Name the pooling, and kinds and units of properties, and the size of a molecule's errors from that of its atoms (18 in
+    QM9's mean).
+    """
     recipe = document.get("recipe")
     if not isinstance(recipe, dict) or not isinstance(statistics := recipe.get("statistics"), dict):
         return document | {"format": 2}
@@ -89,7 +91,7 @@ def _from_format_1(document: dict[str, Any]) -> dict[str, Any]:
         kind, unit = _FORMAT_1_UNITS[name]
         spread = entry["scale"] * (18**0.5 if kind in ("extensive", "extent") else 1.0)
         upgraded[name] = {**entry, "kind": kind, "unit": unit, "spread": spread}
-    return document | {"format": 2, "recipe": {**recipe, "statistics": upgraded}}
+    return document | {"format": 2, "recipe": {"pooling": "mean", **recipe, "statistics": upgraded}}
 
 
 #: Format number -> the function that turns a document of that format into one of the next.

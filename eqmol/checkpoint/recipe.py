@@ -45,6 +45,13 @@ def build(recipe: Mapping[str, Any]) -> Predictor:
     return model
 
 
+def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that can be built, with the defaults of all that it leaves out."""
+    parameters = inspect.signature((PREDICTORS | BACKBONES)[recipe["_target_"]]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {key: complete(value) if key in PARTS else value for key, value in {**defaults, **recipe}.items()}
+
+
 def check_plain(value: object, where: str, depth: int = MAX_DEPTH) -> None:
     """Refuse everything but finite JSON values of reasonable size.
 

@@ -10,7 +10,6 @@ of the nearest known element: the rest of the network was trained on known eleme
 them starts with energies and forces of the right size, which random rows do not give.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from eqmol import checkpoint
-from eqmol.checkpoint.recipe import PARTS, PREDICTORS
+from eqmol.checkpoint.recipe import PARTS, complete
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
 from eqmol.models.predictor import Predictor
-from eqmol.models.registry import BACKBONES
 
 #: What may differ from the file.
 FREE = ("backend", "checkpointing", "alpha_drop", "drop_path", "forces", "denoise", "gap")
@@ -136,7 +134,7 @@ class WarmStart:
         Raises:
             InputError: the model is another function; names the first difference.
         """
-        given, wanted = _flat(self.model.recipe), _flat(model.recipe)
+        given, wanted = (_flat(complete(each.recipe)) for each in (self.model, model))
         for name in sorted(given.keys() | wanted.keys()):
             last = name.rpartition(".")[2]
             if last not in (*FREE, *ENERGIES) and given.get(name) != wanted.get(name):
@@ -205,14 +203,12 @@ def _least(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"backbone.channels": 32, ...} with the defaults of what a recipe leaves out."""
-    parameters = inspect.signature((PREDICTORS | BACKBONES)[node["_target_"]].__init__).parameters
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    """Return {"backbone.channels": 32, ...} of a complete recipe."""
     values: dict[str, Any] = {}
-    for key, value in checkpoint.plain(defaults | dict(node)).items():
+    for key, value in checkpoint.plain(node).items():
         if key == "properties":  # a potential may learn others
             continue
-        if key == "statistics":
+        if key == "statistics":  # of properties
             value = {name: {k: v for k, v in entry.items() if k not in CONSTANTS} for name, entry in value.items()}
         values |= _flat(value, f"{key}.") if key in PARTS else {f"{prefix}{key}": value}
     return values

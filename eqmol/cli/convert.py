@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import ase
     from rich.table import Table
 
-    from eqmol.convert.convert import Difference
     from eqmol.models import Potential
+    from eqmol.tuning.verify import Difference
 
 SIZES = {
     "channels": (integer(1, 2048), "number of channels"),
@@ -55,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from eqmol.checkpoint import load, prepare, read_header, save
+    from eqmol.checkpoint import for_prediction, load, read_header, save
     from eqmol.convert.convert import EXACT, ROUNDED, convert, differences, num_parameters
     from eqmol.models import Potential
 
@@ -69,8 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{source} holds a {type(old).__name__}; only potentials can be converted yet")
     wanted = {name: getattr(arguments, name) for name in ("family", "parity", *SIZES)}
     new = convert(old, {name: value for name, value in wanted.items() if value is not None}, arguments.seed)
-    stored = prepare(new, dtype=header.dtype)
-    rounded = prepare(stored, dtype=torch.float64)
+    stored = for_prediction(new, dtype=header.dtype)
+    rounded = for_prediction(stored, dtype=torch.float64)
     assert isinstance(rounded, Potential)
     structures = _structures(arguments.structures, old)
     checks = {
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     console = Console()
     console.print(_table(checks, len(structures), str(header.dtype).removeprefix("torch.")))
-    wrong = [d for found in checks.values() for d in found if not d.largest <= d.tolerance]
+    wrong = [d for found in checks.values() for d in found if not d.acceptable]
     if wrong:
         worst = wrong[0]
         print(

@@ -42,14 +42,26 @@ def page(
             lines.append(f"   {mark}{path.stem:20} {_summary(path)}".rstrip())
         for name in (registered or {}).get(group, ()):
             lines.append(f"   {'*' if f'{group}={name}' in options else ' '}{name:20} registered by you")
-    sections = {"Keys": {name: (value, meaning) for name, value, meaning in _keys(conf / "train.yaml", "")}}
-    for group, name in chosen.items():
-        sections[f"Keys of {group}={name}"] = _merged(conf / group / f"{name}.yaml", group)
+    sections = _sections(conf, chosen)
     meanings = {name: meaning for keys in sections.values() for name, (_, meaning) in keys.items() if meaning}
     for title, keys in sections.items():
         if keys:
             lines += ["", title, *(_line(name, value, meanings.get(name, "")) for name, (value, _) in keys.items())]
     return "\n".join(lines)
+
+
+def known_keys(conf: Path, options: Sequence[str]) -> list[str]:
+    """The names of all groups and keys, of the groups' members that the options choose."""
+    chosen = _chosen(conf, options)
+    return [*chosen, *(name for keys in _sections(conf, chosen).values() for name in keys)]
+
+
+def _sections(conf: Path, chosen: Mapping[str, str]) -> dict[str, dict[str, tuple[str, str]]]:
+    """Title -> key -> value and meaning, of the configuration itself and of the chosen members of groups."""
+    sections = {"Keys": {name: (value, meaning) for name, value, meaning in _keys(conf / "train.yaml", "")}}
+    for group, name in chosen.items():
+        sections[f"Keys of {group}={name}"] = _merged(conf / group / f"{name}.yaml", group)
+    return sections
 
 
 def _merged(path: Path, group: str) -> dict[str, tuple[str, str]]:

@@ -143,7 +143,7 @@ def _run(arguments: argparse.Namespace) -> None:
         from eqmol.graph.electronic import StateGuard
         from eqmol.inference.comparison import Comparison
 
-        model = _prepare(arguments)
+        model = _model(arguments)
         comparison = Comparison(model, _keys(arguments))
         comparison.check(inputs, wanted=metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
@@ -176,10 +176,10 @@ def _keys(arguments: argparse.Namespace) -> dict[str, str]:
     return {label: key for label, key in given.items() if key is not None}
 
 
-def _prepare(arguments: argparse.Namespace) -> "Predictor":
-    from eqmol.checkpoint import prepare
+def _model(arguments: argparse.Namespace) -> "Predictor":
+    from eqmol.checkpoint import for_prediction
 
-    return prepare(
+    return for_prediction(
         arguments.model,
         backend=arguments.backend,
         device=arguments.device,
@@ -227,7 +227,7 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
             )
     if arguments.metrics is not None and arguments.smiles is not None:
         raise InputError("--metrics compares with labels, which a SMILES does not have; leave it out")
-    model = _prepare(arguments)
+    model = _model(arguments)
     comparison = Comparison(model, _keys(arguments))
     mode = arguments.close_contacts
     relax = None

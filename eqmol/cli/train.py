@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from eqmol.cli import registered
 from eqmol.cli.options import exit_code, interrupt_behind, leave, limit_threads
@@ -58,7 +58,7 @@ def _start(command: list[str], arguments: list[str], program: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         if interrupt_behind(error):
             raise
-        raise InputError(_describe_configuration(error, program)) from None
+        raise InputError(_describe_configuration(error, program, arguments)) from None
 
 
 def _is_flag(argument: str) -> bool:
@@ -126,7 +126,6 @@ def _run(cfg: "DictConfig", program: str) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import InstantiationException
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
     logging.getLogger("torch").setLevel(logging.WARNING)  # as its import does in the end, if nothing interrupts it
     from eqmol.train import processes
@@ -146,9 +145,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     # handled here and not in main(), as Hydra prints a line of its own about exceptions that leave the job
     try:
         _check_paths(cfg)
-        missing = [f"model.{key}" for key in cfg.model if OmegaConf.is_missing(cfg.model, key)]
-        if missing:
-            raise InputError(f"{' and '.join(missing)} must be given: this model has no default")
+        _check_model(cfg)
         run(cfg, began=process_start() if is_first_job else None)
     except NoRoomError as error:
         _fail(f"{error}, then: {_resume_command(program, options, cfg.output_dir)}", 1)
@@ -176,6 +173,16 @@ def _run(cfg: "DictConfig", program: str) -> None:
         kept = [name for name in ("model.safetensors", "last.ckpt") if (Path(cfg.output_dir) / name).exists()]
         state = f"{' and '.join(kept)} in {cfg.output_dir} are kept as they were" if kept else "nothing was saved yet"
         _fail(f"{error}; {state}; try a lower task.optimizer.lr, or look at these structures", 1)
+
+
+def _check_model(cfg: "DictConfig") -> None:
+    """Refuse a model of the user's without arguments that have no default."""
+    from omegaconf import OmegaConf
+
+    model = cfg.get("model") or {}
+    missing = [f"model.{key}" for key in model if OmegaConf.is_missing(model, key)]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} must be given: this model has no default")
 
 
 def _check_paths(cfg: "DictConfig") -> None:
@@ -210,13 +217,14 @@ def _describe_missing(error: "MissingConfigException") -> str:
     return f"{group}={name} is unknown; choose one of {', '.join(sorted(error.options))}{own}"
 
 
-def _describe_configuration(error: Exception, program: str) -> str:
+def _describe_configuration(error: Exception, program: str, arguments: list[str]) -> str:
     """Return a sentence about a key that does not exist or a value that cannot be read."""
     key = _unknown_key(error)
     if key is None:
         return _one_line(str(error))
-    known = _known_keys()
-    close = get_close_matches(key, known, n=1, cutoff=0.6)
+    from eqmol.cli.help import known_keys
+
+    close = get_close_matches(key, known_keys(CONF, arguments), n=1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else f"{program} --help lists all keys"
     return f"there is no option {key}; {hint}"
 
@@ -226,26 +234,6 @@ def _unknown_key(error: Exception) -> str | None:
     first = str(error).splitlines()[0] if str(error) else ""
     start, end = "Could not override '", "'."
     return first[len(start) : -len(end)] if first.startswith(start) and first.endswith(end) else None
-
-
-def _known_keys() -> list[str]:
-    """Return all keys of the default configuration."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return list(_keys(OmegaConf.to_container(compose("train"), resolve=False)))
-
-
-def _keys(tree: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys of nested mappings."""
-    if not isinstance(tree, dict):
-        return []
-    names = []
-    for key, value in tree.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        names += [name, *_keys(value, name)]
-    return names
 
 
 def _describe_instantiation(error: Exception) -> str:

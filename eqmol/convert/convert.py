@@ -4,10 +4,8 @@ The new model computes what the old one does, and proves it before anything is w
 compared in float64, first exactly, then with the new weights rounded to the precision of the file.
 """
 
-import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ase
@@ -16,26 +14,18 @@ import torch
 from ase.data import covalent_radii
 
 from eqmol.checkpoint import build, default_dtype
+from eqmol.checkpoint.recipe import complete
 from eqmol.convert.enlarge import GROWTHS, Growth, enlarge
 from eqmol.convert.weights import missing_weights
 from eqmol.errors import InputError
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.models import Potential
 from eqmol.ops.registry import can_run
+from eqmol.tuning.verify import Difference
 
 #: Largest difference allowed, where the largest force component is 1 eV/Å or less; it grows with that force.
 EXACT = 1e-9  #: eV per atom, eV/Å, eV/Å³ in float64
 ROUNDED = {torch.float64: EXACT, torch.float32: 1e-4}  #: the same once the weights are rounded to the file's precision
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The largest difference of one quantity between two models, and how much is allowed; both in ``unit``."""
-
-    quantity: str
-    unit: str
-    largest: float
-    tolerance: float
 
 
 def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potential:
@@ -81,8 +71,8 @@ def _growth_of(model: Potential) -> Growth:
 
 def _arguments(model: Potential) -> dict[str, Any]:
     """Arguments of the backbone, those that the recipe leaves out too."""
-    signature = inspect.signature(type(model.backbone).__init__).parameters
-    return {name: p.default for name, p in signature.items()} | model.recipe["backbone"]
+    found: dict[str, Any] = complete(model.recipe)["backbone"]
+    return found
 
 
 def _able_backend(backend: str | Mapping[str, str], family: str | Mapping[str, str]) -> str | dict[str, str]:
@@ -141,9 +131,8 @@ def differences(old: Potential, new: Potential, structures: Iterable[ase.Atoms],
         for name in largest.keys() & expected.keys():
             size[name] = max(size[name], float(np.abs(expected[name]).max()))
             largest[name] = max(largest[name], float(np.abs(result[name] - expected[name]).max()))
-    return [
-        Difference(*units[name], value, allowed * size[sized_by.get(name, name)]) for name, value in largest.items()
-    ]
+    tolerances = {name: allowed * size[sized_by.get(name, name)] for name in units}
+    return [Difference(units[name][0], value, tolerances[name], units[name][1]) for name, value in largest.items()]
 
 
 def example_structures(elements: Sequence[int], cutoff: float, seed: int = 0) -> Iterator[ase.Atoms]:

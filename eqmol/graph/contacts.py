@@ -12,6 +12,7 @@ from ase.data import chemical_symbols, covalent_radii
 from torch import Tensor
 
 from eqmol.errors import InputError
+from eqmol.graph.edges import edge_vectors, name_atoms
 from eqmol.graph.geometric import Data
 
 if TYPE_CHECKING:
@@ -47,10 +48,9 @@ def shortest_distances(graphs: Iterable[Data], elements: Sequence[int]) -> Tenso
     shortest = torch.full((number * number,), torch.inf, dtype=torch.float64)
     for graph in graphs:
         senders, receivers = graph.edge_index
-        vectors = graph.pos[senders] + graph.shifts @ graph.cell[0] - graph.pos[receivers]
         kinds = index[graph.atomic_numbers]
         pairs = kinds[receivers] * number + kinds[senders]
-        shortest.scatter_reduce_(0, pairs, torch.linalg.vector_norm(vectors, dim=1), "amin")
+        shortest.scatter_reduce_(0, pairs, torch.linalg.vector_norm(edge_vectors(graph), dim=1), "amin")
     return fill_gaps(shortest.reshape(number, number))
 
 
@@ -161,9 +161,7 @@ class CloseContacts:
             radii = sum(float(covalent_radii[int(graph.atomic_numbers[atom])]) for atom in (first, second))
             known = f"the sum of the covalent radii of {pair} is {radii:.2f} Å"
         image = " (a periodic image of itself)" if first == second else ""
-        source = f"{graph.source}: " if graph.source else ""
-        atoms = f"atom {first} ({symbols[0]}) and atom {second} ({symbols[1]}){image}"
-        return f"{source}{atoms} are {length:.3g} Å apart, while {known}"
+        return f"{name_atoms(graph, first, second)}{image} are {length:.3g} Å apart, while {known}"
 
     def _typical(self, graph: AtomGraph, lengths: Tensor) -> float:
         """The part of the usual distance at which nine of ten atoms have a neighbour; 1 for very few atoms."""

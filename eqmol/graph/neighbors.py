@@ -51,7 +51,7 @@ class NeighborList:
 
         Returns:
             ``edge_index`` [2, E] int64 (row 0 senders, row 1 receivers, sorted by receiver, then by sender and shift)
-            and ``shifts`` [E, 3] float64, in the convention of :mod:`eqmol.graph.keys`.
+            and ``shifts`` [E, 3] float64, in the convention of :mod:`eqmol.graph.edges`.
         """
         points = np.ascontiguousarray(positions, dtype=np.float64)
         periodic = np.asarray(pbc, dtype=bool)

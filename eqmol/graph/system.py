@@ -9,8 +9,9 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, short
 from eqmol.graph.contacts import CloseContacts
+from eqmol.graph.edges import edge_vectors
 from eqmol.graph.geometric import Batch, Data
 from eqmol.graph.neighbors import (
     MAX_EXTENT_IN_CUTOFFS,
@@ -22,16 +23,34 @@ from eqmol.graph.neighbors import (
     move_back,
 )
 
-#: Two atoms closer than this (Å), images included, are one atom written twice.
-COINCIDENT = 1e-3
 #: Å; coordinates must be small enough for float64 to resolve it.
 RESOLUTION = 1e-6
 #: Å; periodic vectors whose parallelepiped is flatter than this have no usable lattice.
 FLAT_CELL = 0.1
 
 
-class AtomGraph(Data):
-    """One structure with its edges and, where known, its labels; :mod:`eqmol.graph.keys` says what each field is."""
+class AtomGraph(Data):  # type: ignore[misc]
+    """One structure, or after :func:`collate` several, with edges and, where known, labels.
+
+    N atoms, E edges, G graphs (one before batching). Lengths are in Å, energies in eV; numbers are float64 unless said otherwise.
+
+    Attributes:
+        pos: [N, 3]; atoms many periodic cells away are moved back by whole cells.
+        atomic_numbers: [N] int64.
+        cell: [G, 3, 3], rows are the lattice vectors, zeros where there is none.
+        pbc: [G, 3] bool, periodic directions.
+        edge_index: [2, E] int64, row 0 senders, row 1 receivers, sorted by receiver; for vectors see :mod:`eqmol.graph.edges`.
+        shifts: [E, 3], integers, lattice translations of the sender.
+        config_type: [G] text, the group in error tables, "" where the frame names none.
+        source: [G] text, "path, frame 17", for messages.
+        batch: [N] int64, the graph of each atom; only in a batch.
+        energy: [G] eV, NaN where the frame carries none; absent where no frame does, as are the next two.
+        forces: [N, 3] eV/Å, NaN where the frame carries none.
+        stress: [G, 3, 3] eV/Å³, +dE/dstrain/V, NaN where absent or not periodic in three directions.
+        tags: [N] int64, 0 below the surface, 1 surface, 2 adsorbate; only where the data carry them.
+        fixed: [N] bool, atoms held in place when the data were made; only where the data carry them.
+        features: [N, features], further inputs; where a model reads them.
+    """
 
     pos: Tensor
     atomic_numbers: Tensor
@@ -101,7 +120,9 @@ def from_atoms(
         config_type=str(atoms.info.get("config_type", "")),
         source=source,
     )
-    _check_distances(graph, atoms, source, contacts)
+    lengths = torch.linalg.vector_norm(edge_vectors(graph), dim=-1)
+    if contacts is not None:
+        contacts.check(graph, lengths)
     if energy is not None:
         graph.energy = torch.tensor([energy], dtype=torch.float64)
     if forces is not None:
@@ -120,12 +141,6 @@ def collate(graphs: Sequence[AtomGraph]) -> Batch:
     return Batch.from_data_list(list(graphs))
 
 
-def edge_vectors(graph: Data) -> Tensor:
-    """Return the vectors [E, 3] (Å) of one graph's edges, from each receiver to its sender's image."""
-    senders, receivers = graph.edge_index
-    return graph.pos[senders] + graph.shifts @ graph.cell[0] - graph.pos[receivers]
-
-
 def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
     """Return atomic numbers [N] as integers.
 
@@ -138,7 +153,7 @@ def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
     """
     given = np.asarray(numbers)
     if given.ndim != 1 or given.dtype.kind not in "iuf":
-        raise InputError(f"{_where(source)}the atomic numbers are {_short(given.tolist())}, not a list of integers")
+        raise InputError(f"{_where(source)}the atomic numbers are {short(given.tolist())}, not a list of integers")
     wrong = np.flatnonzero(~np.isin(given, np.arange(1, len(chemical_symbols))))
     if len(wrong) == 0:
         return given.astype(np.int64)
@@ -202,23 +217,6 @@ def _check_size(
         )
 
 
-def _check_distances(graph: AtomGraph, atoms: ase.Atoms, source: str, contacts: CloseContacts | None) -> None:
-    """Refuse two atoms at the same place, and whatever else the guard refuses."""
-    distances = edge_vectors(graph).norm(dim=1)
-    if len(distances) == 0:
-        return
-    if distances.min() >= COINCIDENT:
-        if contacts is not None:
-            contacts.check(graph, distances)
-        return
-    sender, receiver = (int(i) for i in graph.edge_index[:, distances.argmin()])
-    first, second = min(sender, receiver), max(sender, receiver)
-    raise InputError(
-        f"{_where(source)}{_name(atoms, first)} and {_name(atoms, second)} are at the same place "
-        f"({float(distances.min()):.2g} Å apart, periodic images included); remove one of them"
-    )
-
-
 def lowest_height(vectors: NDArray[np.float64]) -> float:
     """Return the lowest height (Å) of the parallelepiped of [K, 3] vectors: 1 / the longest reciprocal vector."""
     if np.linalg.matrix_rank(vectors) < len(vectors):
@@ -229,12 +227,6 @@ def lowest_height(vectors: NDArray[np.float64]) -> float:
 def _name(atoms: ase.Atoms, index: int) -> str:
     """Return "atom 3 (C)"."""
     return f"atom {index} ({chemical_symbols[int(atoms.numbers[index])]})"
-
-
-def _short(value: object) -> str:
-    """Return a value as text of a line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _where(source: str) -> str:

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from eqmol.checkpoint import prepare
+from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError
 from eqmol.graph import NeighborList
 from eqmol.graph.electronic import StateGuard
@@ -45,7 +45,7 @@ class Calculator(ASECalculator):
         kernels: whether tensor products are compiled for this machine, ``"auto"``, ``"off"`` or ``"require"``, see
             :func:`eqmol.load`.
         radial_table: ``"auto"`` reads radial weights from tables, ``"off"`` evaluates the network; see
-            :func:`eqmol.checkpoint.prepare`.
+            :func:`eqmol.checkpoint.for_prediction`.
 
     Raises:
         InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, no structure, an element that the
@@ -73,7 +73,7 @@ class Calculator(ASECalculator):
         super().__init__()
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
             raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
-        model = prepare(path_or_model, backend, device, dtype, verify, kernels, radial_table)
+        model = for_prediction(path_or_model, backend, device, dtype, verify, kernels, radial_table)
         if not isinstance(model, Potential):
             raise InputError(
                 "the model predicts properties of molecules and no forces; use it with eqmol.predict or predict.py, and a "

@@ -128,11 +128,7 @@ def _check_elements(model: Predictor, atoms: ase.Atoms, source: str) -> None:
     unseen = np.flatnonzero(~np.isin(numbers, model.elements))
     if len(unseen):
         index, where = int(unseen[0]), f"{source}: " if source else ""
-        known = ", ".join(ase.data.chemical_symbols[number] for number in model.elements)
-        raise InputError(
-            f"{where}atom {index} is {ase.data.chemical_symbols[numbers[index]]}, an element that the model has not seen; "
-            f"it knows {known}"
-        )
+        raise model.unknown_element(f"{where}atom {index} ({ase.data.chemical_symbols[numbers[index]]})")
 
 
 def _check_result(result: Mapping[str, Any], graph: AtomGraph) -> None:

@@ -17,7 +17,7 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
-from eqmol.checkpoint import prepare
+from eqmol.checkpoint import for_prediction
 from eqmol.data.oc20.frame import Frame, Reading
 from eqmol.data.oc20.readers.find import FORMATS, find, reader
 from eqmol.data.oc20.shards import INDEX, S2EF, Index, Shard
@@ -51,7 +51,7 @@ def write_predictions(
             name "" for arrays without a prefix.
         path: ``.npz``; replaced only when all is predicted.
         backend, device, kernels: see :func:`eqmol.load`.
-        radial_table: see :func:`eqmol.checkpoint.prepare`.
+        radial_table: see :func:`eqmol.checkpoint.for_prediction`.
         batch_size: most frames evaluated together.
         close_contacts: see :class:`eqmol.Calculator`.
 
@@ -61,7 +61,7 @@ def write_predictions(
     Raises:
         InputError: no frames, a frame that occurs twice, what the model does not know, or a result that is not finite.
     """
-    potential = prepare(model, backend, device, kernels=kernels, radial_table=radial_table)
+    potential = for_prediction(model, backend, device, kernels=kernels, radial_table=radial_table)
     if not isinstance(potential, Potential):
         raise InputError("the model predicts properties of molecules; the leaderboard asks for energies and forces")
     with replacing(path, "wb") as file:  # opened first: a folder that cannot be written is found at once

@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from eqmol.checkpoint import prepare
+from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.graph.electronic import StateGuard
@@ -65,7 +65,7 @@ def predict(
             raise InputError(f"predict takes ase.Atoms or several of them, not {type(structure).__name__}")
     sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
-    potential = prepare(model, backend, device, dtype, verify, kernels, radial_table)
+    potential = for_prediction(model, backend, device, dtype, verify, kernels, radial_table)
     states = StateGuard(potential.electronic_state, electronic_state)
     results = [result for _, result in evaluated(potential, frames, batch_size, close_contacts, states)]
     return results[0] if single else results

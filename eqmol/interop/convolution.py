@@ -11,11 +11,10 @@ from eqmol.interop.blocks import components, pack
 from eqmol.interop.grouped import Grouped, as_made, make_product
 from eqmol.interop.irreps import Layout, check_features, read_irreps
 from eqmol.interop.paths import Group
-from eqmol.ops import contract
 from eqmol.ops.contract import RadialWeight, unit
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.escn import inward_rotations
-from eqmol.ops.registry import create
+from eqmol.ops.registry import convolution
 from eqmol.ops.so2 import Block, EdgeFrame
 from eqmol.ops.spec import MAX_DEGREE, Parity, Spec
 from eqmol.so3.frames import polar_coupling
@@ -296,7 +295,7 @@ class GauntConvolution(nn.Module):
         irreps_in: of natural parity, as many channels of every degree from 0 to the highest.
         degree_filter: highest degree of the harmonics.
         irreps_out: likewise, with as many channels.
-        backend: ``grid`` (default), ``gaunt``, ``escn`` or ``cg``; the numbers are the same.
+        backend: ``grid`` (default), ``gaunt``, ``escn``, ``cg`` or a registered one; the numbers are the same.
         parity: ``o3``, or ``so3`` with the curl pairing, for rotations only.
 
     Attributes:
@@ -327,9 +326,7 @@ class GauntConvolution(nn.Module):
                 f"degree from 0 on, which the gaunt family needs; take irreps like '32x0e+32x1o+32x2e', or Convolution"
             )
         degrees = self.layout_in.degree, degree_filter, self.layout_out.degree
-        op = create(Spec("convolution", "gaunt", parity, *degrees), backend)
-        assert isinstance(op, contract.Convolution)
-        self.op = op
+        self.op = convolution(Spec("convolution", "gaunt", parity, *degrees), backend)
 
     @property
     def weight_numel(self) -> int:

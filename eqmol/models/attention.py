@@ -12,55 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eqmol import ops
 from eqmol.errors import InputError
 from eqmol.nn import AttentionLogits, Gate, Linear, PairNetwork, RadialMatrix, attention_weights
-from eqmol.ops.contract import Convolution, Product, RadialWeight
-from eqmol.ops.registry import Backend
-from eqmol.ops.spec import Family, Parity, Spec
+from eqmol.ops import Algebra, Convolution, RadialWeight
 
 MESSAGES = ("linear", "nonlinear")
-
-
-class Algebra(NamedTuple):
-    """Which tensor products a model is made of.
-
-    Attributes:
-        backend: algorithm, or one per operation.
-        family: function family, or one per operation.
-        parity: selection rule.
-        order_max: highest order of convolutions in the edge frame, see :class:`eqmol.ops.spec.Spec`.
-    """
-
-    backend: Backend
-    family: Family | Mapping[str, Family]
-    parity: Parity
-    order_max: int | None
-
-    def convolution(self, degree_in: int, degree_filter: int, degree_out: int) -> Convolution:
-        """The convolution between these degrees; degrees of the filter that reach nothing are dropped.
-
-        Raises:
-            InputError: no family for the operation, or what :class:`Spec` and :func:`eqmol.ops.convolution` refuse.
-        """
-        reach = min(degree_filter, degree_in + degree_out)
-        family = self._family("convolution")
-        spec = Spec("convolution", family, self.parity, degree_in, reach, degree_out, order_max=self.order_max)
-        return ops.convolution(spec, self.backend)
-
-    def product(self, degree_in: int, degree_out: int) -> Product:
-        """The product of two fields of one degree; raises as :meth:`convolution` does."""
-        spec = Spec("product", self._family("product"), self.parity, degree_in, degree_in, degree_out)
-        return ops.product(spec, self.backend)
-
-    def _family(self, operation: str) -> Family:
-        if isinstance(self.family, str):
-            return self.family
-        if not isinstance(self.family, Mapping) or operation not in self.family:
-            raise InputError(
-                f"family={self.family!r} must be a name, or one name per operation with one for {operation}"
-            )
-        return self.family[operation]
 
 
 class Edges(NamedTuple):

@@ -20,7 +20,7 @@ from eqmol.models.arguments import (
     check_number,
     check_widths,
 )
-from eqmol.models.attention import Algebra, AttentionSizes, Edges, GraphAttention
+from eqmol.models.attention import AttentionSizes, Edges, GraphAttention
 from eqmol.models.backbone import Backbone, edge_geometries
 from eqmol.models.feedforward import SelfMix, feed_forward
 from eqmol.nn import (
@@ -34,7 +34,7 @@ from eqmol.nn import (
     pad_degrees,
     polynomial_envelope,
 )
-from eqmol.ops.contract import RadialWeight
+from eqmol.ops import Algebra, RadialWeight
 from eqmol.ops.registry import Backend
 from eqmol.ops.spec import MAX_DEGREE, Family, Parity
 from eqmol.so3.layout import dim

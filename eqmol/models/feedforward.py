@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
-from eqmol.models.attention import Algebra
 from eqmol.nn import Gate, Linear, SphereActivation
+from eqmol.ops import Algebra
 from eqmol.so3.layout import dim
 
 FEEDFORWARDS = ("gate", "product", "s2")

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.nn.activation import SILU_GAIN, silu
+from eqmol.nn.parameter_groups import WithMatrices
 from eqmol.so3.layout import degree_slice
 
 
-class ForceHead(nn.Module):
+class ForceHead(WithMatrices):
     """One field of a degree l > 0, 1 for vectors, gated by scalars: F = Σ_h w_h SiLU(W s)_h (V x)_h.
 
     Zero for atoms without neighbours, whose features of degrees above 0 are zero.

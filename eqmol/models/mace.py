@@ -37,7 +37,7 @@ from eqmol.nn import (
     group_nodes,
     pad_degrees,
 )
-from eqmol.ops.contract import RadialWeight
+from eqmol.ops import RadialWeight
 from eqmol.ops.radial_table import Places, RadialTable, convolve
 from eqmol.ops.registry import Backend
 from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec

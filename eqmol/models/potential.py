@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
+from eqmol.graph import edge_vectors, owners
 from eqmol.graph.targets import Target, check_beside_energies
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
-from eqmol.models.predictor import Predictor, edge_vectors, owners
+from eqmol.models.predictor import Predictor
 from eqmol.models.properties import PropertyHeads
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import ZBLRepulsion
@@ -98,7 +99,7 @@ class Potential(Predictor):
         ``torch.no_grad``.
 
         Args:
-            graph: an AtomGraph or a batch of them, see :mod:`eqmol.graph.keys`.
+            graph: one or several, see :class:`eqmol.graph.AtomGraph`.
             forces: also return forces.
             stress: also return virial and stress.
 
@@ -121,7 +122,7 @@ class Potential(Predictor):
         with torch.inference_mode(False), torch.set_grad_enabled(self.training or differentiate):
             species = self.species(graph)
             batch = owners(graph)
-            vectors = edge_vectors(graph, batch)
+            vectors = edge_vectors(graph)
             if differentiate and not vectors.requires_grad:
                 vectors.requires_grad_()
             features = self._features(graph, vectors, species)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
+from eqmol.graph.edges import name_atoms, owners
 from eqmol.graph.electronic import ElectronicState
 from eqmol.graph.targets import Target
 from eqmol.models.arguments import check_elements
@@ -21,9 +22,6 @@ from eqmol.models.backbone import Backbone
 
 if TYPE_CHECKING:
     from eqmol.graph.geometric import Data
-
-#: Å; the direction of a shorter edge is not defined.
-SHORTEST_EDGE = 1e-6
 
 
 class Predictor(nn.Module, ABC):
@@ -129,50 +127,10 @@ class Predictor(nn.Module, ABC):
         species = self.species_of.index_select(0, numbers * known)
         unknown = torch.nonzero(species < 0)
         if len(unknown):
-            atom = int(unknown[0])
-            number = int(numbers[atom])
-            symbol = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else "?"
-            trained = ", ".join(chemical_symbols[z] for z in self.elements)
-            raise InputError(
-                f"{_place(graph, atom)} is {symbol} (atomic number {number}), which the model does not know; "
-                f"it knows {trained}"
-            )
+            raise self.unknown_element(name_atoms(graph, int(unknown[0])))
         return species
 
-
-def owners(graph: Data) -> Tensor:
-    """The graph of each atom [N]."""
-    if graph.batch is not None:
-        return graph.batch
-    return torch.zeros(len(graph.pos), dtype=torch.int64, device=graph.pos.device)
-
-
-def edge_vectors(graph: Data, batch: Tensor) -> Tensor:
-    """[E, 3] float64 Å, from each receiver to its sender.
-
-    Raises:
-        InputError: two atoms at the same place.
-    """
-    senders, receivers = graph.edge_index
-    cells = graph.cell.index_select(0, batch.index_select(0, receivers))
-    offsets = torch.einsum("ei,eij->ej", graph.shifts, cells)
-    vectors = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
-    lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
-    if len(lengths) and not bool(lengths.amin() >= SHORTEST_EDGE):
-        edge = int(torch.nonzero(~(lengths >= SHORTEST_EDGE))[0])
-        raise InputError(
-            f"{_place(graph, int(receivers[edge]))} and {_place(graph, int(senders[edge]))} are at the same place or "
-            "have positions that are not finite; remove one of them or correct the positions"
-        )
-    return vectors
-
-
-def _place(graph: Data, atom: int) -> str:
-    """Name an atom by its index within its structure, and the structure by its source."""
-    if graph.batch is None:
-        frame, index, source = 0, atom, graph.source if "source" in graph else ""
-    else:
-        frame = int(graph.batch[atom])
-        index = atom - int(graph.ptr[frame])
-        source = graph.source[frame] if "source" in graph else f"structure {frame}"
-    return f"{source + ': ' if source else ''}atom {index}"
+    def unknown_element(self, atom: str) -> InputError:
+        """The error about an atom, named for a message, of an element that the model does not know."""
+        known = ", ".join(chemical_symbols[z] for z in self.elements)
+        return InputError(f"{atom} is of an element that the model does not know; it knows {known}")

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
+from eqmol.graph import edge_vectors, owners
 from eqmol.graph.keys import FEATURES
 from eqmol.graph.targets import MOLECULAR, Target, not_molecular
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
-from eqmol.models.predictor import Predictor, edge_vectors, owners
-from eqmol.models.property_heads import HEADS, POOLINGS, AtomVectors, Head, Molecule
+from eqmol.models.predictor import Predictor
+from eqmol.models.property_heads import HEADS, POOLINGS, AtomVectors, Head, Structures
 from eqmol.models.reference import DoubleBuffers
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class PropertyHeads(nn.ModuleDict):
         backbone: Backbone,
         statistics: dict[str, Any],
         readout_hidden: int = 16,
-        pooling: str = "mean",
+        pooling: str = "softmax",
         gap: str = "direct",
         num_inputs: int = 0,
     ) -> None:
@@ -126,11 +127,11 @@ class PropertyHeads(nn.ModuleDict):
         """
         batch = owners(graph)
         natoms = torch.bincount(batch, minlength=len(graph.cell)).double()
-        molecule = Molecule(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
+        structures = Structures(graph.pos, graph.atomic_numbers, species, batch, natoms, inputs)
         values: dict[str, Tensor] = {}
         further: dict[str, Tensor] = {}
         for name, head in self.items():
-            found = head(features, molecule)
+            found = head(features, structures)
             values[name] = found.pop("value")
             further |= found
         if self.gap_is_difference:
@@ -164,7 +165,7 @@ class Properties(Predictor):
         readout_hidden: int = 16,
         denoise: bool = False,
         features: dict[str, dict[str, float]] | None = None,
-        pooling: str = "mean",
+        pooling: str = "softmax",
     ) -> None:
         super().__init__(backbone, elements)
         self.features = tuple(features or {})
@@ -181,7 +182,7 @@ class Properties(Predictor):
         """Predict.
 
         Args:
-            graph: an AtomGraph or a batch of them, see :mod:`eqmol.graph.keys`.
+            graph: one or several, see :class:`eqmol.graph.AtomGraph`.
 
         Returns:
             Every property in its unit, float64, in the shape of its kind; for a dipole moment also "charges" [N] in e, for its
@@ -195,7 +196,7 @@ class Properties(Predictor):
             if self.heads.molecular and bool(graph.pbc.any()):
                 raise not_molecular(self.heads.molecular[0], "the structure")
             species = self.species(graph)
-            vectors = edge_vectors(graph, owners(graph))
+            vectors = edge_vectors(graph)
             features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
             results = self.heads(features, graph, species, self.inputs(graph).to(self.dtype))
             if self.noise is not None and self.training:

@@ -22,7 +22,7 @@ from eqmol.units import BOHR, DEBYE
 CHARGE_SCALE = 0.1
 
 
-class Molecule(NamedTuple):
+class Structures(NamedTuple):
     """What a head may know besides the features.
 
     Attributes:
@@ -66,10 +66,10 @@ class AtomScalars(nn.Module):
         linear = [LinearReadout(backbone.channels) for _ in range(backbone.num_outputs - 1)]
         self.readouts = nn.ModuleList([*linear, NonlinearReadout(backbone.channels + num_inputs, hidden)])
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> Tensor:
+    def forward(self, features: list[Tensor], structures: Structures) -> Tensor:
         """-> [N] float64."""
         scalars = [x[:, 0] for x in features]
-        scalars[-1] = torch.cat((scalars[-1], molecule.inputs), dim=1)
+        scalars[-1] = torch.cat((scalars[-1], structures.inputs), dim=1)
         terms = [readout(x) for readout, x in zip(self.readouts, scalars, strict=True)]
         return torch.stack(terms).sum(0).double()
 
@@ -114,77 +114,74 @@ class Head(DoubleBuffers, ABC):
         super().__init__()
         self.mean, self.scale = mean, scale
         self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
+        self.make(backbone, hidden, num_inputs)
 
     @abstractmethod
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        """Make what reads the features."""
+
+    @abstractmethod
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value", and further results by name."""
 
 
 class ScalarHead(Head):
     """A property made of one number f_i per atom, and perhaps more."""
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
         self.atoms = AtomScalars(backbone, hidden, num_inputs)
 
 
 class SumHead(ScalarHead):
     """Extensive: Σ_i e0(Z_i) + scale · f_i."""
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G]."""
-        atoms = self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features, molecule)
-        return {"value": molecule.sum(atoms)}
+        atoms = self.e0.index_select(0, structures.species) + self.scale * self.atoms(features, structures)
+        return {"value": structures.sum(atoms)}
 
 
 class MeanHead(ScalarHead):
     """Intensive: mean + scale · (mean over atoms of f_i)."""
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G]."""
-        return {"value": self.mean + self.scale * molecule.sum(self.atoms(features, molecule)) / molecule.natoms}
+        return {"value": self.mean + self.scale * structures.sum(self.atoms(features, structures)) / structures.natoms}
 
 
 class SoftmaxHead(ScalarHead):
-    """Intensive: mean + scale · Σ_i w_i f_i, where the weights of a molecule's atoms, w_i ~ exp(g_i), sum to one.
+    """Intensive: mean + scale · Σ_i w_i f_i, where the weights of a structure's atoms, w_i ~ exp(g_i), sum to one.
 
     Orbitals are often localised, and their energies then are not those of an average atom.
     """
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.logits = AtomScalars(backbone, hidden, num_inputs)
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G]."""
-        weights = molecule.softmax(self.logits(features, molecule))
-        return {"value": self.mean + self.scale * molecule.sum(weights * self.atoms(features, molecule))}
+        weights = structures.softmax(self.logits(features, structures))
+        return {"value": self.mean + self.scale * structures.sum(weights * self.atoms(features, structures))}
 
 
 class AtomicHead(ScalarHead):
     """One number per atom: e0(Z_i) + scale · f_i."""
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [N]."""
-        return {"value": self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features, molecule)}
+        return {"value": self.e0.index_select(0, structures.species) + self.scale * self.atoms(features, structures)}
 
 
 class VectorHead(Head):
     """Sum of vectors of the atoms: scale · Σ_i v_i."""
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
         self.vectors = AtomVectors(backbone, "a vector")
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G, 3]."""
-        return {"value": molecule.sum(self.scale * self.vectors(features))}
+        return {"value": structures.sum(self.scale * self.vectors(features))}
 
 
 class TensorHead(ScalarHead):
@@ -196,21 +193,19 @@ class TensorHead(ScalarHead):
 
     basis: Tensor
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.tensors = AtomVectors(backbone, "a tensor", 2)
         basis = symmetric_traceless()
         unit = basis / np.linalg.norm(basis, axis=(1, 2), keepdims=True)
         self.register_buffer("basis", torch.tensor(unit, dtype=torch.float64), persistent=False)
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G, 3, 3]."""
-        isotropic = self.e0.index_select(0, molecule.species) + self.scale * self.atoms(features, molecule)
+        isotropic = self.e0.index_select(0, structures.species) + self.scale * self.atoms(features, structures)
         identity = torch.eye(3, dtype=torch.float64, device=isotropic.device)
         traceless = torch.einsum("nm,mij->nij", self.scale * self.tensors(features), self.basis)
-        return {"value": molecule.sum(isotropic[:, None, None] * identity + traceless)}
+        return {"value": structures.sum(isotropic[:, None, None] * identity + traceless)}
 
 
 class DipoleHead(ScalarHead):
@@ -219,29 +214,27 @@ class DipoleHead(ScalarHead):
     Without net charge it does not depend on the origin. Directions must not be periodic.
     """
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.vectors = AtomVectors(backbone, "the dipole moment")
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G, 3] in D, "charges" [N] in e."""
-        charges = CHARGE_SCALE * self.atoms(features, molecule)
-        excess = molecule.sum(charges) / molecule.natoms
-        charges = charges - excess.index_select(0, molecule.batch)
+        charges = CHARGE_SCALE * self.atoms(features, structures)
+        excess = structures.sum(charges) / structures.natoms
+        charges = charges - excess.index_select(0, structures.batch)
         # relative to the middle only for the sake of rounding
-        arms = molecule.centred(torch.ones_like(charges))
+        arms = structures.centred(torch.ones_like(charges))
         moments = charges[:, None] * arms + CHARGE_SCALE * self.vectors(features)
-        return {"value": molecule.sum(moments) / DEBYE, "charges": charges}
+        return {"value": structures.sum(moments) / DEBYE, "charges": charges}
 
 
 class DipoleNormHead(DipoleHead):
     """Norm of the dipole moment."""
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G] and "dipole" [G, 3] in D, "charges" [N] in e."""
-        found = super().forward(features, molecule)
+        found = super().forward(features, structures)
         return {
             "value": torch.linalg.vector_norm(found["value"], dim=-1),
             "dipole": found["value"],
@@ -255,19 +248,17 @@ class ExtentHead(ScalarHead):
     R is the centre of nuclear charge, to which the extent refers in QM9.
     """
 
-    def __init__(
-        self, backbone: Backbone, hidden: int, e0: list[float], mean: float, scale: float, num_inputs: int
-    ) -> None:
-        super().__init__(backbone, hidden, e0, mean, scale, num_inputs)
+    def make(self, backbone: Backbone, hidden: int, num_inputs: int) -> None:
+        super().make(backbone, hidden, num_inputs)
         self.charges = AtomScalars(backbone, hidden, num_inputs)
 
-    def forward(self, features: list[Tensor], molecule: Molecule) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor], structures: Structures) -> dict[str, Tensor]:
         """Return "value" [G]."""
-        numbers = molecule.numbers.double()
-        squares = molecule.centred(numbers).square().sum(-1)
-        atoms = numbers * squares / BOHR**2 + self.e0.index_select(0, molecule.species)
-        learnt = self.atoms(features, molecule) + CHARGE_SCALE * self.charges(features, molecule) * squares
-        return {"value": molecule.sum(atoms + self.scale * learnt)}
+        numbers = structures.numbers.double()
+        squares = structures.centred(numbers).square().sum(-1)
+        atoms = numbers * squares / BOHR**2 + self.e0.index_select(0, structures.species)
+        learnt = self.atoms(features, structures) + CHARGE_SCALE * self.charges(features, structures) * squares
+        return {"value": structures.sum(atoms + self.scale * learnt)}
 
 
 #: Heads of intensive properties by the name of their pooling.

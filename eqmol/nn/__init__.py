@@ -6,8 +6,8 @@ from eqmol.nn.drop import DropPath
 from eqmol.nn.embedding import ElementEmbedding
 from eqmol.nn.gate import Gate
 from eqmol.nn.linear import GroupLinear, Groups, Linear, group_nodes, pad_degrees
-from eqmol.nn.matrices import parameter_groups
 from eqmol.nn.norm import Norm, NormKind
+from eqmol.nn.parameter_groups import WithMatrices, parameter_groups
 from eqmol.nn.radial import BesselBasis, PairNetwork, RadialMatrix, RadialNetwork
 from eqmol.nn.readout import LinearReadout, NonlinearReadout
 from eqmol.nn.sphere import SphereActivation
@@ -29,6 +29,7 @@ __all__ = [
     "RadialMatrix",
     "RadialNetwork",
     "SphereActivation",
+    "WithMatrices",
     "attention_weights",
     "group_nodes",
     "pad_degrees",

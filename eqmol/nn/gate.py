@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.nn.activation import SIGMOID_GAIN, SILU_GAIN, silu
+from eqmol.nn.parameter_groups import WithMatrices
 from eqmol.so3.layout import degrees
 
 
-class Gate(nn.Module):
+class Gate(WithMatrices):
     """One gate per degree and channel, the sigmoid of a linear map of the scalars. Exactly equivariant.
 
     Source: Weiler et al. 2018, arXiv:1807.02547, section 4.3; gates from all scalars as in Equiformer, arXiv:2206.11990.

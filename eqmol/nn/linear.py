@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from eqmol.nn.parameter_groups import WithMatrices
 from eqmol.so3.layout import degrees, dim
 
 
-class Linear(nn.Module):
+class Linear(WithMatrices):
     """One channel map per degree.
 
     Args:
@@ -68,7 +69,7 @@ def group_nodes(group: Tensor, num_groups: int) -> Groups:
     return Groups(group, order, torch.argsort(order), counts.tolist())
 
 
-class GroupLinear(nn.Module):
+class GroupLinear(WithMatrices):
     """A :class:`Linear` for each group of nodes, such as each element.
 
     Args:

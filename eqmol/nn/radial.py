@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.nn.cutoff import polynomial_envelope
+from eqmol.nn.parameter_groups import WithMatrices
 
 
 class BesselBasis(nn.Module):
@@ -38,7 +39,7 @@ class BesselBasis(nn.Module):
         return torch.sin((math.pi * x).unsqueeze(-1) * self.order) * amplitude.unsqueeze(-1)
 
 
-class RadialNetwork(nn.Module):
+class RadialNetwork(WithMatrices):
     """Multilayer perceptron without biases: zero input gives zero output, so weights vanish at the cutoff.
 
     The last linear map is returned, not applied: a convolution may fold its own change of basis into it. Parameters are
@@ -75,7 +76,7 @@ class RadialNetwork(nn.Module):
         return hidden, self.matrix * (gain / math.sqrt(self.matrix.shape[0]))
 
 
-class PairNetwork(nn.Module):
+class PairNetwork(WithMatrices):
     """Multilayer perceptron of the radial basis and the elements of both ends. It does not vanish at the cutoff.
 
     The elements shift the first hidden layer: a table per end stands for an embedding and its linear map.
@@ -104,7 +105,7 @@ class PairNetwork(nn.Module):
         return hidden
 
 
-class RadialMatrix(nn.Module):
+class RadialMatrix(WithMatrices):
     """The linear map from hidden features to the weights of a convolution, for :class:`eqmol.ops.contract.RadialWeight`."""
 
     matrices: ClassVar = {"weight": 0}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.nn.activation import SILU_GAIN, silu
+from eqmol.nn.parameter_groups import WithMatrices
 
 
 class LinearReadout(nn.Module):
@@ -24,7 +25,7 @@ class LinearReadout(nn.Module):
         return scalars @ self.weight / math.sqrt(len(self.weight))
 
 
-class NonlinearReadout(nn.Module):
+class NonlinearReadout(WithMatrices):
     """A perceptron with one hidden layer and SiLU."""
 
     matrices: ClassVar = {"weight": 0}

@@ -12,12 +12,14 @@ torch.Size([10, 9, 8])
 True
 """
 
+from eqmol.ops.algebra import Algebra
 from eqmol.ops.contract import Convolution, HarmonicConvolution, Power, Product, RadialWeight
 from eqmol.ops.laws import check
 from eqmol.ops.registry import convolution, power, product, register
 from eqmol.ops.spec import Spec
 
 __all__ = [
+    "Algebra",
     "Convolution",
     "HarmonicConvolution",
     "Power",

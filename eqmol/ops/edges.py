@@ -14,11 +14,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from eqmol.ops.chunks import EDGES
 from eqmol.ops.contract import RadialWeight
 from eqmol.ops.multilinear import partials
-
-#: Numbers that a chunk has at a time on the CPU: they stay in the cache of one core. Other devices want large chunks.
-CHUNK, CHUNK_ELSEWHERE = 1 << 20, 1 << 26
 
 
 class Message(Protocol):
@@ -132,8 +130,7 @@ class _EdgeSum:
         """Slices of edges of equal length, but for the last."""
         (weights, channels), (rows, _) = sizes[:2]
         per_edge = weights * channels + 2 * (rows + self.shape[1]) * self.shape[2]
-        limit = CHUNK if like.device.type == "cpu" else CHUNK_ELSEWHERE
-        size = -(-edges // max(-(-edges * per_edge // limit), 1))
+        size = -(-edges // max(-(-edges * per_edge // EDGES.numbers(like)), 1))
         return (slice(first, min(first + size, edges)) for first in range(0, edges, max(size, 1)))
 
 

@@ -150,7 +150,7 @@ class WeightedProduct:
         results = [torch.zeros_like(w) if slot == 2 else self._empty(slot, x, y) for slot in slots]
         wants_slope, wants_second = bool({1, 2} & set(slots)), bool({0, 3} & set(slots))
         wants_first = wants_slope or 3 in slots
-        for rows in chunks(len(x), self.projection.points * x.shape[2], x, self.projection.cache):
+        for rows in chunks(len(x), self.projection.points * x.shape[2], x):
             field, factor, own = x[rows], y[rows], w[rows] if len(w) > 1 else w
             c = None if v is None else self.projection.sample(v[rows])
             a = self._first(field) if wants_first else []

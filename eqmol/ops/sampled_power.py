@@ -68,7 +68,7 @@ class PowerSum(Polynomial):
             results[1] = torch.zeros_like(weight)
         if 2 in slots:
             results[2] = x.new_empty(len(x), weight.shape[2], x.shape[2])
-        for rows in chunks(len(x), self.table.points * x.shape[2], x, self.table.cache):
+        for rows in chunks(len(x), self.table.points * x.shape[2], x):
             group = self.group[rows]
             own = weight.index_select(0, group)
             fields = [f[rows] for f in (x, *tangents) if f is not None]

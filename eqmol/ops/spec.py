@@ -217,6 +217,6 @@ class Spec:
         matrix = np.zeros((self.num_weights, self.num_paths))
         column = {path: i for i, path in enumerate(self.power_paths)}
         for row, (order, l3) in enumerate(self.own_weights):
-            for path, value in gaunt_coefficients(self.degree_in, order, l3).coefficients.items():
+            for path, value in gaunt_coefficients(self.degree_in, order, l3).items():
                 matrix[row, column[path]] = self.gaunt_scale[row] * value
         return matrix / self.path_normalization

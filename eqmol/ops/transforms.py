@@ -9,12 +9,13 @@ Shapes: n rows, lm components, C channels, G points = columns · rows of a rule,
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eqmol.ops.chunks import SAMPLES
 from eqmol.ops.contract import Tables
 from eqmol.so3.quadrature import Factors, wave
 from eqmol.so3.torus import polar_series
@@ -24,11 +25,9 @@ class Transform(Tables, ABC):
     """A linear map from components to samples, and its transpose.
 
     Attributes:
-        cache: numbers of samples at a time that suit the caches of a CPU.
         points, components: numbers of them.
     """
 
-    cache: ClassVar[int] = 2**17
     points: int
     components: int
 
@@ -204,7 +203,7 @@ class Fourier(TwoSteps):
         return torch.complex(self.cosine, self.cosine - 1)
 
 
-def chunks(rows: int, row_size: int, like: Tensor, cache: int = Transform.cache) -> Iterator[slice]:
-    """Slices of ``rows`` rows of ``row_size`` numbers that stay in the cache of a CPU or fill a GPU."""
-    step = max(1, (cache if like.device.type == "cpu" else 2**25) // row_size)
+def chunks(rows: int, row_size: int, like: Tensor) -> Iterator[slice]:
+    """Slices of ``rows`` rows of ``row_size`` samples, as many as :data:`eqmol.ops.chunks.SAMPLES` allows."""
+    step = max(1, SAMPLES.numbers(like) // row_size)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

@@ -51,7 +51,7 @@ def pairing(l1: int, l2: int, l3: int) -> np.ndarray:
     a, b, c = degree_slice(l1), degree_slice(l2), degree_slice(l3)
     third = mean[:, None] * value[:, c]
     if (l1 + l2 + l3) % 2 == 0:
-        tensor = np.einsum("ga,gb,gc->abc", value[:, a], value[:, b], third, optimize=True)
+        tensor: np.ndarray = np.einsum("ga,gb,gc->abc", value[:, a], value[:, b], third, optimize=True)
     else:
         tensor = np.einsum("ga,gb,gc->abc", south[:, a], east[:, b], third, optimize=True)
         tensor -= np.einsum("ga,gb,gc->abc", east[:, a], south[:, b], third, optimize=True)
@@ -94,6 +94,6 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     """
     if not is_coupled(l1, l2, l3):
         raise ValueError(f"degrees ({l1}, {l2}, {l3}) violate the triangle inequality")
-    tensor = pairing(l1, l2, l3) / np.linalg.norm(pairing(l1, l2, l3))
+    tensor: np.ndarray = pairing(l1, l2, l3) / np.linalg.norm(pairing(l1, l2, l3))
     tensor.flags.writeable = False
     return tensor

@@ -45,4 +45,5 @@ def polar_coupling(l1: int, l2: int, l3: int) -> np.ndarray:
     """
     m = np.arange(min(l1, l3) + 1)
     polar = wigner_3j(l1, l2, l3)[:, l2, :] * np.sqrt(2 * l2 + 1)
-    return polar[l1 - m, l3 + m] if (l1 + l2 + l3) % 2 else polar[l1 + m, l3 + m]
+    order: np.ndarray = polar[l1 - m, l3 + m] if (l1 + l2 + l3) % 2 else polar[l1 + m, l3 + m]
+    return order

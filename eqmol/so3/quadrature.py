@@ -93,13 +93,15 @@ class Factors(NamedTuple):
 
     def dense(self, azimuth: np.ndarray) -> np.ndarray:
         """[columns · rows, lm]."""
-        return (wave(azimuth, self.order)[:, None] * self.polar).reshape(-1, len(self.order))
+        table: np.ndarray = wave(azimuth, self.order)[:, None] * self.polar
+        return table.reshape(-1, len(self.order))
 
 
 def wave(azimuth: np.ndarray, order: np.ndarray) -> np.ndarray:
     """cos mφ for orders m ≥ 0, sin |m|φ for others: [points, orders]."""
     angle = np.abs(order) * azimuth[:, None]
-    return np.where(order >= 0, np.cos(angle), np.sin(angle))
+    waves: np.ndarray = np.where(order >= 0, np.cos(angle), np.sin(angle))
+    return waves
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class ProductRule(Rule):
 def _component(degree: int, sign: int = 1) -> np.ndarray:
     """Index of (l, ±|m|) for every component (l, m)."""
     l = degrees(degree)
-    return l * (l + 1) + sign * np.abs(orders(degree))
+    index: np.ndarray = l * (l + 1) + sign * np.abs(orders(degree))
+    return index
 
 
 def harmonics_at(points: np.ndarray, degree: int) -> np.ndarray:

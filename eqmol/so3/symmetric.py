@@ -12,7 +12,6 @@ A monomial is the sorted tuple of the component indices of its factors.
 import math
 from functools import lru_cache
 from itertools import combinations_with_replacement, groupby, product
-from typing import NamedTuple
 
 import numpy as np
 
@@ -89,21 +88,13 @@ def couplings(factors: tuple[int, ...], l3: int) -> np.ndarray:
     return result
 
 
-class GauntPower(NamedTuple):
-    """The l3 part of the ``order``-th power of a function on the sphere.
-
-    Attributes:
-        coefficients: path -> coefficient in the basis of :func:`couplings`.
-        second_moment: mean square of an output component for standard normal input.
-    """
-
-    coefficients: dict[Path, float]
-    second_moment: float
-
-
 @lru_cache(maxsize=256)
-def gaunt_coefficients(degree_in: int, order: int, l3: int) -> GauntPower:
-    """Expand the projection of f^order on degree l3 in symmetric couplings; f has degrees 0 ... ``degree_in``."""
+def gaunt_coefficients(degree_in: int, order: int, l3: int) -> dict[Path, float]:
+    """Expand the projection of f^order on degree l3 in symmetric couplings; f has degrees 0 ... ``degree_in``.
+
+    Returns:
+        Path -> coefficient in the basis of :func:`couplings`.
+    """
     rule = sphere_rule(order * degree_in + l3, 0)
     value = harmonics_at(rule.points, max(degree_in, l3))
     target = rule.projection[:, 0] * value[:, degree_slice(l3)][:, l3]
@@ -116,7 +107,7 @@ def gaunt_coefficients(degree_in: int, order: int, l3: int) -> GauntPower:
         polynomial = target @ samples * np.array([_multiplicity(term) for term in terms])
         overlap = couplings(factors, l3)[:, l3] @ _moment_matrix(factors) @ polynomial
         coefficients |= {(factors, l3, i): float(c) for i, c in enumerate(overlap)}
-    return GauntPower(coefficients, gaunt_second_moment(degree_in, order, l3))
+    return coefficients
 
 
 def gaunt_second_moment(degree_in: int, order: int, l3: int) -> float:

@@ -25,11 +25,15 @@ class Muon(Optimizer):
     gradients do: where their root mean square is g, the step is multiplied by g / (g + eps). A matrix without a gradient,
     such as that of an element which the batch lacks, stays, and rounding is not taken for a direction.
 
+    :class:`torch.optim.Muon` takes parameters with two axes and no others. Here matrices come in stacks, one per degree and
+    element, whose shapes do not say which axis is which, or that they are matrices; AdamW takes all else in the same step; and
+    steps end where gradients do, without which the matrices of absent elements would move.
+
     Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale: Liu et al. 2025, arXiv:2502.16982; AdamW:
     Loshchilov and Hutter, arXiv:1711.05101.
 
     Args:
-        params: groups of :func:`eqmol.nn.matrices.parameter_groups`; without "inputs", all parameters are AdamW's.
+        params: groups of :func:`eqmol.nn.parameter_groups`; without "inputs", all parameters are AdamW's.
         lr: learning rate of AdamW.
         matrix_factor: of the learning rate for matrices.
         momentum: Nesterov's, of matrices.

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eqmol.data.loader import Limits, fill
-from eqmol.graph import AtomGraph, collate, keys
+from eqmol.graph import AtomGraph, collate, edge_vectors, keys
 from eqmol.models import MACE, Potential
 from eqmol.models.mace import MACELayer
-from eqmol.models.predictor import Predictor, edge_vectors, owners
+from eqmol.models.predictor import Predictor
 from eqmol.models.reference import BindingEnergy
 from eqmol.tuning import use_kernels
 
@@ -68,7 +68,7 @@ def _message_sizes(model: Predictor, backbone: MACE, batches: Sequence[Any]) -> 
         seen: list[Tensor] = []
         with layer.power.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0])):
             for batch in batches:
-                backbone(edge_vectors(batch, owners(batch)).to(model.dtype), model.species(batch), *batch.edge_index)
+                backbone(edge_vectors(batch).to(model.dtype), model.species(batch), *batch.edge_index)
                 seen[-1] = seen[-1][batch.edge_index[1].unique()].flatten()
         x = torch.cat(seen).double().abs()
         largest = float(x.max()) if len(x) > 0 else 0.0
@@ -92,7 +92,7 @@ def _outputs(model: Potential, batches: Sequence[Any], whole: Any) -> dict[str, 
         sums = values.new_zeros(len(natoms), *values.shape[1:]).index_add(0, whole.batch, values)
         return (sums.movedim(0, -1) / natoms).movedim(-1, 0).numpy()
 
-    lengths = torch.linalg.vector_norm(edge_vectors(whole, owners(whole)), dim=-1)
+    lengths = torch.linalg.vector_norm(edge_vectors(whole), dim=-1)
     bound = BindingEnergy([1.0] * len(model.elements), model.cutoff)(lengths, species, whole.edge_index[1])
     share = bound.new_zeros(len(bound), len(model.elements)).scatter(1, species.unsqueeze(1), bound.unsqueeze(1))
     free = model.reference.e0.index_select(0, species)

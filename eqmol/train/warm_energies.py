@@ -23,10 +23,9 @@ from eqmol.data.atomic_energies import KEEP, SAME_ATOM, FreeAtom
 from eqmol.data.datamodule import GraphSets
 from eqmol.data.loader import Limits, fill
 from eqmol.errors import InputError
-from eqmol.graph import AtomGraph, collate, keys
+from eqmol.graph import AtomGraph, collate, edge_vectors, keys
 from eqmol.graph.targets import SUMS, Target
 from eqmol.models import Potential, Properties
-from eqmol.models.predictor import edge_vectors
 from eqmol.models.reference import BindingEnergy
 from eqmol.train.start import BATCH_ATOMS, RESOLVED
 from eqmol.units import MEV, quantity
@@ -202,7 +201,7 @@ def compare(model: Potential, graphs: Sequence[AtomGraph]) -> Labels:
     for part in fill(range(len(labelled)), len(labelled), Limits(sizes, max_atoms=BATCH_ATOMS)):
         batch = collate([labelled[i] for i in part])
         species = model.species(batch)
-        lengths = torch.linalg.vector_norm(edge_vectors(batch, batch.batch), dim=-1)
+        lengths = torch.linalg.vector_norm(edge_vectors(batch), dim=-1)
         near = one(lengths, species, batch.edge_index[1])
         kinds = torch.eye(number, dtype=torch.float64)[species]
         empty = kinds.new_zeros(len(part), number)

@@ -20,7 +20,7 @@ from eqmol.files import cache_folder, replacing
 FORMAT = 1
 
 
-class Cost(NamedTuple):
+class Times(NamedTuple):
     """Seconds of one algorithm.
 
     Attributes:
@@ -59,7 +59,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def read() -> dict[str, dict[str, Cost]]:
+def read() -> dict[str, dict[str, Times]]:
     """Problem -> backend -> cost. A file that cannot be understood is ignored with a warning."""
     try:
         text = path().read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def read() -> dict[str, dict[str, Cost]]:
         return _ignored(f"{type(error).__name__}: {error}")
 
 
-def write(costs: Mapping[str, Mapping[str, Cost]]) -> None:
+def write(costs: Mapping[str, Mapping[str, Times]]) -> None:
     """Replace the file; where that is impossible, warn and go on."""
     document = {
         "format": FORMAT,
@@ -99,14 +99,14 @@ def write(costs: Mapping[str, Mapping[str, Cost]]) -> None:
         warnings.warn(f"measured times are not remembered: {error}", stacklevel=2)
 
 
-def _cost(numbers: Any) -> Cost:
+def _cost(numbers: Any) -> Times:
     seconds, geometry, key = numbers
-    cost = Cost(math.inf if seconds is None else float(seconds), float(geometry), str(key))
+    cost = Times(math.inf if seconds is None else float(seconds), float(geometry), str(key))
     if not (cost.operation > 0 and 0 <= cost.geometry < math.inf):
         raise ValueError(f"{numbers} are not times")
     return cost
 
 
-def _ignored(reason: str) -> dict[str, dict[str, Cost]]:
+def _ignored(reason: str) -> dict[str, dict[str, Times]]:
     warnings.warn(f"ignoring the damaged file {path()} ({' '.join(reason.split())[:100]})", stacklevel=3)
     return {}

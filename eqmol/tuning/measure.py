@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from eqmol.ops.contract import Convolution, TensorProduct
-from eqmol.tuning.operations import Record, evaluate, leaf
+from eqmol.tuning.operations import Calls, evaluate, leaf
 
 #: Forward; forward and backward; forward, backward and backward of both.
 Mode = Literal["energy", "forces", "training"]
@@ -28,7 +28,7 @@ class Problem:
         mode: what is done with it.
     """
 
-    def __init__(self, operation: TensorProduct, entry: Record, mode: Mode) -> None:
+    def __init__(self, operation: TensorProduct, entry: Calls, mode: Mode) -> None:
         self.mode = mode
         self.entry = entry
         self.operation = operation

@@ -104,7 +104,7 @@ class Geometry:
 
 
 @dataclass
-class Record:
+class Calls:
     """What an operation was called with.
 
     Attributes:
@@ -121,24 +121,24 @@ def leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
-def record(model: Predictor, graph: Any) -> dict[str, Record]:
+def record(model: Predictor, graph: Any) -> dict[str, Calls]:
     """Evaluate a model and return what every operation was called with.
 
     Tensors that need a gradient depend on the positions; weights do not.
     """
     model = frozen(model)  # its operations are wrapped
-    records = {name: Record() for name in operations(model)}
+    records = {name: Calls() for name in operations(model)}
     geometries: list[tuple[Any, Tensor]] = []  # results, and the vectors that they belong to
     busy: list[bool] = []
 
-    def detached(value: Any, into: Record) -> Any:
+    def detached(value: Any, into: Calls) -> Any:
         for geometry, vectors in geometries:
             if value is geometry:
                 into.vectors = vectors
                 return Geometry()
         return tree_map_only(Tensor, leaf, value)
 
-    def watched(original: Callable[..., Any], into: Record, method: str) -> Callable[..., Any]:
+    def watched(original: Callable[..., Any], into: Calls, method: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if busy:  # one method may use another
                 return original(*args, **kwargs)
@@ -166,7 +166,7 @@ def record(model: Predictor, graph: Any) -> dict[str, Record]:
     return records
 
 
-def evaluate(operation: TensorProduct, entry: Record, geometry: Any) -> list[Any]:
+def evaluate(operation: TensorProduct, entry: Calls, geometry: Any) -> list[Any]:
     """The results of all recorded calls by an algorithm for the same spec.
 
     Args:

@@ -23,10 +23,10 @@ from eqmol.ops import kernels
 from eqmol.ops.contract import TensorProduct
 from eqmol.ops.registry import ALGORITHMS, RESERVED, can_run, candidates
 from eqmol.tuning import cache
-from eqmol.tuning.cache import Cost
+from eqmol.tuning.cache import Times
 from eqmol.tuning.excerpt import EDGES, excerpt
 from eqmol.tuning.measure import Mode, Problem, interleaved, tensors
-from eqmol.tuning.operations import Record, alternative, apply, operations, record
+from eqmol.tuning.operations import Calls, alternative, apply, operations, record
 
 SECONDS = 4.0  #: of measuring, all operations together, after the first run of each algorithm
 RULED_OUT = 4.0  #: times the best on the excerpt
@@ -46,7 +46,7 @@ class Tuning:
     """
 
     choices: dict[str, str]
-    costs: Mapping[str, Mapping[str, Cost]]
+    costs: Mapping[str, Mapping[str, Times]]
     described: dict[str, str]
     families: frozenset[str]
     mode: Mode
@@ -84,7 +84,7 @@ class Tuning:
         return notes
 
 
-def _milliseconds(cost: Cost | None) -> str:
+def _milliseconds(cost: Times | None) -> str:
     if cost is None:
         return ""
     if math.isinf(cost.operation):
@@ -118,7 +118,7 @@ def tune(model: Predictor, graph: Any, mode: Mode) -> Tuning:
         for problem, name in missing.items():
             seconds = SECONDS / len(missing)
             costs = _measure(model, found[name], records[name], mode, hopeful[name], seconds)
-            ruled_out = {b: Cost(math.inf, 0.0, "") for b in candidates(found[name].spec) if b not in costs}
+            ruled_out = {b: Times(math.inf, 0.0, "") for b in candidates(found[name].spec) if b not in costs}
             known[problem] = costs | ruled_out
         # algorithms of the user's may change under their names: they are measured by every process
         cache.write({p: {b: cost for b, cost in costs.items() if b in RESERVED} for p, costs in known.items()})
@@ -134,7 +134,7 @@ def tune(model: Predictor, graph: Any, mode: Mode) -> Tuning:
     return tuning
 
 
-def decide(problems: Mapping[str, str], costs: Mapping[str, Mapping[str, Cost]]) -> dict[str, str]:
+def decide(problems: Mapping[str, str], costs: Mapping[str, Mapping[str, Times]]) -> dict[str, str]:
     """The backends with the lowest total time.
 
     Args:
@@ -177,8 +177,8 @@ def _hopeful(
 
 
 def _measure(
-    model: Predictor, operation: TensorProduct, entry: Record, mode: Mode, backends: tuple[str, ...], seconds: float
-) -> dict[str, Cost]:
+    model: Predictor, operation: TensorProduct, entry: Calls, mode: Mode, backends: tuple[str, ...], seconds: float
+) -> dict[str, Times]:
     """Backend -> cost of an operation with the inputs of a record."""
     device = next(model.parameters()).device
     tried: dict[str, Problem] = {}
@@ -189,10 +189,10 @@ def _measure(
     geometries = {b: problem.run_geometry for b, problem in tried.items() if problem.inner is not None}
     shared = interleaved(geometries, device, seconds / 4) if geometries else {}
     keys = {backend: problem.geometry_key for backend, problem in tried.items()}
-    return {b: Cost(times[b], shared.get(b, 0.0), keys[b]) for b in tried}
+    return {b: Times(times[b], shared.get(b, 0.0), keys[b]) for b in tried}
 
 
-def _shapes(entry: Record) -> str:
+def _shapes(entry: Calls) -> str:
     """Shapes of all inputs, numbers of atoms and edges rounded up to powers of two."""
 
     def rounded(tensor: Tensor) -> str:

@@ -19,7 +19,7 @@ from eqmol.ops.contract import Convolution, TensorProduct
 from eqmol.tuning.excerpt import excerpt
 from eqmol.tuning.measure import needing_gradients, tensors
 from eqmol.tuning.operations import (
-    Record,
+    Calls,
     backend_of,
     evaluate,
     frozen,
@@ -34,23 +34,26 @@ from eqmol.units import DEBYE
 #: Largest difference relative to the largest value. Rounding stays below a hundredth of it in float32, and far below in float64.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-4}
 CHARGE = 0.1  #: e, the size of charges in molecules, and of dipole moments of arms of 1 Å
-UNITS = {"energies": " eV", "forces": " eV/Å", "virial": " eV"}
+#: Of what is compared of a potential: energies per atom, forces, and stress times volume.
+UNITS = {"energies": "eV", "forces": "eV/Å", "virial": "eV"}
 _verified: set[Hashable] = set()
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a result is from the reference.
+    """How far a result is from what it should be.
 
     Attributes:
-        quantity: "energies" (per atom, eV), "forces" (eV/Å), "virial" (stress times volume, eV), or a property.
+        quantity: what is compared, such as "forces".
         largest: the largest absolute difference.
         tolerance: how large it may be.
+        unit: of both; may be empty.
     """
 
     quantity: str
     largest: float
     tolerance: float
+    unit: str = ""
 
     @property
     def acceptable(self) -> bool:
@@ -58,7 +61,7 @@ class Difference:
         return self.largest <= self.tolerance
 
     def __str__(self) -> str:
-        unit = UNITS.get(self.quantity, "")
+        unit = f" {self.unit}" if self.unit else ""
         return f"{self.quantity} by up to {self.largest:.2g}{unit} (tolerance {self.tolerance:.2g}{unit})"
 
 
@@ -126,7 +129,7 @@ def _compare(model: Predictor, judge: Predictor, graph: Any) -> list[Difference]
     if not all(bool(expected[name].isfinite().all()) for name in scales):
         return []
     errors = {name: float((results[name] - expected[name]).abs().max()) for name in scales}
-    return [Difference(name, errors[name], tolerance * scale) for name, scale in scales.items()]
+    return [Difference(name, errors[name], tolerance * scale, UNITS.get(name, "")) for name, scale in scales.items()]
 
 
 def _compare_slopes(model: Predictor, judge: Predictor, graph: Any, names: list[str]) -> list[Difference]:
@@ -155,7 +158,7 @@ def _blame(model: Predictor, judge: Predictor, graph: Any, suspects: list[str]) 
     return f"the difference comes from {', '.join(guilty)}" if guilty else "no single operation differs that much"
 
 
-def _values(operation: TensorProduct, entry: Record) -> list[Tensor]:
+def _values(operation: TensorProduct, entry: Calls) -> list[Tensor]:
     """Results of the recorded calls and the derivatives of a fixed mixture of them."""
     with torch.inference_mode(False), torch.enable_grad():
         vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()
@@ -169,7 +172,7 @@ def _values(operation: TensorProduct, entry: Record) -> list[Tensor]:
     return [value.detach() for value in (*outputs, *slopes)]
 
 
-def _second_slopes(operation: TensorProduct, entry: Record) -> list[Tensor]:
+def _second_slopes(operation: TensorProduct, entry: Calls) -> list[Tensor]:
     """Derivatives with respect to all inputs of a mixture of the results and of their derivatives along the positions, if any."""
     with torch.inference_mode(False), torch.enable_grad():
         vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()

@@ -21,7 +21,7 @@ import torch
 from ase.build import molecule
 
 import eqmol
-from eqmol.checkpoint import build, load, prepare, save
+from eqmol.checkpoint import build, for_prediction, load, save
 from eqmol.checkpoint import header as header_module
 from eqmol.checkpoint.header import digest
 from eqmol.errors import InputError
@@ -78,11 +78,13 @@ def edit(path: Path, change: Any) -> None:
 
 
 def refused(path: Path, match: str, **options: Any) -> str:
-    """The one sentence with which loading ends, within a second."""
-    begin = time.perf_counter()
+    """The one sentence with which loading ends, before anything large is made."""
+    begin = time.process_time()
     with pytest.raises(InputError, match=match) as caught:
         load(path, **options)
-    assert time.perf_counter() - begin < 1.0
+    assert (
+        time.process_time() - begin < 10.0
+    )  # a thousand times what it takes: the sizes of a stranger are never allocated
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -160,7 +162,7 @@ def test_dtype_is_that_of_the_request(path: Path) -> None:
 def test_prepare_copies_and_freezes(path: Path) -> None:
     original = model()
     original.train()
-    copied = prepare(original, backend="escn", dtype="float32")
+    copied = for_prediction(original, backend="escn", dtype="float32")
     assert original.training
     assert all(parameter.requires_grad for parameter in original.parameters())
     assert not any(parameter.requires_grad for parameter in copied.parameters())
@@ -577,9 +579,9 @@ def test_sections_and_their_tensors_are_kept(path: Path) -> None:
         save(potential, path)
     potential.sections["uncertainty"] = {}
     save(potential, path)
-    loaded = prepare(path, dtype="float32")
+    loaded = for_prediction(path, dtype="float32")
     assert not [name for name in loaded.state_dict() if name.startswith("aux.")]
-    for net in (loaded, prepare(loaded)):
+    for net in (loaded, for_prediction(loaded)):
         assert net.sections == potential.sections
         assert net.aux.keys() == potential.aux.keys()
         assert all(net.aux[name].equal(tensor) for name, tensor in potential.aux.items())
@@ -617,7 +619,7 @@ def test_keys_of_labels(path: Path) -> None:
     potential = model()
     potential.set_labels({"energy": "REF_energy", "forces": "my forces"})
     save(potential, path)
-    assert load(path).label_keys == prepare(path).label_keys == {"energy": "REF_energy", "forces": "my forces"}
+    assert load(path).label_keys == for_prediction(path).label_keys == {"energy": "REF_energy", "forces": "my forces"}
     rewrite(path, lambda document, _: document["labels"].update({"forces": ["a"]}))
     refused(path, r"labels.forces=\['a'\] must be the name of a label")
 

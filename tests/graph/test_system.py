@@ -19,12 +19,12 @@ def test_fields_have_the_documented_shapes_and_types():
     graph = from_atoms(atoms, 5.0, energy=-3.0, forces=np.ones((2, 3)), stress=np.eye(3), source="file.xyz, frame 4")
     n, e = 2, graph.edge_index.shape[1]
     expected = {
-        keys.POSITIONS: ((n, 3), torch.float64),
-        keys.ATOMIC_NUMBERS: ((n,), torch.int64),
-        keys.CELL: ((1, 3, 3), torch.float64),
-        keys.PBC: ((1, 3), torch.bool),
-        keys.EDGE_INDEX: ((2, e), torch.int64),
-        keys.SHIFTS: ((e, 3), torch.float64),
+        "pos": ((n, 3), torch.float64),
+        "atomic_numbers": ((n,), torch.int64),
+        "cell": ((1, 3, 3), torch.float64),
+        "pbc": ((1, 3), torch.bool),
+        "edge_index": ((2, e), torch.int64),
+        "shifts": ((e, 3), torch.float64),
         keys.ENERGY: ((1,), torch.float64),
         keys.FORCES: ((n, 3), torch.float64),
         keys.STRESS: ((1, 3, 3), torch.float64),
@@ -55,7 +55,7 @@ def test_a_graph_is_independent_of_its_atoms():
 
 
 def test_tags_and_fixed_atoms_are_there_where_they_are_given():
-    assert not {keys.TAGS, keys.FIXED} & set(from_atoms(molecule("H2O"), 5.0).keys())
+    assert not {"tags", keys.FIXED} & set(from_atoms(molecule("H2O"), 5.0).keys())
     graphs = [from_atoms(molecule("H2O"), 5.0, tags=[2, 1, 0], fixed=np.array(f)) for f in ([0, 0, 1], [1, 0, 0])]
     batch = collate(graphs)
     assert (batch.tags.dtype, batch.fixed.dtype) == (torch.int64, torch.bool)

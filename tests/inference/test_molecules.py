@@ -83,7 +83,7 @@ def test_table_and_sdf_list_failures_with_reasons(model_file, tmp_path, capsys):
     assert [row["structure"] for row in rows] == ["MMFF94s", "", "", "MMFF94s", "", "UFF"]
     assert "1 unpaired electron" in rows[4]["problem"]
     assert "charge +1" in rows[1]["problem"]
-    assert "is F, an element" in rows[2]["problem"]
+    assert "(F) is of an element" in rows[2]["problem"]
     assert rows[1]["U0 (eV)"] == ""
     norm = np.linalg.norm([float(rows[0][f"dipole_{axis} (D)"]) for axis in "xyz"])
     assert float(rows[0]["mu (D)"]) == pytest.approx(norm, rel=1e-6)
@@ -124,7 +124,7 @@ def test_a_table_comes_back_with_its_rows_and_columns(model_file, tmp_path, caps
     ]
     assert {len(row) for row in found} == {len(header)}
     assert [bool(row[-1]) for row in found] == [False, True, True, True, False]
-    assert "is F, an element" in found[1][-1]
+    assert "(F) is of an element" in found[1][-1]
     assert "5 cells and the header 4" in found[3][-1]
     assert found[1][4] == found[3][4] == ""
     molecule = from_smiles("CO", conformers=1)

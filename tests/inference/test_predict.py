@@ -116,7 +116,7 @@ def test_bad_arguments_of_predict(path: Path) -> None:
         eqmol.predict("in.xyz", path)
     with pytest.raises(InputError, match="batch_size"):
         eqmol.predict(molecule("H2O"), path, batch_size=0)
-    with pytest.raises(InputError, match="structure 1: atom 0 is N"):
+    with pytest.raises(InputError, match=r"structure 1: atom 0 \(N\) is of an element"):
         eqmol.predict([molecule("H2O"), molecule("NH3")], path)
 
 
@@ -535,9 +535,7 @@ def bad(name: str, tmp_path: Path, path: Path) -> tuple[list[str], str]:
     match name:
         case "unseen element":
             structures[4] = molecule("NH3")
-            match = (
-                f"error: {source}, frame 4: atom 0 is N, an element that the model has not seen; it knows H, C, O, Cu"
-            )
+            match = f"error: {source}, frame 4: atom 0 (N) is of an element that the model does not know; it knows H, C, O, Cu"
         case "dummy atom":
             structures[4].numbers[1] = 0
             match = f"error: {source}, frame 4: atom 1 is a dummy or ghost atom"

@@ -3,13 +3,13 @@
 from functools import cache
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
 from eqmol.graph import AtomGraph, from_atoms
-from eqmol.models import MACE, Equiformer, Potential
+from eqmol.models import Potential
 from eqmol.ops.registry import ALGORITHMS, can_run
+from tests.recipes import seeded
 
 ELEMENTS = [1, 6, 8]
 E0 = [-13.5, -1030.25, -2041.75]
@@ -57,15 +57,16 @@ def make_model(
     **backbone,
 ) -> Potential:
     """A tiny model with random parameters in the default dtype, in evaluation mode."""
-    torch.manual_seed(seed)
     sizes = COMMON | {"degree_out": int(forces == "direct")} | VARIANTS[variant] | backbone
     if variant == "mace":
         sizes = {"correlation": 2, "fields": 1, "radial_hidden": [8]} | sizes
     else:
         sizes = {"heads": 2, "alpha_channels": 4, "radial_hidden": [8, 8]} | sizes
-    cls = MACE if variant == "mace" else Equiformer
-    model = cls(backend=backend, family=family, parity=parity, cutoff=CUTOFF, elements=ELEMENTS, **sizes)
-    return Potential(model, ELEMENTS, E0, scale=1.5, zbl=zbl, forces=forces).eval()
+    products = {"backend": backend, "family": family, "parity": parity}
+    target = f"eqmol.models.{'MACE' if variant == 'mace' else 'Equiformer'}"
+    own = {"_target_": target, "cutoff": CUTOFF, "elements": ELEMENTS} | products | sizes
+    read = {"elements": ELEMENTS, "e0": E0, "scale": 1.5, "zbl": zbl, "forces": forces}
+    return seeded({"_target_": "eqmol.models.Potential", "backbone": own} | read, seed)
 
 
 def random_rotation(seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 from ase import Atoms
 
 import eqmol
-from eqmol.checkpoint import prepare
+from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError, VerificationError
 from eqmol.models.radial_tables import FIRST, Grid, jvp
 from eqmol.nn import BesselBasis, RadialNetwork
@@ -139,7 +139,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nodes_are_chosen_by_the_rounding(tables, capsys) -> None:
     graph = graph_of(structures()["molecule"])
-    model = prepare(made(torch.float32))
+    model = for_prediction(made(torch.float32))
     network = model.backbone
     assert network.table_nodes is None
     found = model(graph)["forces"]
@@ -153,7 +153,7 @@ def test_nodes_are_chosen_by_the_rounding(tables, capsys) -> None:
     "options", [{"radial_table": "off"}, {"dtype": "float64"}], ids=lambda options: next(iter(options))
 )
 def test_networks_are_evaluated(tables, options, capsys) -> None:
-    model = prepare(made(torch.float32), **options)
+    model = for_prediction(made(torch.float32), **options)
     model(graph_of(structures()["molecule"]))
     assert model.backbone.table_nodes is None
     assert capsys.readouterr().err == ""
@@ -197,6 +197,6 @@ def test_a_wrong_table_is_found_by_verification(tables, monkeypatch) -> None:
         return table if network.matrix.dtype == torch.float64 else table._replace(weights=table.weights * 1.01)
 
     monkeypatch.setattr(Grid, "tabulate", wrong)
-    model = prepare(eqmol.checkpoint.build(recipe(avg_num_neighbors=5.5)))
+    model = for_prediction(eqmol.checkpoint.build(recipe(avg_num_neighbors=5.5)))
     with pytest.raises(VerificationError, match="disagrees with the reference"):
         model(graph_of(structures()["molecule"]))

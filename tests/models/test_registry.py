@@ -5,6 +5,7 @@ import re
 import pytest
 from torch import Tensor
 
+from eqmol.cli import train as cli
 from eqmol.cli.registered import choices
 from eqmol.errors import InputError
 from eqmol.models import Backbone, Potential, register
@@ -59,3 +60,12 @@ def test_arguments_are_filled_in() -> None:
     register("own", Own)
     expected = {"_target_": "own", "elements": "${statistics.elements}", "width": "???", "backend": "${backend.name}"}
     assert choices()["model"] == {"own": expected | {"sizes": [1, 2]}}
+
+
+def test_an_argument_without_a_default_must_be_given(tmp_path, capsys) -> None:
+    register("own", Own)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["model=own", f"output_dir={tmp_path / 'run'}"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith("error: model.width must be given: this model has no default\n")
+    assert not (tmp_path / "run").exists()

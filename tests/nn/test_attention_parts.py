@@ -67,9 +67,6 @@ def sphere_error(degree: int, band: int) -> float:
 
 def test_sphere_activation_is_equivariant_up_to_its_resolution() -> None:
     errors = {(degree, k): sphere_error(degree, k * degree) for degree in (2, 4) for k in (1, 3, 9)}
-    print("\nS2 activation, relative error of equivariance by degree and band:")
-    for (degree, k), error in errors.items():
-        print(f"  degree {degree}, band {k * degree}: {error:.1e}")
     for degree in (2, 4):
         assert errors[degree, 1] > errors[degree, 3] > errors[degree, 9]
         assert 1e-10 < errors[degree, 3] < 2e-2

@@ -8,6 +8,7 @@ from eqmol.ops import dense as reference
 from eqmol.ops.cg import CGPower, CGProduct
 from eqmol.ops.cg import power as power_module
 from eqmol.ops.cg import product as product_module
+from eqmol.ops.chunks import Limit
 from eqmol.ops.laws import make_case
 from eqmol.so3.layout import dim
 
@@ -19,9 +20,10 @@ POWER = Spec("power", "coupled", "so3", 2, 0, 1, 3)
 
 @pytest.mark.parametrize("elements", [1, 3 * 3 * 25])
 @pytest.mark.parametrize(
-    ("spec", "op", "module"), [(PRODUCT, CGProduct, product_module), (POWER, CGPower, power_module)]
+    ("spec", "op", "module", "limit"),
+    [(PRODUCT, CGProduct, product_module, "OUTER_PRODUCTS"), (POWER, CGPower, power_module, "MONOMIALS")],
 )
-def test_chunks_change_nothing(spec, op, module, elements, monkeypatch):
+def test_chunks_change_nothing(spec, op, module, limit, elements, monkeypatch):
     """Results and slopes; a product has chunks of one node, or of three and a shorter last one."""
     case = make_case(spec, nodes=70)
     case.group = torch.zeros_like(case.group)
@@ -32,7 +34,7 @@ def test_chunks_change_nothing(spec, op, module, elements, monkeypatch):
         return result, *torch.autograd.grad(result.sin().sum(), inputs)
 
     whole = evaluate()
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(module, limit, Limit(elements, elements))
     torch.testing.assert_close(evaluate(), whole, atol=1e-12, rtol=1e-12)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from eqmol.ops import Spec, edges
+from eqmol.ops.chunks import Limit
 from eqmol.ops.contract import RadialWeight
 from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
@@ -29,7 +30,7 @@ def derivatives(spec: Spec, *, edges: int = 70) -> list[torch.Tensor]:
 @pytest.mark.parametrize("spec", SPECS, ids=spec_id)
 def test_chunks_do_not_change_the_result(spec, monkeypatch):
     whole = derivatives(spec)
-    monkeypatch.setattr(edges, "CHUNK", 1000)
+    monkeypatch.setattr(edges, "EDGES", Limit(1000, 1000))
     for a, b in zip(whole, derivatives(spec), strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
 
@@ -61,7 +62,7 @@ def test_gradients_of_some_inputs_only(spec, needed):
 @pytest.mark.parametrize("spec", SPECS[:2], ids=spec_id)
 def test_edges_that_send_a_sum(spec, monkeypatch):
     """Of scalar or invariant convolutions; the slow twin gathers and adds first."""
-    monkeypatch.setattr(edges, "CHUNK", 1000)
+    monkeypatch.setattr(edges, "EDGES", Limit(1000, 1000))
     op, case = create(spec, "escn"), make_case(spec, nodes=5, channels=3, edges=70)
     ends, each = torch.stack((case.senders, (case.receivers + 1) % 5)), torch.arange(70)
     leaves = [t.detach().clone().requires_grad_() for t in (*case.features, *case.weights, case.vectors)]

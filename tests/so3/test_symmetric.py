@@ -75,9 +75,8 @@ def test_intermediates_of_unnatural_parity_are_kept():
 @pytest.mark.parametrize(("degree_in", "order", "l3"), [(1, 2, 0), (2, 2, 2), (1, 3, 1), (2, 3, 0), (1, 4, 2)])
 def test_gaunt_power_lies_in_the_span(degree_in, order, l3):
     dense = gaunt_power_dense(degree_in, order, l3)
-    power = gaunt_coefficients(degree_in, order, l3)
     rebuilt = np.zeros_like(dense)
-    for (factors, _, index), value in power.coefficients.items():
+    for (factors, _, index), value in gaunt_coefficients(degree_in, order, l3).items():
         for column, term in enumerate(monomials(factors)):
             orderings = set(permutations(term))
             for ordering in orderings:

@@ -64,18 +64,22 @@ def test_reported_errors_are_those_of_the_saved_model(tmp_path):
     assert metrics["energy_mae_mev_per_atom"] == pytest.approx(1e3 * np.mean(abs(energy)) / 27, rel=1e-5)
 
 
-def test_overfits_four_molecules(tmp_path):
-    four = frames(tmp_path / "four.xyz", 0, 4)
-    options = [f"data.train_file={four}", f"data.val_file={four}", "data.batch_size=4", "trainer.max_epochs=200"]
+def test_overfits_two_molecules(tmp_path):
+    """162 components of forces by thousands of weights: they are learnt by heart, and others are not learnt."""
+    two = frames(tmp_path / "two.xyz", 0, 2)
+    options = [f"data.train_file={two}", f"data.val_file={two}", "data.batch_size=2", "trainer.max_epochs=200"]
     options += [
-        "trainer.check_val_every_n_epoch=20",
+        "trainer.check_val_every_n_epoch=50",
         "trainer.checkpoint_minutes=null",
+        "trainer.ema_decay=0.9",
+        "task.optimizer.lr=0.04",
         "task.schedule.warmup_steps=10",
         "task.targets.energy.final_weight=null",  # as debug=overfit has it
     ]
     metrics = train(tmp_path, "run", *options, "model.channels=8", "model.filter_degree=2", "backend=grid")
-    assert metrics["train"]["forces_rmse_mev_per_a"] < 0.5 * metrics["train"]["forces_rms_mev_per_a"]
-    assert metrics["test"]["later"]["forces_rmse_mev_per_a"] > metrics["train"]["forces_rmse_mev_per_a"]
+    learnt = metrics["train"]["forces_rmse_mev_per_a"] / metrics["train"]["forces_rms_mev_per_a"]
+    assert learnt < 0.12
+    assert metrics["test"]["later"]["forces_rmse_mev_per_a"] > 5 * metrics["train"]["forces_rmse_mev_per_a"]
 
 
 def interrupt_at(monkeypatch, step):

@@ -22,7 +22,7 @@ from eqmol.ops.cg import CGPower
 from eqmol.ops.registry import candidates
 from eqmol.train.stop import Interrupted
 from eqmol.tuning import cache, tune
-from eqmol.tuning.cache import Cost
+from eqmol.tuning.cache import Times
 from eqmol.tuning.excerpt import EDGES, excerpt
 from eqmol.tuning.operations import AUTO, apply, backend_of, evaluate, frozen, operations, record
 from tests.recipes import model, recipe
@@ -73,8 +73,8 @@ def shown(tuning: tune.Tuning, width: int) -> list[str]:
 
 def test_the_table_is_whole_on_a_narrow_screen() -> None:
     names = ["backbone.layers.0.attention.convolution", "backbone.layers.1.node_blocks.0.product"]
-    cost = Cost(0.0446, 0.0104, "")
-    costs = {names[0]: dict.fromkeys(("cg", "escn", "gaunt", "grid"), cost), names[1]: {"cg": Cost(math.inf, 0.0, "")}}
+    cost = Times(0.0446, 0.0104, "")
+    costs = {names[0]: dict.fromkeys(("cg", "escn", "gaunt", "grid"), cost), names[1]: {"cg": Times(math.inf, 0.0, "")}}
     described = dict.fromkeys(names, "2 ⊗ 4 → 2")
     tuning = tune.Tuning(dict.fromkeys(names, "gaunt"), costs, described, frozenset({"gaunt"}), "training", True)
     lines = shown(tuning, 80)
@@ -102,9 +102,9 @@ def test_algorithms_that_were_not_tried_are_named(clock, family: str, others: st
 
 def test_a_shared_geometry_is_paid_once() -> None:
     costs = {
-        "first": {"cg": Cost(2.0, 5.0, "harmonics"), "escn": Cost(1.0, 5.0, "frames")},
-        "second": {"cg": Cost(1.0, 5.0, "harmonics"), "escn": Cost(9.0, 5.0, "frames")},
-        "power": {"cg": Cost(2.0, 0.0, ""), "grid": Cost(1.0, 0.0, "")},
+        "first": {"cg": Times(2.0, 5.0, "harmonics"), "escn": Times(1.0, 5.0, "frames")},
+        "second": {"cg": Times(1.0, 5.0, "harmonics"), "escn": Times(9.0, 5.0, "frames")},
+        "power": {"cg": Times(2.0, 0.0, ""), "grid": Times(1.0, 0.0, "")},
     }
     problems = {"layer 0": "first", "layer 1": "second", "power": "power"}
     # alone the first would take escn, for 6 instead of 7; beside the second, harmonics are there already
@@ -239,7 +239,7 @@ def test_a_damaged_cache_is_ignored(folder: Path, content: bytes) -> None:
     (folder / "tune.json").write_bytes(content)
     with pytest.warns(UserWarning, match="ignoring the damaged file .*tune.json"):
         assert cache.read() == {}
-    known = {"problem": {"cg": Cost(0.5, 0.25, "key"), "escn": Cost(math.inf, 0.0, "")}}
+    known = {"problem": {"cg": Times(0.5, 0.25, "key"), "escn": Times(math.inf, 0.0, "")}}
     cache.write(known)
     assert cache.read() == known
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from eqmol.ops import kernels
+from eqmol.ops.chunks import MONOMIALS
 from eqmol.ops.contract import Power
 from eqmol.ops.multilinear import partials
 from eqmol.ops.spec import Spec
@@ -29,9 +30,6 @@ from eqmol.so3.layout import degree_slice, dim
 from eqmol.so3.symmetric import couplings, monomials
 
 Monomial = tuple[int, ...]
-
-#: Monomials made at a time: they stay in the cache.
-CHUNK_ELEMENTS = 1 << 20
 
 
 class CGPower(Power):
@@ -65,7 +63,7 @@ class CGPower(Power):
         order = torch.argsort(local, stable=True)
         coefficients = self._coefficients(weight.index_select(0, present) * self.normalization.unsqueeze(-1))
         parts = x.index_select(0, order).flatten(1).split(counts.tolist())
-        size = max(16, CHUNK_ELEMENTS // (x.shape[2] * self.width))
+        size = max(16, MONOMIALS.numbers(x) // (x.shape[2] * self.width))
         values = [x.new_zeros(0, dim(self.spec.degree_out) * x.shape[2])]
         for part, own in zip(parts, coefficients, strict=True):
             values += [self._evaluate(chunk, own) for chunk in part.split(size)]

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from eqmol.ops import kernels
+from eqmol.ops.chunks import OUTER_PRODUCTS
 from eqmol.ops.contract import Product
 from eqmol.ops.multilinear import partials
 from eqmol.ops.spec import Spec
 from eqmol.so3.coupling import wigner_3j
 from eqmol.so3.layout import dim
 
-#: Numbers of the largest outer product that a chunk has on the CPU: they stay in the cache. Other devices want large chunks.
-CHUNK_ELEMENTS, CHUNK_ELEMENTS_ELSEWHERE = 1 << 17, 1 << 26
 #: Where there is less to an outer product, other steps fill the cache.
 SMALLEST_OUTER = 16
 
@@ -140,8 +139,7 @@ class _Trilinear:
 
     def _chunk_size(self, x: Tensor) -> int:
         """Nodes of all chunks but the last, which has little less."""
-        limit = CHUNK_ELEMENTS if x.device.type == "cpu" else CHUNK_ELEMENTS_ELSEWHERE
-        number = -(-len(x) * x.shape[2] * max(self.outer, SMALLEST_OUTER) // limit)
+        number = -(-len(x) * x.shape[2] * max(self.outer, SMALLEST_OUTER) // OUTER_PRODUCTS.numbers(x))
         return max(1, -(-len(x) // max(number, 1)))
 
 

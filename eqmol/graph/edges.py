@@ -1,0 +1,63 @@
+"""The edges of a graph, or of a batch of graphs, as vectors.
+
+One convention, written here and nowhere else: edge e goes from its sender to its receiver, and its vector points from the
+receiver to the sender's image,
+
+    vector[e] = pos[sender] + shifts[e] @ cell - pos[receiver].
+
+Shapes: N atoms, E edges, G graphs.
+"""
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from eqmol.errors import InputError
+from eqmol.graph.geometric import Data
+
+#: Å; two atoms closer than this, images included, are one atom written twice.
+COINCIDENT = 1e-3
+
+
+def owners(graph: Data) -> Tensor:
+    """Return the graph of each atom [N]."""
+    batch: Tensor | None = graph.batch
+    if batch is not None:
+        return batch
+    return torch.zeros(len(graph.pos), dtype=torch.int64, device=graph.pos.device)
+
+
+def edge_vectors(graph: Data) -> Tensor:
+    """Return the vectors [E, 3] (float64, Å) of all edges, from each receiver to its sender's image.
+
+    Raises:
+        InputError: two atoms at the same place, or positions that are not finite.
+    """
+    senders, receivers = graph.edge_index
+    cells = graph.cell.index_select(0, owners(graph).index_select(0, receivers))
+    offsets = torch.einsum("ei,eij->ej", graph.shifts, cells)
+    vectors: Tensor = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
+    lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
+    if len(lengths) and not bool(lengths.amin() >= COINCIDENT):
+        edge = int(lengths.nan_to_num(-1.0).argmin())
+        pair = name_atoms(graph, *sorted(graph.edge_index[:, edge].tolist()))
+        if not bool(lengths[edge].isfinite()):
+            raise InputError(f"the distance of {pair} is not finite; correct their positions")
+        raise InputError(
+            f"{pair} are at the same place ({float(lengths[edge]):.2g} Å apart, periodic images included); remove one of them"
+        )
+    return vectors
+
+
+def name_atoms(graph: Data, *atoms: int) -> str:
+    """Name atoms of one structure for a message: "water.xyz, frame 3: atom 0 (O) and atom 2 (H)"."""
+    frame, first, source = 0, 0, graph.source if "source" in graph else ""
+    if graph.batch is not None:
+        frame = int(graph.batch[atoms[0]])
+        first, source = int(graph.ptr[frame]), source[frame] if source else f"structure {frame}"
+    names = [f"atom {atom - first} ({_symbol(int(graph.atomic_numbers[atom]))})" for atom in atoms]
+    return f"{source}{': ' if source else ''}{' and '.join(names)}"
+
+
+def _symbol(number: int) -> str:
+    return chemical_symbols[number] if 0 <= number < len(chemical_symbols) else f"atomic number {number}"
