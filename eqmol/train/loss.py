@@ -179,15 +179,20 @@ class WeightedLoss:
             shared: means over the batches of all processes, which must all call this.
         """
         total = torch.zeros((), dtype=torch.float64, device=batch.pos.device)
-        found = {name: _difference(self.targets[name], output, batch) for name in self.used}
-        errors = {name: self.terms[name].errors(each) for name, each in found.items() if each is not None}
-        counts = total.new_tensor([error.numel() for error in errors.values()])
+        sums = self.sums(output, batch)
+        counts = total.new_tensor([count for _, count in sums.values()])
         if shared:  # gradients are averaged over processes, so sums divided by mean counts give the means over all
             counts = processes.mean(counts)
-        for (name, error), count in zip(errors.items(), counts, strict=True):
+        for (name, (errors, _)), count in zip(sums.items(), counts, strict=True):
             # a batch may hold no label of a kind at all
-            total = total + self.terms[name].weight_at(raised) * error.sum() / count.clamp(min=1e-9)
+            total = total + self.terms[name].weight_at(raised) * errors / count.clamp(min=1e-9)
         return total
+
+    def sums(self, output: Mapping[str, Tensor], batch: Any) -> dict[str, tuple[Tensor, int]]:
+        """Return the sum of the relative errors and their number, by target; arguments as of :meth:`__call__`."""
+        found = {name: _difference(self.targets[name], output, batch) for name in self.used}
+        errors = {name: self.terms[name].errors(each) for name, each in found.items() if each is not None}
+        return {name: (error.sum(), error.numel()) for name, error in errors.items()}
 
 
 def _difference(target: Target, output: Mapping[str, Tensor], batch: Any) -> Tensor | None:

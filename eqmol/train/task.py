@@ -14,6 +14,7 @@ from eqmol.inference.errors import Errors
 from eqmol.models.predictor import Predictor
 from eqmol.nn import parameter_groups
 from eqmol.train import processes
+from eqmol.train.loss import WeightedLoss
 from eqmol.train.memory import memory_errors
 from eqmol.train.objectives import Objective, scales
 from eqmol.train.schedule import Budget
@@ -64,7 +65,7 @@ class Task(pl.LightningModule):
         self.max_steps: int | None = 1
         self.train_loss = RunningMean()
         self.gradient_norm = RunningMean()
-        self.validation = Validation(self.new_errors())
+        self.validation = Validation(self.new_errors(), self.loss)
         self._batch: Any = None
         self._loss = torch.zeros(())
 
@@ -161,17 +162,17 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a new validation."""
-        self.validation = Validation(self.new_errors())
+        self.validation = Validation(self.new_errors(), self.loss)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the validation."""
         with memory_errors(batch):
             output = {name: value.detach() for name, value in self(batch).items()}
         self.validation.errors.update(output, batch)
-        loss = float(self.loss_of(output, batch, progress=1.0, shared=False))
-        if not math.isfinite(loss):
+        sums = {name: (float(total), number) for name, (total, number) in self.loss.sums(output, batch).items()}
+        if not all(math.isfinite(total) for total, _ in sums.values()):
             self.validation.broken.extend(batch.source)
-        self.validation.loss.update(loss, batch.num_graphs)
+        self.validation.add(sums)
 
     def on_validation_epoch_end(self) -> None:
         """Join what the processes validated; report it to the schedule and, by the name "val_loss", to early stopping."""
@@ -234,24 +235,37 @@ class RunningMean:
 
 
 class Validation:
-    """Loss with the final weights, so that it means the same all through the run, and errors.
+    """Loss of a whole set and its errors.
+
+    Args:
+        errors: empty.
+        loss: its final weights count, so that it means the same all through the run.
 
     Attributes:
         broken: structures of batches whose loss is not finite.
     """
 
-    def __init__(self, errors: Errors) -> None:
-        self.loss = RunningMean()
+    def __init__(self, errors: Errors, loss: WeightedLoss) -> None:
         self.errors = errors
         self.broken: list[str] = []
+        self._weights = {name: loss.terms[name].weight_at(1.0) for name in loss.used}
+        self._means = {name: RunningMean() for name in loss.used}
+
+    def add(self, sums: Mapping[str, tuple[float, int]]) -> None:
+        """Add the sums of relative errors of a batch and their numbers, by target."""
+        for name, (total, number) in sums.items():
+            if number > 0:
+                self._means[name].update(total / number, number)
 
     def extend(self, other: "Validation") -> None:
         """Add what another process validated."""
-        self.loss.extend(other.loss)
+        for name, mean in self._means.items():
+            mean.extend(other._means[name])
         self.errors.extend(other.errors)
         self.broken.extend(other.broken)
 
     @property
     def score(self) -> float:
-        """What the best model is chosen by: lower is better."""
-        return self.loss.value
+        """What the best model is chosen by: lower is better; NaN without any label."""
+        means = {name: mean.value for name, mean in self._means.items() if not math.isnan(mean.value)}
+        return sum(self._weights[name] * value for name, value in means.items()) if means else math.nan

@@ -1,5 +1,6 @@
 """What a run makes of the labels that its data have."""
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -20,6 +21,7 @@ from eqmol.train.run import run
 from tests.train.runs import configuration, train, weights
 
 STRESS = 0.02  #: eV/Å³
+UNITS = {"energy": "mev_per_atom", "forces": "mev_per_a", "stress": "mev_per_a3"}
 #: What some frames lack.
 LACKING = {0: ("forces", "stress"), 1: ("energy", "stress"), 2: ("stress",)}
 
@@ -114,10 +116,19 @@ def test_labels_are_partial_by_nature(tmp_path):
         for label, value in atoms.calc.results.items():
             value = voigt_6_to_full_3x3_stress(value) if label == "stress" else value
             errors[label].append(np.ravel(result[label] - value))
-    for label, unit in (("energy", "mev"), ("forces", "mev_per_a"), ("stress", "mev_per_a3")):
+    with open(tmp_path / "run" / "log.csv", newline="") as log:
+        (loss,) = (float(row["val_loss"]) for row in csv.DictReader(log))
+    errors["energy"] = [error / 4 for error in errors["energy"]]
+    for label, unit in UNITS.items():
         found = 1e3 * np.sqrt(np.mean(np.concatenate(errors[label]) ** 2))
         assert metrics["train"][f"{label}_rmse_{unit}"] == pytest.approx(found, rel=1e-4)
     assert "forces_rmse_mev_per_a" not in metrics["test"]["later"]
+    # means over all labels of the set, whatever its batches
+    scales = OmegaConf.load(tmp_path / "run" / "config.yaml").statistics.label_scales
+    mean = {
+        label: (1e-3 * metrics["val"][f"{label}_rmse_{unit}"] / scales[label]) ** 2 for label, unit in UNITS.items()
+    }
+    assert loss == pytest.approx(10 * mean["energy"] + 100 * mean["forces"] + 10 * mean["stress"], rel=1e-4)
     with np.load(tmp_path / "run" / "parity.npz") as points:
         sizes = {name: points[name].shape[1] for name in points.files}
         assert all(np.isfinite(points[name]).all() for name in points.files)
