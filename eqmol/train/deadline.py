@@ -1,8 +1,8 @@
 """When training ends, so that evaluation, tables and figures are ready in the time that the run has.
 
 That time is ``trainer.max_time``, of all starts together and from the beginning of their processes, and what is left of a
-queue's job. Of either a reserve is kept for what follows the training: the time per structure of a validation for every
-structure that is then evaluated, and some seconds for the model file, tables and figures.
+queue's job. Of either a reserve is kept for what follows the training: the time per atom of a validation for every atom of
+the structures that are then evaluated, and some seconds for the model file, tables and figures.
 """
 
 import math
@@ -36,7 +36,8 @@ class Deadline(Callback):
         max_time: seconds of all starts, or None.
         job_end: seconds since 1970 at which a queue ends the process, or None.
         structures: to be evaluated after the training.
-        validated: structures of a validation in this process.
+        atoms: of theirs.
+        validated: atoms of a validation in this process.
         console: where to print.
 
     Attributes:
@@ -51,6 +52,7 @@ class Deadline(Callback):
         max_time: float | None,
         job_end: float | None,
         structures: int,
+        atoms: int,
         validated: int,
         console: Console,
     ):
@@ -58,6 +60,7 @@ class Deadline(Callback):
         self.max_time = max_time
         self.job_end = job_end
         self.structures = structures
+        self.atoms = atoms
         self.validated = validated
         self.console = console
         self.reserve: float | None = None
@@ -81,7 +84,7 @@ class Deadline(Callback):
         task(batch)  # fills tables
         began = stop.monotonic()
         task(batch)
-        self._estimate = self._following((stop.monotonic() - began) / batch.num_graphs)
+        self._estimate = self._following((stop.monotonic() - began) / len(batch.pos))
         task.train()
 
     def check(self) -> None:
@@ -134,9 +137,9 @@ class Deadline(Callback):
         """Take it over."""
         self.reserve = None if state_dict["reserve"] is None else float(state_dict["reserve"])
 
-    def _following(self, per_structure: float) -> float:
+    def _following(self, per_atom: float) -> float:
         """Return the seconds of one more validation and of what follows the training, the same in all processes."""
-        (seconds,) = processes.highest(per_structure * (self.validated + self.structures) + FINISH_SECONDS)
+        (seconds,) = processes.highest(per_atom * (self.validated + self.atoms) + FINISH_SECONDS)
         return seconds
 
     def _job_left(self) -> float | None:

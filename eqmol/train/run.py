@@ -116,9 +116,21 @@ def make_deadline(
     max_time: float | None, task: Task, data: GraphSets, validation: DataLoader, console: Console
 ) -> Deadline:
     """Return what ends the training in time for the evaluation of all sets."""
-    structures = sum(map(count, data.evaluation_dataloaders().values()))
-    passes = len(data.val_graphs) * len(images(task.predictor))
-    return Deadline(task.clock, max_time, job_end(), structures + passes, count(validation), console)
+
+    def atoms(loader: DataLoader) -> int:
+        sizes, _ = data.sizes(loader.dataset)  # type: ignore[arg-type]  # the graphs of a set
+        return int(sum(sizes[batch].sum() for batch in loader.batch_sampler or ()))
+
+    sets = data.evaluation_dataloaders()
+    return Deadline(
+        task.clock,
+        max_time,
+        job_end(),
+        structures=sum(map(count, sets.values())),
+        atoms=sum(map(atoms, sets.values())) + len(images(task.predictor)) * atoms(sets["val"]),
+        validated=atoms(validation),
+        console=console,
+    )
 
 
 class Callbacks(NamedTuple):

@@ -5,11 +5,13 @@ import io
 import json
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch.utils.data import DataLoader
 
 import eqmol
 from eqmol import plots
@@ -18,7 +20,7 @@ from eqmol.data import datamodule
 from eqmol.errors import InputError
 from eqmol.train import deadline, report, stop
 from eqmol.train.resume import LastCheckpoint
-from eqmol.train.run import run
+from eqmol.train.run import make_deadline, run
 from eqmol.train.stop import Clock, Interrupted, process_start
 from eqmol.train.task import Task
 from tests.train.runs import TINY, assert_same, configuration, weights
@@ -189,6 +191,19 @@ def test_the_estimate_before_the_training_counts(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(Task, "__call__", slow)
     with pytest.raises(InputError, match=rf"and {2 * 23 + deadline.FINISH_SECONDS:.0f} s are kept"):
         timed(clock, tmp_path, "run", *LIMITED)
+
+
+def test_the_reserve_goes_by_atoms(monkeypatch):
+    def loader(sizes):
+        return DataLoader(sizes, batch_sampler=[list(range(len(sizes)))])
+
+    sets = {"train": loader([5]), "val": loader([2, 2]), "large": loader([100])}
+    data = SimpleNamespace(sizes=lambda graphs: (np.array(graphs), None), evaluation_dataloaders=lambda: sets)
+    model = SimpleNamespace(recipe={"backbone": {"parity": "so3", "feedforward": "s2"}})
+    found = make_deadline(
+        600.0, SimpleNamespace(clock=Clock(), predictor=model), data, loader([2]), Console(quiet=True)
+    )
+    assert (found.structures, found.atoms, found.validated) == (4, 5 + 4 + 100 + 2 * 4, 2)
 
 
 def test_training_ends_before_the_job_of_a_queue(tmp_path, clock, monkeypatch):
