@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from eqmol.data.qm9.reader import is_raw, read_raw
 from eqmol.data.qm9.targets import TARGETS
@@ -141,7 +142,7 @@ class Comparison:
             return None
         keys = [key for label, key in self.keys.items() if key != label]
         title = f"errors against the labels of {', '.join(self.by_file)}" if len(self.by_file) <= FEW else "errors"
-        table = Table(title=title + (f" ({', '.join(keys)})" if keys else ""))
+        table = Table(title=Text(title + (f" ({', '.join(keys)})" if keys else "")))
         for name in (*(["file"] if len(parts) > 1 else []), "quantity", "unit", "values", "MAE", "RMSE"):
             table.add_column(name, justify="right" if name in ("values", "MAE", "RMSE") else "left", overflow="fold")
         for file, errors in parts.items():

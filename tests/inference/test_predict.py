@@ -402,6 +402,18 @@ def test_the_model_knows_the_keys_of_labels(path: Path, tmp_path: Path, capfd: A
     assert "(E_dft, REF_forces)" in spaced(capfd.readouterr().out)
 
 
+def test_a_virial_in_a_file_with_brackets_in_its_name(path: Path, tmp_path: Path, capfd: Any) -> None:
+    atoms = copper()
+    atoms.info["vir"] = -direct(path, atoms)["stress"] * atoms.cell.volume - 1e-3 * np.eye(3) * atoms.cell.volume
+    write(tmp_path / "a[b].xyz", atoms)
+    arguments = [str(path), str(tmp_path / "a[b].xyz"), "-o", str(tmp_path / "out.xyz"), "--stress-key", "vir [eV]"]
+    assert main([*arguments, "--metrics", str(tmp_path / "m.json")]) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["stress_mae_mev_per_a3"] == pytest.approx(1 / 3)
+    printed = " ".join(capfd.readouterr().out.split())
+    assert "a[b].xyz" in printed
+    assert "(vir [eV])" in printed
+
+
 def test_labels_that_may_be_meant_are_told(path: Path, tmp_path: Path, capfd: Any) -> None:
     source, _ = shifted(path, tmp_path, "dft_")
     assert main([str(path), str(source), "-o", str(tmp_path / "out.xyz")]) == 0
