@@ -16,7 +16,7 @@ from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.inference.errors import Entry, Errors, offset_of
 from eqmol.inference.molecules import Prediction, column
 from eqmol.inference.structures import Frame
-from eqmol.models import Potential, Properties
+from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
 from eqmol.molecules.table import number
 from eqmol.units import shown_unit
@@ -41,8 +41,7 @@ class Comparison:
     """
 
     def __init__(self, model: Predictor, given: Mapping[str, str]) -> None:
-        properties = model.targets.values() if isinstance(model, Properties) else ()
-        self.targets = (*(POTENTIAL if isinstance(model, Potential) else ()), *properties)
+        self.targets = (*(POTENTIAL if isinstance(model, Potential) else ()), *model.targets.values())
         names = [target.name for target in self.targets]
         for label in given:
             if label not in names:

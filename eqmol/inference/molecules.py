@@ -119,11 +119,10 @@ def _relaxed(molecule: Molecule, calculator: Calculator) -> Molecule:
 
 def _values(model: Predictor, graphs: list[AtomGraph]) -> list[dict[str, float]]:
     """What the model says of every graph, by name and unit."""
-    results = evaluate_graphs(model, graphs)
+    rows = [(result, _row(model.targets, result)) for result in evaluate_graphs(model, graphs)]
     if isinstance(model, Potential):
-        return [{"energy (eV)": result["energy"]} for result in results]
-    assert isinstance(model, Properties)
-    return [_row(model.targets, result) for result in results]
+        return [{"energy (eV)": result["energy"], **row} for result, row in rows]
+    return [row for _, row in rows]
 
 
 def _row(targets: Mapping[str, Target], result: Mapping[str, Any]) -> dict[str, float]:

@@ -218,6 +218,30 @@ def test_tables_and_records_are_compared_with_their_labels(model_file, tmp_path,
     assert "no molecule has a label that --metrics could be about; name the labels" in capsys.readouterr().err
 
 
+def test_properties_beside_energies_are_predicted_and_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    given = recipe()
+    entry = TARGETS["mu"].plain() | {"e0": [0.0] * 4, "mean": 1.0, "scale": 0.5, "spread": 0.5}
+    both = checkpoint.build(given | {"backbone": given["backbone"] | {"degree_out": 1}, "properties": {"mu": entry}})
+    both.set_labels({"mu": "mu"})
+    checkpoint.save(both, "both.safetensors")
+    structures = [from_smiles(smiles, conformers=1).atoms() for smiles in ("CO", "O")]
+    for atoms, result in zip(structures, eqmol.predict(structures, both), strict=True):
+        atoms.info |= {"mu": result["mu"] + 0.1, "energy": result["energy"] + 0.2}
+    ase.io.write("in.xyz", structures)
+    assert main(["both.safetensors", "in.xyz", "-o", "out.xyz", "--metrics", "m.json"]) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert (metrics["mu_mae"], metrics["energy_mae_mev"]) == (
+        pytest.approx(0.1, rel=1e-4),
+        pytest.approx(200, rel=1e-3),
+    )
+    (tmp_path / "in.csv").write_text("smiles,mu\nO,1.0\n")
+    assert main(["both.safetensors", "in.csv", "-o", "out.csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))
+    assert {"energy (eV)", "mu (D)"} <= row.keys()
+
+
 def test_raw_files_of_qm9_have_labels(model_file, tmp_path):
     (tmp_path / "dsgdb9nsd_000001.xyz").write_text(RAW_QM9)
     arguments = [str(model_file), str(tmp_path / "dsgdb9nsd_000001.xyz"), "-o", str(tmp_path / "out.xyz")]
