@@ -9,7 +9,7 @@ import torch
 
 from eqmol.data.oc20.metrics import OpenCatalystMetrics
 from eqmol.errors import InputError
-from eqmol.graph.targets import ENERGY, FORCES
+from eqmol.graph.targets import ENERGY, FORCES, Target, check_beside_energies
 from eqmol.inference.errors import Errors
 from eqmol.train.ema import average_
 from eqmol.train.loss import Term, WeightedLoss
@@ -256,3 +256,15 @@ def test_durations():
     assert parse_duration("01:02:03:04") == 93784.0
     with pytest.raises(InputError, match="leaves no time"):
         parse_duration("00:00:00:00")
+
+
+def test_a_property_may_have_the_name_of_a_label():
+    """A column "energy" of a table of molecules is compared as it is, and not per atom."""
+    output, batch = made_up()
+    target = Target("energy", "extensive", "eV")
+    vars(batch)[target.field] = batch.energy + torch.tensor([0.3, -0.5])
+    loss = WeightedLoss({"energy": Term(2.0, loss="mae")}, 1.0, (target,))
+    expected = 2.0 * (output["energy"] - batch[target.field]).abs().mean()
+    assert float(loss(output, batch, 0.0)) == pytest.approx(float(expected), rel=1e-12)
+    with pytest.raises(InputError, match="energy names what a potential predicts"):
+        check_beside_energies(["q", "energy"])
