@@ -77,7 +77,7 @@ class Tuning:
             others = [name for name in ALGORITHMS if not can_run(name, family)]
             if others:
                 notes.append(
-                    f"Not tried: {' and '.join(others)}, which do not compute the {family} family (see model.family)."
+                    f"Not tried: {', '.join(others)}, which do not compute the {family} family (see model.family)."
                 )
         if any(math.isinf(cost.operation) for costs in self.costs.values() for cost in costs.values()):
             notes.append("–: four times slower than another on a small part of the batch, or impossible.")
