@@ -4,6 +4,7 @@ Energies are compared per structure (meV) and per atom (meV per atom), forces ov
 held fixed (meV/Å), stress over all nine components (meV/Å³), properties over all labelled components, in the units of tables.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -229,7 +230,7 @@ def _constant(target: Target, sums: NDArray[np.float64], natoms: NDArray[np.floa
     errors, units = target.shown_factor * sums[labelled, 4], (f"{target.shown_unit}/atom", target.shown_unit)
     forms = [(errors / natoms[labelled], units[0])] if target.kind in ("energy", "extensive") else []
     offsets = [Offset(target, float(e.mean()), float(e.std()), unit) for e, unit in (*forms, (errors, units[1]))]
-    best = min(offsets, key=lambda offset: offset.spread / max(abs(offset.value), np.finfo(float).tiny))
+    best = min(offsets, key=lambda offset: offset.spread / abs(offset.value) if offset.value else math.inf)
     return best if best.spread < CONSTANT * abs(best.value) else None
 
 
