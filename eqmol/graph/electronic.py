@@ -229,10 +229,7 @@ class TrainingStates:
     def state(self) -> ElectronicState:
         """The state of all structures; what differs is None."""
         charges, spins = {s.charge for s in self._counts}, {s.spin for s in self._counts}
-        return ElectronicState(
-            charges.pop() if len(charges) == 1 else None,
-            spins.pop() if len(spins) == 1 else None,
-        )
+        return ElectronicState(charges.pop() if len(charges) == 1 else None, spins.pop() if len(spins) == 1 else None)
 
     def notes(self) -> list[str]:
         """What a person should know: states other than the usual one, mixed states, magnetic moments."""

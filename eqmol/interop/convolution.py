@@ -337,13 +337,7 @@ class GauntConvolution(nn.Module):
         return self.op.geometry(vectors)
 
     def forward(
-        self,
-        x: Tensor,
-        geometry: Any,
-        weight: RadialWeight,
-        senders: Tensor,
-        receivers: Tensor,
-        num_receivers: int,
+        self, x: Tensor, geometry: Any, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
     ) -> Tensor:
         """Sum of messages at every receiver.
 

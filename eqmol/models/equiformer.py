@@ -12,14 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from eqmol.models.arguments import (
-    check_backend,
-    check_elements,
-    check_flag,
-    check_integer,
-    check_number,
-    check_widths,
-)
+from eqmol.models.arguments import check_backend, check_elements, check_flag, check_integer, check_number, check_widths
 from eqmol.models.attention import AttentionSizes, Edges, GraphAttention
 from eqmol.models.backbone import Backbone, edge_geometries
 from eqmol.models.feedforward import SelfMix, feed_forward

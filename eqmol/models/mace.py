@@ -27,16 +27,7 @@ from eqmol.models.arguments import (
 )
 from eqmol.models.backbone import Backbone, edge_geometries
 from eqmol.models.radial_tables import FIRST, Grid
-from eqmol.nn import (
-    BesselBasis,
-    ElementEmbedding,
-    GroupLinear,
-    Groups,
-    Linear,
-    RadialNetwork,
-    group_nodes,
-    pad_degrees,
-)
+from eqmol.nn import BesselBasis, ElementEmbedding, GroupLinear, Groups, Linear, RadialNetwork, group_nodes, pad_degrees
 from eqmol.ops import RadialWeight
 from eqmol.ops.radial_table import Places, RadialTable, convolve
 from eqmol.ops.registry import Backend

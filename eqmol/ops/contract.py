@@ -132,13 +132,7 @@ class Convolution(TensorProduct):
 
     @abstractmethod
     def forward(
-        self,
-        x: Tensor,
-        geometry: Any,
-        weight: RadialWeight,
-        senders: Tensor,
-        receivers: Tensor,
-        num_receivers: int,
+        self, x: Tensor, geometry: Any, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
     ) -> Tensor:
         """Sum of messages at every receiver.
 

@@ -50,13 +50,7 @@ class SampledConvolution(Sampled, HarmonicConvolution):
         self.parts = filters
 
     def forward(
-        self,
-        x: Tensor,
-        geometry: Tensor,
-        weight: RadialWeight,
-        senders: Tensor,
-        receivers: Tensor,
-        num_receivers: int,
+        self, x: Tensor, geometry: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
     ) -> Tensor:
         compiled = kernels.convolution(self, x, geometry, weight, senders, receivers, num_receivers)
         if compiled is not None:

@@ -140,10 +140,7 @@ class ProductRule(Rule):
         south, east = self._meridian.gradient(degree)
         m = orders(degree)
         # the wave of order m has the derivative -m times that of order -m
-        return (
-            Factors(south[:, _component(degree)], m),
-            Factors(east[:, _component(degree, -1)] * -np.sign(m), -m),
-        )
+        return (Factors(south[:, _component(degree)], m), Factors(east[:, _component(degree, -1)] * -np.sign(m), -m))
 
     @cached_property
     def _meridian(self) -> Rule:

@@ -44,13 +44,7 @@ class CGConvolution(HarmonicConvolution):
             self.add_table(f"couple{l3}", _couple(spec, l3, own))
 
     def forward(
-        self,
-        x: Tensor,
-        geometry: Tensor,
-        weight: RadialWeight,
-        senders: Tensor,
-        receivers: Tensor,
-        num_receivers: int,
+        self, x: Tensor, geometry: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
     ) -> Tensor:
         compiled = kernels.convolution(self, x, geometry, weight, senders, receivers, num_receivers)
         if compiled is not None:
@@ -117,12 +111,7 @@ class _Degree:
     """V of one output degree, its weights and features by l1: views made once for all chunks of edges."""
 
     def __init__(
-        self,
-        pairs: Sequence[tuple[int, slice]],
-        table: Tensor,
-        weight: Tensor,
-        x: Tensor,
-        result: Sequence[Tensor],
+        self, pairs: Sequence[tuple[int, slice]], table: Tensor, weight: Tensor, x: Tensor, result: Sequence[Tensor]
     ) -> None:
         self.table = table
         sizes = [(paths.stop - paths.start) * (2 * l1 + 1) for l1, paths in pairs]
