@@ -9,7 +9,7 @@ means are those over the batches of all of them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Term:
         scale: of the errors, in the target's unit.
     """
 
-    weight: float | None
+    weight: float | None = None
     final_weight: float | None = None
     loss: str = "mse"
     delta: float | None = None
@@ -86,6 +86,18 @@ class Term:
                 return torch.linalg.vector_norm(relative.reshape(-1, relative.shape[-1]), dim=-1)
             case _:
                 return relative.square()
+
+
+def read_term(name: str, settings: Any) -> Term:
+    """Return the term of a target from plain settings.
+
+    Raises:
+        InputError: no settings of a term.
+    """
+    known = [field.name for field in fields(Term) if field.name != "scale"]
+    if not isinstance(settings, Mapping) or not settings.keys() <= set(known):
+        raise InputError(f"task.targets.{name}={settings} must be {{weight: 1.0, loss: mse}}, of {', '.join(known)}")
+    return Term(**settings)
 
 
 class WeightedLoss:

@@ -17,7 +17,7 @@ from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
 from eqmol.train import processes
-from eqmol.train.loss import Term, WeightedLoss
+from eqmol.train.loss import Term, WeightedLoss, read_term
 from eqmol.train.schedule import Schedule
 
 LOSSES = ("mae", "mse", "huber")
@@ -95,7 +95,7 @@ class PotentialObjective(Objective):
         schedule: Schedule,
         raise_at: float = 1.0,
     ) -> None:
-        terms = {name: Term(**settings) for name, settings in targets.items()}
+        terms = {name: read_term(name, settings) for name, settings in targets.items()}
         own = {name: term for name, term in terms.items() if name in keys.LABELS}
         super().__init__(WeightedLoss(own, raise_at), optimizer, schedule)
         self._of_properties = {name: term for name, term in terms.items() if name not in keys.LABELS}

@@ -12,7 +12,7 @@ from eqmol.errors import InputError
 from eqmol.graph.targets import ENERGY, FORCES, Target, check_beside_energies
 from eqmol.inference.errors import Errors
 from eqmol.train.ema import average_
-from eqmol.train.loss import Term, WeightedLoss
+from eqmol.train.loss import Term, WeightedLoss, read_term
 from eqmol.train.memory import OutOfMemoryError, memory_errors
 from eqmol.train.schedule import Budget, Cosine, Plateau, parse_duration
 
@@ -268,3 +268,12 @@ def test_a_property_may_have_the_name_of_a_label():
     assert float(loss(output, batch, 0.0)) == pytest.approx(float(expected), rel=1e-12)
     with pytest.raises(InputError, match="energy names what a potential predicts"):
         check_beside_energies(["q", "energy"])
+
+
+def test_terms_from_settings():
+    assert read_term("q", {"loss": "mae"}) == Term(None, loss="mae")
+    for settings in ({"los": "mae"}, {"scale": 2.0}, 3.0):
+        with pytest.raises(
+            InputError, match=r"task\.targets\.q=.* must be {weight: 1\.0, loss: mse}, of weight, final_weight"
+        ):
+            read_term("q", settings)
