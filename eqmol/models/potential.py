@@ -17,7 +17,7 @@ from eqmol.models.arguments import check_flag, check_integer, check_list, check_
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
 from eqmol.models.predictor import Predictor
-from eqmol.models.properties import PropertyHeads
+from eqmol.models.properties import PropertyHeads, check_pooling
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
@@ -84,6 +84,7 @@ class Potential(Predictor):
         self.force_gain = check_number("force_gain", force_gain, 1e-12, 1e12)
         self.binding = None if binding is None else BindingEnergy(self._per_element("binding", binding), self.cutoff)
         self.repulsion = ZBLRepulsion(self.elements, self.cutoff) if check_flag("zbl", zbl) else None
+        check_pooling(pooling)
         self.heads = None if properties is None else PropertyHeads(backbone, properties, readout_hidden, pooling)
         check_beside_energies(self.targets)
 

@@ -60,6 +60,12 @@ class Standardise(DoubleBuffers):
         return (graph[FEATURES] - self.mean) / self.scale
 
 
+def check_pooling(value: object) -> None:
+    """Refuse an unknown way to pool atoms."""
+    if not isinstance(value, str) or value not in POOLINGS:
+        raise InputError(f"pooling={value!r:.80} is unknown; choose from {', '.join(POOLINGS)}")
+
+
 class PropertyHeads(nn.ModuleDict):
     """Several properties from the same features, each by a head that suits its kind; see :mod:`eqmol.graph.targets`.
 
@@ -91,8 +97,7 @@ class PropertyHeads(nn.ModuleDict):
             raise InputError("statistics must name at least one property")
         if gap not in GAPS:
             raise InputError(f"gap={gap!r} is unknown; choose from {', '.join(GAPS)}")
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling={pooling!r} is unknown; choose from {', '.join(POOLINGS)}")
+        check_pooling(pooling)
         self.gap_is_difference = gap == "difference"
         if self.gap_is_difference and not {"homo", "lumo", "gap"} <= statistics.keys():
             raise InputError("gap=difference is lumo - homo: add homo and lumo to the targets, or choose gap=direct")

@@ -100,5 +100,5 @@ def parse_verify(value: Any) -> bool:
 
 def check_positive(name: str, value: Any) -> None:
     """Refuse what is not a positive number."""
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name}={value} must be a positive number")

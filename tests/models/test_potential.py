@@ -102,6 +102,8 @@ def test_coincident_atoms_are_named(value: float, message: str) -> None:
         ({"readout_hidden": 0}, "readout_hidden=0"),
         ({"backbone": torch.nn.Linear(1, 1)}, "backbone"),
         ({"forces": "both"}, "forces='both' is unknown; choose from conservative, direct"),
+        ({"pooling": "most"}, "pooling='most' is unknown; choose from"),
+        ({"pooling": ["mean"]}, r"pooling=\['mean'\] is unknown; choose from"),
         ({"forces": "direct"}, "last features have degree 0; set degree_out of the backbone"),
     ],
     ids=str,

@@ -227,6 +227,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
         ("trainer.precision=half", "precision=half"),
         ("trainer.accelerator=tpu", "accelerator=tpu"),
         ("task.optimizer.lr=-1", "lr=-1"),
+        ("task.optimizer.lr=true", "lr=True"),
         ("task.optimizer.momentum=2", "task.optimizer is wrong: momentum=2"),
         ("task.optimizer.matrix_factor=-1", "matrix_factor=-1"),
         ("task.optimizer.momentum=null", "task.optimizer is wrong: momentum=None must be a number from 0 to below 1"),
