@@ -8,6 +8,7 @@ the structures that are then evaluated, and some seconds for the model file, tab
 import math
 import os
 import warnings
+from collections.abc import Callable
 from datetime import datetime
 from time import time
 from typing import Any
@@ -22,6 +23,7 @@ from eqmol.train.task import Task
 
 SHARE = 0.05  #: of the time, kept at least
 FINISH_SECONDS = 5.0  #: for loading the model, tables and figures
+MARGIN = 1.5  #: times what one batch tells, until a validation is measured: it has neither a loader nor errors to sum
 JOB_END = "SLURM_JOB_END_TIME"  #: seconds since 1970; SLURM sets it
 
 
@@ -76,15 +78,21 @@ class Deadline(Callback):
         """Whether the run has a limited time."""
         return self.max_time is not None or self.job_end is not None
 
-    def estimate(self, task: Task, batch: Any) -> None:
-        """Estimate the reserve of a run with a limited time from one batch."""
+    def estimate(self, task: Task, make: Callable[[], Any]) -> None:
+        """Estimate the reserve of a run with a limited time.
+
+        Args:
+            task: with its model.
+            make: returns a batch of the validation set, on the device of the model.
+        """
         if not self.is_limited:
             return
         task.eval()
-        task(batch)  # fills tables
+        task(make())  # fills tables
         began = stop.monotonic()
+        batch = make()
         task(batch)
-        self._estimate = self._following((stop.monotonic() - began) / len(batch.pos))
+        self._estimate = self._following(MARGIN * (stop.monotonic() - began) / len(batch.pos))
         task.train()
 
     def check(self) -> None:

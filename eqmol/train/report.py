@@ -21,7 +21,7 @@ from eqmol.files import replacing
 from eqmol.graph.targets import Target
 from eqmol.models.predictor import Predictor
 from eqmol.train import folder
-from eqmol.train.baseline import Simple, judged, verdicts
+from eqmol.train.baseline import Simple, judged, verdict
 from eqmol.train.folder import RunFolder
 from eqmol.train.symmetry import symmetry_errors
 from eqmol.train.tables import Row, curves, error_tables, loss_table, offset_notes, quantities

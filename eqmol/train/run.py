@@ -77,7 +77,7 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
         trainer = lightning.make_trainer(cfg.trainer, cfg.logger, out, [each for each in callbacks if each is not None])
         device = trainer.strategy.root_device
         settled = model.settle_algorithms(predictor, data, out, device, options.verify)
-        deadline.estimate(task, first_batch(validation).to(device))
+        deadline.estimate(task, lambda: first_batch(validation).to(device))
         if out.checkpoint is None:
             deadline.check()
         if processes.is_first():

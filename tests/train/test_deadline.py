@@ -189,7 +189,7 @@ def test_the_estimate_before_the_training_counts(tmp_path, clock, monkeypatch):
         return original(self, batch)
 
     monkeypatch.setattr(Task, "__call__", slow)
-    with pytest.raises(InputError, match=rf"and {2 * 23 + deadline.FINISH_SECONDS:.0f} s are kept"):
+    with pytest.raises(InputError, match=rf"and {deadline.MARGIN * 2 * 23 + deadline.FINISH_SECONDS:.0f} s are kept"):
         timed(clock, tmp_path, "run", *LIMITED)
 
 
@@ -199,10 +199,9 @@ def test_the_reserve_goes_by_atoms(monkeypatch):
 
     sets = {"train": loader([5]), "val": loader([2, 2]), "large": loader([100])}
     data = SimpleNamespace(sizes=lambda graphs: (np.array(graphs), None), evaluation_dataloaders=lambda: sets)
-    model = SimpleNamespace(recipe={"backbone": {"parity": "so3", "feedforward": "s2"}})
-    found = make_deadline(
-        600.0, SimpleNamespace(clock=Clock(), predictor=model), data, loader([2]), Console(quiet=True)
-    )
+    monkeypatch.setattr("eqmol.train.run.images", lambda model: {"mirror": (), "rotation": ()})
+    task = SimpleNamespace(clock=Clock(), predictor=None)
+    found = make_deadline(600.0, task, data, loader([2]), Console(quiet=True))
     assert (found.structures, found.atoms, found.validated) == (4, 5 + 4 + 100 + 2 * 4, 2)
 
 
