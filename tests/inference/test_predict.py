@@ -382,6 +382,18 @@ def spaced(text: str) -> str:
     return " ".join("".join(c if c.isascii() or c.isalpha() or c in "³" else " " for c in text).split())
 
 
+def test_errors_count_the_labels_that_are_there(path: Path, tmp_path: Path, capfd: Any) -> None:
+    labels = [{"energy": -1.0, "forces": np.zeros((4, 3))}, {"energy": -1.0}, {"forces": np.ones((4, 3))}, {}]
+    frames = [copper() for _ in labels]
+    for atoms, given in zip(frames, labels, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, **given)
+    write(tmp_path / "in.xyz", frames)
+    assert main([str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]) == 0
+    rows = [line.split("│")[1:4] for line in capfd.readouterr().out.splitlines() if "│" in line]
+    counts = {name.strip(): int(count) for name, _, count in rows}
+    assert counts == {"energy": 2, "energy per atom": 2, "forces": 24}
+
+
 def test_the_model_knows_the_keys_of_labels(path: Path, tmp_path: Path, capfd: Any) -> None:
     known = eqmol.load(path)
     known.set_labels({"energy": "REF_energy", "forces": "REF_forces"})
