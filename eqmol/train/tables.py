@@ -124,7 +124,7 @@ def structures_shown(errors: Mapping[str, float]) -> str:
 
 def _energy_table(rows: Sequence[Row]) -> Table:
     table = Table(title="Errors of the best model (MAE / RMSE)", title_justify="left", box=box.SIMPLE_HEAD)
-    table.padding = (0, 1, 0, 0)  # whole on 80 columns
+    table.padding = (0, 0, 0, 1)  # whole on 80 columns
     table.add_column("split", overflow="fold")
     table.add_column("frames", justify="right")
     names = [("energy", ("energy_mae_mev", "energy_rmse_mev"), "meV")]
