@@ -128,6 +128,11 @@ class Screen(Callback):
         """Show the bar."""
         self._bar.start()
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Name the epoch at once, however short it is."""
+        assert isinstance(pl_module, Task)
+        self._bar.update(self._line, description=_epoch(trainer, pl_module), refresh=True)
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Move the bar."""
         assert isinstance(pl_module, Task)
