@@ -22,9 +22,7 @@ from eqmol.data.qm9.reader import read_xyz
 from eqmol.data.xyz.reader import read_frames
 from eqmol.errors import InputError
 from eqmol.files import (
-    FREE,
     MAX_LINE,
-    RATIO,
     Text,
     bounded_memory,
     check_file,
@@ -33,6 +31,7 @@ from eqmol.files import (
     read_lines,
     read_npz,
 )
+from eqmol.files.bounds import FREE, RATIO
 from eqmol.molecules.molecule import Failure, Molecule, from_smiles, read_molecules
 from eqmol.molecules.table import read_table
 

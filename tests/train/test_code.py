@@ -19,7 +19,7 @@ from eqmol.train.code import check_targets
         "os.system",
         "subprocess.Popen",
         "eqmol.data.places.os.system",  # reachable through a module of eqmol
-        "eqmol.files.Path",
+        "eqmol.files.paths.Path",
         "eqmol.checkpoint.save",  # a function
         "eqmol.nowhere.Model",
         "torch.load",

@@ -9,9 +9,9 @@ import threading
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from eqmol import files
 from eqmol.cli.train import main
 from eqmol.errors import NoRoomError
+from eqmol.files import write as files
 from eqmol.train import resume
 from eqmol.train.lightning import _quiet_threads
 from eqmol.train.resume import LastCheckpoint

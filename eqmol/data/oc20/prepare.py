@@ -57,7 +57,10 @@ def prepare(
         if (index.sources, index.options) == (stamps, options):
             return index
     reading = Reading(infer_tags, read_tags(folder / TAGS) if options["tags"] else {}, total)
-    _remove_leftovers(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write shards to {out}: {error.strerror}; give another folder") from None
     planned = [unit for source in sources for unit in units(folder, source)]
     if console is not None:
         console.print(f"preparing {len(sources)} files of {folder} into {out}", soft_wrap=True, highlight=False)
@@ -158,19 +161,3 @@ def _stamp(path: Path) -> list[int]:
 def _tags_hash(folder: Path) -> str | None:
     path = folder / TAGS
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Make the folder; remove the temporary files of processes that were killed."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write shards to {out}: {error.strerror}; give another folder") from None
-    for leftover in out.rglob(".*.tmp"):
-        owner = leftover.name.split(".")[-2]
-        try:
-            os.kill(int(owner), 0)  # asks whether it lives
-        except ProcessLookupError:
-            leftover.unlink(missing_ok=True)
-        except (PermissionError, ValueError):
-            continue

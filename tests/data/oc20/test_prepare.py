@@ -3,6 +3,7 @@
 import lzma
 import os
 import pickle
+import platform
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -98,7 +99,8 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path):
     run.join()
     assert not (tmp_path / "out" / "index.json").exists()
     killed = contents(tmp_path / "out")
-    (tmp_path / "out" / ".x.safetensors.4194305.tmp").write_text("half")  # no process has this id
+    shard = max(contents(tmp_path / "whole"))  # the last one, of which the killed run may have written a part
+    (tmp_path / "out" / f".{shard}.{platform.node()}-4194305.tmp").write_text("half")  # no process has this id
     done = {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in killed if path.endswith("safetensors")}
     prepare(tmp_path / "raw", tmp_path / "out", workers=1)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
