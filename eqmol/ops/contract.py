@@ -113,6 +113,7 @@ class TensorProduct(Tables, ABC):
         s = self.spec
         order = f", order {s.order}" if s.operation == "power" else f", filter {s.degree_filter}"
         order += "" if s.order_max is None else f", |m| <= {s.order_max}"
+        order += "" if s.block_paths is None else f", {s.num_blocks} blocks"
         return f"{s.family}, {s.parity}, degree {s.degree_in} -> {s.degree_out}{order}, {s.num_weights} weights"
 
 
@@ -145,11 +146,11 @@ class Convolution(TensorProduct):
             num_receivers: number of rows of the result.
 
         Returns:
-            [num_receivers, lm_out, C].
+            [num_receivers, lm_out, K · C], K blocks of channels (1 unless the spec says otherwise).
         """
 
     def message(self, x: Tensor, geometry: Any, weight: RadialWeight) -> Tensor:
-        """Message of every edge, for models that need each: x [E, lm_in, C] of the edges -> [E, lm_out, C]."""
+        """Message of every edge, for models that need each: x [E, lm_in, C] of the edges -> [E, lm_out, K · C]."""
         edges = torch.arange(len(x), device=x.device)
         return self.forward(x, geometry, weight, edges, edges, len(x))
 
@@ -189,6 +190,13 @@ class Power(TensorProduct):
     @abstractmethod
     def forward(self, x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
         """Power of x [N, lm_in, C] with weight [groups, W, C] chosen by group [N] -> [N, lm_out, C]."""
+
+
+def side_by_side(spec: Spec, rows: Tensor) -> Tensor:
+    """Blocks one after another [N, K · lm_out, C] -> side by side [N, lm_out, K · C]."""
+    if spec.num_blocks == 1:
+        return rows
+    return rows.unflatten(1, (spec.num_blocks, -1)).transpose(1, 2).flatten(2)
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -17,20 +17,21 @@ from eqmol.so3.symmetric import couplings, monomials
 
 
 def product(spec: Spec, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """x [N, lm_in, C], y [N, lm_filter, C or 1], weight [N, W, C] -> [N, lm_out, C]."""
+    """x [N, lm_in, C], y [N, lm_filter, C or 1], weight [N, W, C] -> [N, lm_out, K · C]."""
     path_weight = torch.einsum("bwc,wp->bpc", weight, torch.tensor(spec.paths))
-    result = x.new_zeros(x.shape[0], dim(spec.degree_out), x.shape[2])
+    result = x.new_zeros(x.shape[0], dim(spec.degree_out), spec.num_blocks, x.shape[2])
     for p, (l1, l2, l3) in enumerate(spec.pair_paths):
         tensor = torch.tensor(wigner_3j(l1, l2, l3) * spec.path_normalization[p])
         left, right = x[:, degree_slice(l1)], y[:, degree_slice(l2)].expand(-1, -1, x.shape[2])
-        result[:, degree_slice(l3)] += path_weight[:, p, None] * torch.einsum("uvw,buc,bvc->bwc", tensor, left, right)
-    return result
+        term = path_weight[:, p, None] * torch.einsum("uvw,buc,bvc->bwc", tensor, left, right)
+        result[:, degree_slice(l3), spec.path_blocks[p]] += term
+    return result.flatten(2)
 
 
 def convolution(
     spec: Spec, x: Tensor, vectors: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
 ) -> Tensor:
-    """x [N, lm_in, C], edge vectors [E, 3], ends [E] -> [num_receivers, lm_out, C], one message added after another."""
+    """x [N, lm_in, C], edge vectors [E, 3], ends [E] -> [num_receivers, lm_out, K · C], one message added after another."""
     harmonics = spherical_harmonics(unit(vectors), spec.degree_filter)
     messages = product(spec, x[senders], harmonics.unsqueeze(-1), weight.dense())
     result = x.new_zeros(num_receivers, *messages.shape[1:])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import Convolution, RadialWeight, unit
+from eqmol.ops.contract import Convolution, RadialWeight, side_by_side, unit
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.so2 import Block, EdgeFrame
 from eqmol.ops.spec import Spec
@@ -33,7 +33,7 @@ class ESCNConvolution(Convolution):
         super().__init__(spec)
         blocks, paths = edge_frame_blocks(spec)
         self.add_table("basis", spec.paths @ paths)
-        degrees_in, degrees_out = range(spec.degree_in + 1), range(spec.degree_out + 1)
+        degrees_in, degrees_out = range(spec.degree_in + 1), [*range(spec.degree_out + 1)] * spec.num_blocks
         self.frame = EdgeFrame(degrees_in, degrees_out, _highest_order(spec), blocks)
         self.degree = max(spec.degree_in, spec.degree_out)
         self.rotation_sizes = [self.frame.rotation_size(degrees) for degrees in (degrees_in, degrees_out)]
@@ -56,7 +56,8 @@ class ESCNConvolution(Convolution):
 
     def _sum(self, x: Tensor, geometry: Tensor, weight: RadialWeight, nodes: Nodes | None = None) -> Tensor:
         rotations = [geometry[:, :size] for size in self.rotation_sizes]
-        return sum_messages(self.frame, dim(self.spec.degree_out), x, rotations, weight.rebased(self.basis), nodes)
+        rows = self.spec.num_blocks * dim(self.spec.degree_out)
+        return side_by_side(self.spec, sum_messages(self.frame, rows, x, rotations, weight.rebased(self.basis), nodes))
 
 
 def inward_rotations(vectors: Tensor, degree: int, order: int) -> Tensor:
@@ -86,17 +87,18 @@ def edge_frame_blocks(spec: Spec) -> tuple[tuple[Block, ...], np.ndarray]:
     """
     blocks: list[Block] = []
     columns: list[np.ndarray] = []
-    for l1, l3 in sorted({(l1, l3) for l1, _, l3 in spec.pair_paths}):
+    members = [(int(block), l1, l3) for block, (l1, _, l3) in zip(spec.path_blocks, spec.pair_paths, strict=True)]
+    for block, l1, l3 in sorted(set(members)):
         k = min(l1, l3, _highest_order(spec))
         found = [False, False]
         for odd in (0, 1):
             part = np.zeros((spec.num_paths, k + 1))
-            for path, (a, l2, c) in enumerate(spec.pair_paths):
-                if (a, c) == (l1, l3) and (l1 + l2 + l3) % 2 == odd:
+            for path, (_, l2, _) in enumerate(spec.pair_paths):
+                if members[path] == (block, l1, l3) and (l1 + l2 + l3) % 2 == odd:
                     part[path] = polar_coupling(l1, l2, l3)[: k + 1] * spec.path_normalization[path]
             columns_here = part.T[odd:]  # the sine weight of m = 0 is zero
             if columns_here.any():
                 found[odd] = True
                 columns.extend(columns_here)
-        blocks.append(Block(l1, l3, k, *found))
+        blocks.append(Block(l1, block * (spec.degree_out + 1) + l3, k, *found))
     return tuple(blocks), np.stack(columns, axis=1)

@@ -192,8 +192,9 @@ def algorithm(spec: Spec, backend: Backend) -> type[TensorProduct]:
             f"backend {name!r} computes the {own} family only and cannot run a {spec.operation} of the {spec.family} family; "
             f"use backend {able}, or train with model.family={own}"
         )
-    if spec.operation == "convolution" and spec.degree_in == 0:
-        return ScalarConvolution
-    if spec.operation == "convolution" and spec.degree_out == 0:
-        return InvariantConvolution
+    if spec.operation == "convolution" and spec.block_paths is None:
+        if spec.degree_in == 0:
+            return ScalarConvolution
+        if spec.degree_out == 0:
+            return InvariantConvolution
     return ALGORITHMS[name].of(spec.operation)

@@ -11,13 +11,17 @@ is the coupled product with path weights w @ paths. Two families:
 ``order_max`` restricts a coupled convolution to orders |m| <= order_max in the frame of the edge: a smaller space of
 functions, whose own weights are those of the frame (see :func:`eqmol.so3.frames.polar_coupling`).
 
+``block_paths`` gives a coupled convolution several results, blocks of channels side by side, each the sum of some of the paths:
+where every path has a block of its own, as in MACE, a linear map afterwards mixes paths and channels together.
+
 Degrees carry natural parity (-1)^l; ``o3`` keeps the paths of even l1 + l2 + l3, ``so3`` keeps all.
 Own weights that reach no path do not exist. Constants give every output component unit variance for independent inputs
 and weights of unit variance.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -58,9 +62,13 @@ class Spec:
         degree_out: highest degree of the result.
         order: highest order of a power, 1 for the other operations.
         order_max: highest |m| in the edge frame; None, also for a value that restricts nothing, keeps all.
+        block_paths: paths of every block of channels of the result; a path may stand in several, with a weight in each. Own
+            weights are those of the first block, then of the next, in the order of ``pair_paths``. None, also for one block of
+            all paths, is one block of all. See :meth:`with_separate_paths`.
 
     Raises:
-        InputError: an unknown name, degrees and orders out of range, or an ``order_max`` that the function does not have.
+        InputError: an unknown name, degrees and orders out of range, or an ``order_max`` or ``block_paths`` that the function does
+            not have.
     """
 
     operation: Operation
@@ -71,6 +79,7 @@ class Spec:
     degree_out: int
     order: int = 1
     order_max: int | None = None
+    block_paths: tuple[tuple[PairPath, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("operation", Operation), ("family", Family), ("parity", Parity)):
@@ -86,6 +95,23 @@ class Spec:
             raise InputError(f"order={self.order!r} must be an integer from 1 to {MAX_ORDER}")
         if self.order_max is not None:
             self._check_order_max()
+        if self.block_paths is not None:
+            self._check_block_paths()
+
+    def with_separate_paths(self) -> "Spec":
+        """The same convolution with at most one path into each degree per block: block k has the k-th path into every degree.
+
+        >>> Spec("convolution", "coupled", "o3", 1, 1, 1).with_separate_paths().block_paths
+        (((0, 0, 0), (0, 1, 1)), ((1, 1, 0), (1, 0, 1)))
+        """
+        blocks: list[list[PairPath]] = []
+        seen = [0] * (self.degree_out + 1)
+        for path in self.pair_paths:
+            rank = seen[path[2]]
+            seen[path[2]] += 1
+            blocks += [[]] if rank == len(blocks) else []
+            blocks[rank].append(path)
+        return replace(self, block_paths=tuple(tuple(block) for block in blocks))
 
     def _check_order_max(self) -> None:
         given = f"order_max={self.order_max!r}"
@@ -104,9 +130,42 @@ class Spec:
                 f"degree_in + degree_out = {self.degree_in + self.degree_out}"
             )
 
+    def _check_block_paths(self) -> None:
+        given = f"block_paths={self.block_paths!r}"
+        if self.operation != "convolution" or self.family != "coupled" or self.order_max is not None:
+            raise InputError(f"{given} needs a convolution of the coupled family with order_max=None; leave it out")
+        every = self._all_pair_paths()
+        order = {path: i for i, path in enumerate(every)}
+        blocks = self.block_paths
+        if not isinstance(blocks, tuple) or not blocks or not all(isinstance(block, tuple) for block in blocks):
+            raise InputError(f"{given} must be a tuple of blocks, each a tuple of paths (l1, l2, l3)")
+        for block in blocks:
+            strange = [path for path in block if path not in order]
+            if strange:
+                raise InputError(f"{given} has {strange[0]!r}, which is none of the paths {every}")
+            if not block or len(set(block)) < len(block):
+                raise InputError(f"{given} has a block without paths, or one path twice in a block; leave it out")
+        object.__setattr__(self, "block_paths", tuple(tuple(sorted(block, key=order.__getitem__)) for block in blocks))
+        if self.block_paths == (every,):
+            object.__setattr__(self, "block_paths", None)
+
     @cached_property
     def pair_paths(self) -> tuple[PairPath, ...]:
-        """Paths (l1, l2, l3) of a convolution or product, ordered by l3, then l1, then l2."""
+        """Paths (l1, l2, l3) of a convolution or product, block by block, ordered by l3, then l1, then l2."""
+        return self._all_pair_paths() if self.block_paths is None else tuple(chain(*self.block_paths))
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of channels of the result."""
+        return 1 if self.block_paths is None else len(self.block_paths)
+
+    @cached_property
+    def path_blocks(self) -> np.ndarray:
+        """Block of every path, int64 [num_paths]."""
+        sizes = [self.num_paths] if self.block_paths is None else [len(block) for block in self.block_paths]
+        return np.repeat(np.arange(self.num_blocks), sizes)
+
+    def _all_pair_paths(self) -> tuple[PairPath, ...]:
         return tuple(
             (l1, l2, l3)
             for l3 in range(self.degree_out + 1)
@@ -135,11 +194,12 @@ class Spec:
 
     @cached_property
     def path_normalization(self) -> np.ndarray:
-        """Constant of every path, float64 [num_paths]: √((2 l3 + 1) / P_l3) with P_l3 paths into l3.
+        """Constant of every path, float64 [num_paths]: √((2 l3 + 1) / P_l3) with P_l3 paths into l3 in its block.
 
         A power's couplings have unit second moment already: there it is √(1 / P_l3).
         """
-        count = np.bincount(self.path_degrees, minlength=self.degree_out + 1)[self.path_degrees]
+        target = self.path_blocks * (self.degree_out + 1) + self.path_degrees
+        count = np.bincount(target)[target]
         return np.sqrt((1 if self.operation == "power" else 2 * self.path_degrees + 1) / count)
 
     @cached_property

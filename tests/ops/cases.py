@@ -8,6 +8,7 @@ def spec_id(value: object) -> str:
     if isinstance(value, Spec):
         order = f"-order{value.order}" if value.operation == "power" else ""
         order += "" if value.order_max is None else f"-m{value.order_max}"
+        order += "" if value.block_paths is None else f"-blocks{value.num_blocks}"
         degrees = f"{value.degree_in}{value.degree_filter}{value.degree_out}"
         return f"{value.operation}-{value.family}-{value.parity}-{degrees}{order}"
     return str(value)
@@ -30,7 +31,21 @@ RESTRICTED = [
     for parity in ("o3", "so3")
     for *degrees, order_max in ((2, 5, 3, 0), (3, 5, 2, 1), (3, 6, 3, 2))
 ]
-PAIRS += RESTRICTED
+#: Every path has a block of its own, a path has two, a degree of a block has none.
+BLOCKS = [
+    Spec("convolution", "coupled", "o3", 2, 3, 2).with_separate_paths(),
+    Spec("convolution", "coupled", "so3", 1, 2, 0).with_separate_paths(),
+    Spec(
+        "convolution",
+        "coupled",
+        "so3",
+        1,
+        2,
+        2,
+        block_paths=(((1, 1, 1), (0, 1, 1)), ((0, 0, 0), (1, 1, 1), (1, 2, 1))),
+    ),
+]
+PAIRS += RESTRICTED + BLOCKS
 POWERS = [
     Spec("power", family, parity, degree_in, 0, degree_out, order)
     for family in ("coupled", "gaunt")

@@ -22,6 +22,7 @@ SMALL = [
     Spec("convolution", "coupled", "so3", 2, 2, 2),
     Spec("convolution", "gaunt", "so3", 2, 2, 2),
     Spec("convolution", "coupled", "so3", 2, 4, 2, order_max=1),
+    Spec("convolution", "coupled", "so3", 1, 1, 1).with_separate_paths(),
     Spec("convolution", "coupled", "o3", 0, 2, 2),
     Spec("convolution", "gaunt", "so3", 2, 3, 0),
     Spec("power", "coupled", "o3", 1, 0, 1, 3),
@@ -99,5 +100,6 @@ def test_unit_variance(spec, name):
     if spec.operation == "convolution":
         case.weights = [torch.randn(400, 64) / 8, torch.randn(64, spec.num_weights, 64)]
     out = case.run(op)
-    for l in sorted(set(spec.path_degrees.tolist())):
-        assert 0.5 < out[:, l**2 : (l + 1) ** 2].square().mean() < 2, f"degree {l}"
+    out = out.unflatten(2, (spec.num_blocks, -1))
+    for block, l in sorted(set(zip(spec.path_blocks.tolist(), spec.path_degrees.tolist(), strict=True))):
+        assert 0.5 < out[:, l**2 : (l + 1) ** 2, block].square().mean() < 2, f"block {block}, degree {l}"

@@ -12,13 +12,14 @@ Shapes: N nodes, E edges, C channels, P paths, K = Σ over paths into l3 of (2 l
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eqmol.ops import kernels
-from eqmol.ops.contract import HarmonicConvolution, RadialWeight
+from eqmol.ops.contract import HarmonicConvolution, RadialWeight, side_by_side
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.spec import Spec
 from eqmol.so3.coupling import wigner_3j
@@ -34,14 +35,14 @@ class CGConvolution(HarmonicConvolution):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.add_table("basis", spec.paths)
-        #: per l3 the pairs (l1, its paths), which lie side by side
+        #: per block and l3 the pairs (l1, its paths), which lie side by side
         self.pairs: list[list[tuple[int, slice]]] = []
-        for l3 in range(spec.degree_out + 1):
-            own = [p for p, path in enumerate(spec.pair_paths) if path[2] == l3]
+        for block, l3 in product(range(spec.num_blocks), range(spec.degree_out + 1)):
+            own = [p for p, path in enumerate(spec.pair_paths) if (spec.path_blocks[p], path[2]) == (block, l3)]
             starts = sorted({spec.pair_paths[p][0] for p in own})
             members = [[p for p in own if spec.pair_paths[p][0] == l1] for l1 in starts]
+            self.add_table(f"couple{len(self.pairs)}", _couple(spec, l3, own))
             self.pairs.append([(l1, slice(m[0], m[-1] + 1)) for l1, m in zip(starts, members, strict=True)])
-            self.add_table(f"couple{l3}", _couple(spec, l3, own))
 
     def forward(
         self, x: Tensor, geometry: Tensor, weight: RadialWeight, senders: Tensor, receivers: Tensor, num_receivers: int
@@ -51,9 +52,11 @@ class CGConvolution(HarmonicConvolution):
             return compiled
         if self.spec.has_own_weights:
             weight = weight.rebased(self.basis)
-        tables = [self.get_buffer(f"couple{l3}") for l3 in range(len(self.pairs))]
+        tables = [self.get_buffer(f"couple{i}") for i in range(len(self.pairs))]
+        message = _Message(self.spec.degree_out, self.pairs, tables)
+        rows = self.spec.num_blocks * dim(self.spec.degree_out)
         nodes = Nodes(senders, receivers, num_receivers)
-        return sum_messages(_Message(self.pairs, tables), dim(self.spec.degree_out), x, [geometry], weight, nodes)
+        return side_by_side(self.spec, sum_messages(message, rows, x, [geometry], weight, nodes))
 
 
 def _couple(spec: Spec, l3: int, paths: Sequence[int]) -> np.ndarray:
@@ -71,10 +74,13 @@ _WEIGHT, _X, _HARMONICS, _OUT = range(4)
 
 
 class _Message:
-    """Σ g · message, linear in weight [E, P, C], x [E, lm, C], harmonics [E, lm_filter] and g [E, lm_out, C]."""
+    """Σ g · message, linear in weight [E, P, C], x [E, lm, C], harmonics [E, lm_filter] and g [E, K · lm_out, C]."""
 
-    def __init__(self, pairs: Sequence[Sequence[tuple[int, slice]]], tables: Sequence[Tensor]) -> None:
+    def __init__(self, degree: int, pairs: Sequence[Sequence[tuple[int, slice]]], tables: Sequence[Tensor]) -> None:
         self.pairs, self.tables = pairs, tables
+        blocks = len(pairs) // (degree + 1)
+        #: components of every degree out, one block after another
+        self.sizes = [2 * l3 + 1 for l3 in range(degree + 1)] * blocks
 
     def bind(self, arguments: Sequence[Tensor]) -> Callable[[Sequence[int]], list[Tensor]]:
         weight, x, harmonics, g = arguments
@@ -82,8 +88,7 @@ class _Message:
         degrees = [
             _Degree(pairs, table, weight, x, result) for pairs, table in zip(self.pairs, self.tables, strict=True)
         ]
-        cotangents = [g[:, degree_slice(l3)] for l3 in range(len(degrees))]
-        messages = [result[_OUT][:, degree_slice(l3)] for l3 in range(len(degrees))]
+        cotangents, messages = g.split(self.sizes, dim=1), result[_OUT].split(self.sizes, dim=1)
 
         def derivatives(slots: Sequence[int]) -> list[Tensor]:
             if _X in slots:

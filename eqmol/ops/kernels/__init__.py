@@ -11,7 +11,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import HarmonicConvolution, KernelMode, Power, Product, RadialWeight, TensorProduct
+from eqmol.ops.contract import (
+    HarmonicConvolution,
+    KernelMode,
+    Power,
+    Product,
+    RadialWeight,
+    TensorProduct,
+    side_by_side,
+)
 from eqmol.ops.kernels import compiler, forms, library
 from eqmol.ops.kernels.library import said
 from eqmol.ops.kernels.sparse import is_small
@@ -154,9 +162,9 @@ def convolution_by_program(
     how: KernelMode,
 ) -> Tensor:
     """A convolution by its program, compiled, or with mode "off" evaluated by torch."""
-    shape = num_receivers, dim(op.spec.degree_out), x.shape[2]
+    shape = num_receivers, op.spec.num_blocks * dim(op.spec.degree_out), x.shape[2]
     form = forms.EdgeForm(op.spec, senders, receivers, shape, how)
-    return partials(form, [4], [weight.hidden, weight.matrix, x, harmonics, None])[0]
+    return side_by_side(op.spec, partials(form, [4], [weight.hidden, weight.matrix, x, harmonics, None])[0])
 
 
 def can_run(op: TensorProduct, *tensors: Tensor) -> bool:

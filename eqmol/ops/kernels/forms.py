@@ -244,7 +244,7 @@ def _by_torch(program: Program, given: Mapping[str, Tensor], grouped: str, group
 
 class EdgeForm(JointForm):
     """Σ_e v of the receiver · message. Arguments: hidden [E, H], matrix [H, W, C], x [N, lm_in, C], harmonics [E, lm], v
-    [receivers, lm_out, C].
+    [receivers, K · lm_out, C].
 
     Messages are added to the results as they are made. Weights and their slopes are made a chunk of edges at a time; those of the
     first evaluation are kept for the others if they are few.

@@ -84,6 +84,7 @@ def edge_program(spec: Spec, wanted: frozenset[str], moving: frozenset[str] = fr
             yield e.multiply(e.multiply(e.variable("w", weight), e.variable("x", first)), total)
 
     plain = {"w": spec.num_weights, "x": dim(spec.degree_in), "m": len(edge_terms(spec).entries)}
-    sizes = {**plain, "v": dim(spec.degree_out), **{name + "0": plain[name] for name in plain if name in moving}}
+    rows = spec.num_blocks * dim(spec.degree_out)
+    sizes = {**plain, "v": rows, **{name + "0": plain[name] for name in plain if name in moving}}
     tangents: Sequence[Mapping[str, str]] = [{name: name + "0" for name in sorted(moving)}] if moving else []
     return derive(e, pieces(), wanted, sizes, tangents)

@@ -35,7 +35,7 @@ class PairTerms(NamedTuple):
     """A product or convolution: Σ value · w[weight] · x[first] · y[second] into an output component.
 
     Attributes:
-        entries: (weight, first, second, output component), sorted.
+        entries: (weight, first, second, output component), sorted; components of one block after another.
         values: float64, as many.
     """
 
@@ -92,6 +92,7 @@ def pair_terms(spec: Spec) -> PairTerms:
     for path, (l1, l2, l3) in enumerate(spec.pair_paths):
         table = wigner_3j(l1, l2, l3)
         starts = np.array([degree_slice(l).start for l in (l1, l2, l3)])
+        starts[2] += spec.path_blocks[path] * dim(spec.degree_out)
         for own in np.flatnonzero(weights[:, path]):
             for place in np.argwhere(table):
                 first, second, out = (int(i) for i in starts + place)

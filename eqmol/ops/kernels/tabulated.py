@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from eqmol.ops.contract import Convolution, HarmonicConvolution
+from eqmol.ops.contract import Convolution, HarmonicConvolution, side_by_side
 from eqmol.ops.kernels import can_run, cpp, library, mode
 from eqmol.ops.kernels.expressions import SLOPE
 from eqmol.ops.kernels.forms import TABLE_SETS, check_indices, table_kernel
@@ -47,8 +47,9 @@ def tabulated_convolution(
     check_indices("sender", senders, len(x))
     check_indices("receiver", receivers, num_receivers)
     check_indices("row", row, len(table))
-    shape = num_receivers, dim(op.spec.degree_out), x.shape[2]
-    return _Tabulated.apply(x, harmonics, fraction, kernels, table, row, (senders, receivers), shape)
+    shape = num_receivers, op.spec.num_blocks * dim(op.spec.degree_out), x.shape[2]
+    rows = _Tabulated.apply(x, harmonics, fraction, kernels, table, row, (senders, receivers), shape)
+    return side_by_side(op.spec, rows)
 
 
 def packed(weights: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ OTHERS = [
     Spec("convolution", "coupled", "o3", 0, 2, 2),
     Spec("convolution", "gaunt", "o3", 2, 3, 0),
     Spec("convolution", "coupled", "so3", 2, 4, 2, order_max=1),
+    Spec("convolution", "coupled", "so3", 1, 1, 1).with_separate_paths(),
 ]
 SPECS = [POWER, PRODUCT, CONVOLUTION]
 
