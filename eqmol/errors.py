@@ -17,6 +17,26 @@ class VerificationError(InputError):
     """An algorithm gives other results than the reference; the message has the numbers and the tolerance."""
 
 
+def at(source: str) -> str:
+    """The beginning of a message about what comes from a source, "" where that is not known."""
+    return f"{source}: " if source else ""
+
+
+#: What is done about what is doubtful.
+MODES = ("stop", "warn")
+
+
+def check_mode(mode: object, name: str) -> str:
+    """Return what an option says that is ``stop`` or ``warn``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(mode, str) or mode not in MODES:
+        raise InputError(f"{name}={mode!r} is unknown; choose stop or warn")
+    return mode
+
+
 def printable(text: str, most: int = 200) -> str:
     """Text of a file, fit for a message: one line of at most so many characters, without control characters."""
     short = text[: 2 * most]

@@ -79,7 +79,7 @@ def parity(
     blocks = figure.subfigures(len(shown), 1, squeeze=False, height_ratios=heights)
     for block, height, (quantity, series) in zip(blocks[:, 0], heights, shown, strict=True):
         _draw_parity(block, height, columns, series, quantity, errors)
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def _draw_parity(
@@ -150,7 +150,7 @@ def learning_curve(
     for axes in (left, right):
         axes.grid(which="both", color="0.92")
         axes.legend(fontsize="small")
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def _draw_curve(axes: Axes, epoch: NDArray[np.float64], values: NDArray[np.float64], label: str, color: str) -> None:
@@ -170,10 +170,10 @@ def _read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
+def write_png(figure: Figure, path: str | os.PathLike[str], font_size: int = 10) -> None:
     """Write a PNG file in one step."""
     buffer = BytesIO()
-    with mpl.rc_context({"font.size": 10}):
+    with mpl.rc_context({"font.size": font_size}):
         figure.savefig(buffer, format="png", dpi=130)
     with replacing(path, "wb") as file:
         file.write(buffer.getvalue())

@@ -21,7 +21,7 @@ QUANTITIES = (
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "write_png", lambda figure, path: figures.append(figure))
     return figures
 
 

@@ -2,15 +2,12 @@
 
 import csv
 from collections import defaultdict
-from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from eqmol.files import replacing
-from eqmol.plots import COLORS
+from eqmol.plots import COLORS, write_png
 
 
 def time_against_degree(timings: Path, products: Path, path: Path) -> None:
@@ -60,11 +57,7 @@ def time_against_degree(timings: Path, products: Path, path: Path) -> None:
             frameon=False,
             handlelength=3.5,
         )
-    buffer = BytesIO()
-    with mpl.rc_context({"font.size": 9}):
-        figure.savefig(buffer, format="png", dpi=130)
-    with replacing(path, "wb") as file:
-        file.write(buffer.getvalue())
+    write_png(figure, path, font_size=9)
 
 
 def _label(row: dict[str, str]) -> str:

@@ -136,7 +136,8 @@ def _report_cost(console: Console, options: Options, rows: Sequence[report.Row],
         f"Cost of forward and backward per edge (convolution, {NEIGHBORS} per node) or node: {options.channels} channels, "
         "float32, one thread",
         report.cost_table(complete),
-        "exponent: slope of time against degree + 1, log-log; theory: asymptotic, sources in products.csv",
+        "exponent: slope of time against degree + 1, log-log; theory: asymptotic, sources in products.csv;\n"
+        "EQMOL_KERNELS=off measures the algorithms, which otherwise run the same compiled terms where they can",
     )
     report.write_csv(timings, folder / "degrees.csv")
     return complete

@@ -13,6 +13,7 @@ Shapes: S samples, W own weights, P paths, lm components. All float64.
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -160,21 +161,20 @@ class Space:
     @property
     def missed(self) -> list[Path]:
         """Paths that the parity allows and no weight reaches."""
-        return [
-            p for p, wanted, found in zip(self.paths, self.allowed, self.reached, strict=True) if wanted and not found
-        ]
+        return self._paths_where(self.allowed & ~self.reached)
 
     @property
     def forbidden(self) -> list[Path]:
         """Paths that are reached although the parity forbids them."""
-        return [
-            p for p, wanted, found in zip(self.paths, self.allowed, self.reached, strict=True) if found and not wanted
-        ]
+        return self._paths_where(self.reached & ~self.allowed)
+
+    def _paths_where(self, chosen: np.ndarray) -> list[Path]:
+        return list(compress(self.paths, chosen))
 
     def interactions(self) -> dict[tuple[int, ...], list[int]]:
         """Degrees in (l1, l2), or one of the degrees of a power's factors, -> the degrees out that they reach together."""
         result: dict[tuple[int, ...], set[int]] = {}
-        for path in (path for path, found in zip(self.paths, self.reached, strict=True) if found):
+        for path in self._paths_where(self.reached):
             keys: list[tuple[int, ...]]
             if self.spec.operation == "power":
                 factors, l3, _ = path

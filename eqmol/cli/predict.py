@@ -152,17 +152,27 @@ def _run(arguments: argparse.Namespace) -> None:
             document = {"model": str(arguments.model), "input": _names(inputs), "structures": number}
             metrics.write(json.dumps(document | comparison.named(), indent=2) + "\n")
             to_disk(output, metrics)
-    console = Console()
-    if (table := comparison.table()) is not None:
-        console.print(table, markup=False)
-    notes = comparison.notes()
+    notes = []
     if states.different:
         notes.append(
             f"{states.different} of {number} structures state another charge or spin than the training set "
             f"({states.trained.words()}), which the model does not know"
         )
-    for note in (*notes, f"{number} structures -> {arguments.output}"):
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    console = Console()
+    _print_errors(console, comparison)
+    _say(console, *notes, f"{number} structures -> {arguments.output}")
+
+
+def _say(console: "Console", *sentences: str) -> None:
+    """Print sentences as they are."""
+    for sentence in sentences:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_errors(console: "Console", comparison: "Comparison") -> None:
+    if (errors := comparison.table()) is not None:
+        console.print(errors, markup=False)
+    _say(console, *comparison.notes())
 
 
 def _keys(arguments: argparse.Namespace) -> dict[str, str]:
@@ -179,15 +189,13 @@ def _keys(arguments: argparse.Namespace) -> dict[str, str]:
 def _model(arguments: argparse.Namespace) -> "Predictor":
     from eqmol.checkpoint import for_prediction
 
-    return for_prediction(
-        arguments.model,
-        backend=arguments.backend,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        verify=arguments.verify == "on",
-        kernels=arguments.kernels,
-        radial_table=arguments.radial_table,
-    )
+    return for_prediction(arguments.model, **_how(arguments))
+
+
+def _how(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How a model is evaluated, as :func:`eqmol.checkpoint.for_prediction` takes it."""
+    same = {name: getattr(arguments, name) for name in ("backend", "device", "dtype", "kernels", "radial_table")}
+    return same | {"verify": arguments.verify == "on"}
 
 
 def _holds_molecules(path: Path) -> bool:
@@ -232,13 +240,10 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
     mode = arguments.close_contacts
     relax = None
     if arguments.relax is not None:
-        relax = Calculator(
-            arguments.relax,
-            device=arguments.device,
-            close_contacts=mode,
-            kernels=arguments.kernels,
-            radial_table=arguments.radial_table,
-        )
+        where = {
+            name: value for name, value in _how(arguments).items() if name in ("device", "kernels", "radial_table")
+        }
+        relax = Calculator(arguments.relax, close_contacts=mode, **where)
     given = {path: read_table(path, arguments.smiles_column or SMILES) for path in tables}
     kept = len(given) == len(inputs) and len({table.header for table in given.values()}) == 1
     if arguments.smiles is not None:
@@ -261,23 +266,17 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
         write(predictions, arguments.output)
     if len(failed) < len(predictions):
         console.print(table(predictions))
-    if (errors := comparison.table()) is not None:
-        console.print(errors, markup=False)
-    for sentence in comparison.notes():
-        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    _print_errors(console, comparison)
     if tables and not kept:
-        words = f"the columns of {', '.join(map(str, tables))} are left out, as the inputs have different ones"
-        console.print(words, soft_wrap=True, highlight=False, markup=False)
+        _say(console, f"the columns of {', '.join(map(str, tables))} are left out, as the inputs have different ones")
     if note := structure_note(predictions):
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
-    for prediction in failed[:FAILURES]:
-        console.print(f"{prediction.name}: {prediction.problem}", soft_wrap=True, highlight=False, markup=False)
+        _say(console, note)
+    _say(console, *(f"{prediction.name}: {prediction.problem}" for prediction in failed[:FAILURES]))
     if len(failed) > FAILURES:
-        console.print(f"and {len(failed) - FAILURES} more, see the column of problems")
+        _say(console, f"and {len(failed) - FAILURES} more, see the column of problems")
     if arguments.output is not None:
-        sdf = arguments.output.with_suffix(".sdf")
         counts = f"{len(predictions) - len(failed)} of {len(predictions)} molecules"
-        console.print(f"{counts} -> {arguments.output}, {sdf}", soft_wrap=True, highlight=False)
+        _say(console, f"{counts} -> {arguments.output}, {arguments.output.with_suffix('.sdf')}")
     if len(failed) == len(predictions):
         raise InputError("no molecule could be predicted; the reasons are above")
 
@@ -303,16 +302,11 @@ def _run_oc20_server(arguments: argparse.Namespace, console: "Console") -> None:
         arguments.model,
         _splits(arguments.input),
         arguments.output,
-        backend=arguments.backend,
-        device=arguments.device,
-        kernels=arguments.kernels,
-        radial_table=arguments.radial_table,
         batch_size=arguments.batch_size,
         close_contacts=arguments.close_contacts,
+        **_how(arguments),
     )
-    for name, number in numbers.items():
-        words = f"{f'{name}: ' if name else ''}{number} frames -> {arguments.output}"
-        console.print(words, soft_wrap=True, highlight=False)
+    _say(console, *(f"{name}{': ' * bool(name)}{n} frames -> {arguments.output}" for name, n in numbers.items()))
 
 
 def _splits(data: Sequence[str]) -> dict[str, list[Path]]:

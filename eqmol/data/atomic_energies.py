@@ -25,7 +25,6 @@ LARGEST = 1e7
 #: eV per atom. The strongest solids bind by 9 eV per atom (W), by 13 relative to VASP's spherical atoms: a median or a standard
 #: deviation of (E - Σ E0)/N beyond this comes from E0s of another method, from other units, or from broken frames.
 IMPLAUSIBLE = 20.0
-MODES = ("stop", "warn")
 #: eV of other units of energy.
 UNITS = {
     "Hartree": Hartree,

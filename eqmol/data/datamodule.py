@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from rich.console import RenderableType
 from torch.utils.data import DataLoader
 
-from eqmol.data.atomic_energies import MODES, FreeAtom, read_e0
+from eqmol.data.atomic_energies import FreeAtom, read_e0
 from eqmol.data.comparison import Baseline, Metrics
 from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill, share_of
 from eqmol.data.options import check_choices, check_integers, check_lengths
 from eqmol.data.statistics import Statistics, elements_of
-from eqmol.errors import InputError
+from eqmol.errors import MODES, InputError
 from eqmol.graph import AtomGraph, collate
 from eqmol.graph.contacts import shortest_distances
 from eqmol.graph.electronic import DEFAULT, ElectronicState
@@ -75,20 +75,18 @@ class GraphSets(pl.LightningDataModule):
         implausible: str = "stop",
     ) -> None:
         super().__init__()
-        check_choices(MODES, implausible=implausible)
         self.e0 = read_e0(e0)
         if isinstance(self.e0, dict) and not set(required) <= set(LABELS):
             raise InputError(
                 f"data.e0 gives energies of elements, which belong to a potential, but {', '.join(required)} are trained on; use "
                 "data.e0=fit or keep"
             )
+        check_choices(MODES, implausible=implausible)
         self.implausible = implausible
         check_lengths(cutoff=cutoff)
         check_integers(1, batch_size=batch_size)
         check_integers(0, num_workers=num_workers, seed=seed)
-        for name, limit in (("batch_atoms", batch_atoms), ("batch_edges", batch_edges)):
-            if limit is not None:
-                check_integers(1, **{name: limit})
+        check_integers(1, null=True, batch_atoms=batch_atoms, batch_edges=batch_edges)
         self.cutoff = cutoff
         self.batch_size = batch_size
         self.batch_atoms = batch_atoms

@@ -17,9 +17,11 @@ def wrong(name: str, value: object, wanted: str) -> InputError:
     return InputError(f"data.{name}={given} must be {wanted}")
 
 
-def check_integers(lowest: int, **options: Any) -> None:
-    """Refuse options that are no integers or too low."""
+def check_integers(lowest: int, null: bool = False, **options: Any) -> None:
+    """Refuse options that are no integers or too low; with ``null`` they may be that."""
     for name, value in options.items():
+        if null and value is None:
+            continue
         if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
             raise wrong(name, value, f"an integer of at least {lowest}")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ class Statistics:
         elements: atomic numbers present, ascending.
         e0: energy per element, eV.
         e0_source: per element, where its energy comes from.
-        scale: unit of the network's energies, eV, see :func:`summarise`.
+        scale: unit of the network's energies, eV, see :meth:`Measured.statistics`.
         scale_source: what it was taken from, in words.
         label_scales: what the loss divides errors by, for the labels there are: standard deviation of (E - Σ E0)/N in eV per
             atom ("energy"), root mean square of the components in eV/Å ("forces") and in eV/Å³ ("stress").
@@ -113,7 +112,7 @@ def measure(graphs: Sequence[AtomGraph], known: Mapping[int, FreeAtom], implausi
     Args:
         graphs: training structures, without isolated atoms.
         known: energies of elements that need no fit, see :func:`eqmol.data.atomic_energies.known_energies`.
-        implausible: see :func:`summarise`.
+        implausible: see :class:`Measured`.
 
     Raises:
         InputError: the energies are implausibly far from the sum of the atomic energies.
@@ -122,52 +121,30 @@ def measure(graphs: Sequence[AtomGraph], known: Mapping[int, FreeAtom], implausi
     counts = np.array(
         [[int((graph.atomic_numbers == z).sum()) for z in elements] for graph in graphs], dtype=np.float64
     )
-    energies = np.array([float(graph.energy) if ENERGY in graph else np.nan for graph in graphs])
     num_edges = sum(graph.edge_index.shape[1] for graph in graphs)
     stressed = [graph for graph in graphs if STRESS in graph and bool(graph.stress.isfinite().all())]
-    return summarise(
+    measured = Measured(
         elements,
         counts,
-        energies,
-        known,
-        implausible=implausible,
+        energies=np.array([float(graph.energy) if ENERGY in graph else np.nan for graph in graphs]),
         forces=torch.cat([graph.forces.flatten() for graph in graphs if FORCES in graph] or [torch.zeros(0)]).numpy(),
-        stress=torch.cat([graph.stress.flatten() for graph in stressed] or [torch.zeros(0)]).numpy(),
-        volume=float(np.mean([float(graph.cell.det().abs()) / graph.num_nodes for graph in stressed] or [np.nan])),
         avg_num_neighbors=float(num_edges / counts.sum()),
         sources=[graph.source for graph in graphs],
+        implausible=implausible,
+        stress=torch.cat([graph.stress.flatten() for graph in stressed] or [torch.zeros(0)]).numpy(),
+        volume=float(np.mean([float(graph.cell.det().abs()) / graph.num_nodes for graph in stressed] or [np.nan])),
     )
+    return measured.statistics(known)
 
 
-def summarise(
-    elements: list[int],
-    counts: NDArray[np.float64],
-    energies: NDArray[np.float64],
-    known: Mapping[int, FreeAtom],
-    *,
-    forces: NDArray[np.float64],
-    avg_num_neighbors: float,
-    sources: Sequence[str],
-    implausible: str = "stop",
-    weights: NDArray[np.float64] | None = None,
-    within: NDArray[np.float64] | None = None,
-    stress: NDArray[np.float64] | None = None,
-    volume: float = np.nan,
-) -> Statistics:
-    """Return the statistics of S structures, or of S groups of structures of the same composition.
+@dataclass(frozen=True)
+class Measured:
+    """What statistics are taken of: S structures, or S groups of structures of the same composition.
 
-    Atomic energies are those of ``known``; for other elements, and for what is left of the total energies, linear
-    least squares in float64 on the compositions.
-
-    The scale is the root mean square of the force components (as eV/Å). Where there are none, or none but noise (below
-    ``NOISE`` of what the energies vary), it is the root mean square of (E - Σ E0)/N, or ``SLOPE`` times its standard
-    deviation if that is more; 1 where neither varies.
-
-    Args:
+    Attributes:
         elements: atomic numbers present, ascending.
         counts: [S, elements] atoms of each.
         energies: [S] eV, mean over the group; NaN where there is none.
-        known: energies of elements that need no fit.
         forces: components, eV/Å, of any shape; NaN does not count.
         avg_num_neighbors: mean number of edges that end at an atom.
         sources: names of the structures or of all together, for messages.
@@ -176,84 +153,82 @@ def summarise(
         within: [S] variance of the energies of each group, eV²; None for 0.
         stress: components, eV/Å³, of any shape; None for none.
         volume: mean volume per atom where there is a stress, Å³.
-
-    Raises:
-        InputError: the energies are implausibly far from the sum of the atomic energies.
     """
-    e0, deficiency = _atomic_energies(elements, counts, energies, known, weights)
-    binding = (energies - counts @ e0) / counts.sum(axis=1)
-    labelled = np.isfinite(binding)
-    median = float(np.median(binding[labelled])) if labelled.any() else None
-    fitted = "least squares" if median is not None else "no energies: 0"
-    e0_source = [known[z].source if z in known else fitted for z in elements]
-    deviation = _deviation(binding, counts.sum(axis=1), weights, within) if labelled.any() else None
-    why = None if deviation is None else doubt(elements, counts, energies, e0, e0_source, deviation, sources)
-    if why is not None and implausible == "stop":
-        raise InputError(f"{why.evidence}; {why.remedy}, or train nevertheless with data.implausible=warn")
-    spread = {ENERGY: deviation, FORCES: _root_mean_square(forces), STRESS: _root_mean_square(stress)}
-    scale, scale_source = _scale(spread[FORCES], spread[ENERGY], _root_mean_square(binding))
-    return Statistics(
-        elements=elements,
-        e0=[float(energy) for energy in e0],
-        e0_source=e0_source,
-        scale=scale,
-        scale_source=scale_source,
-        label_scales=_label_scales(spread, volume),
-        avg_num_neighbors=avg_num_neighbors,
-        binding=median,
-        rank_deficiency=deficiency,
-        known=known,
-        doubt=None if why is None else why.evidence,
-        again=partial(
-            summarise,
-            elements,
-            counts,
-            energies,
-            forces=forces,
-            avg_num_neighbors=avg_num_neighbors,
-            sources=sources,
-            implausible=implausible,
-            weights=weights,
-            within=within,
-            stress=stress,
-            volume=volume,
-        ),
-    )
 
+    elements: list[int]
+    counts: NDArray[np.float64]
+    energies: NDArray[np.float64]
+    forces: NDArray[np.float64]
+    avg_num_neighbors: float
+    sources: Sequence[str]
+    implausible: str = "stop"
+    weights: NDArray[np.float64] | None = None
+    within: NDArray[np.float64] | None = None
+    stress: NDArray[np.float64] | None = None
+    volume: float = np.nan
 
-def _atomic_energies(
-    elements: list[int],
-    counts: NDArray[np.float64],
-    energies: NDArray[np.float64],
-    known: Mapping[int, FreeAtom],
-    weights: NDArray[np.float64] | None,
-) -> tuple[NDArray[np.float64], int]:
-    """Return the energy of each element (eV) and how many combinations of the fitted ones are undetermined."""
-    e0 = np.array([known[z].energy if z in known else 0.0 for z in elements])
-    fitted = np.array([z not in known for z in elements])
-    labelled = np.isfinite(energies)
-    if not fitted.any() or not labelled.any():
-        return e0, 0
-    rest = energies[labelled] - counts[labelled] @ e0
-    root = np.ones(len(rest)) if weights is None else np.sqrt(weights[labelled])
-    solution, _, rank, _ = np.linalg.lstsq(root[:, None] * counts[labelled][:, fitted], root * rest, rcond=None)
-    e0[fitted] = solution
-    return e0, int(fitted.sum() - rank)
+    def statistics(self, known: Mapping[int, FreeAtom]) -> Statistics:
+        """Return the statistics, given the energies of elements that need no fit.
 
+        For other elements, and for what is left of the total energies, linear least squares in float64 on the compositions.
 
-def _deviation(
-    binding: NDArray[np.float64],
-    sizes: NDArray[np.float64],
-    weights: NDArray[np.float64] | None,
-    within: NDArray[np.float64] | None,
-) -> float:
-    """Return the standard deviation of (E - Σ E0)/N (eV per atom) over all structures of all groups."""
-    known = np.isfinite(binding)
-    weight = (np.ones_like(binding) if weights is None else weights)[known]
-    variance = np.square(binding[known] - np.average(binding[known], weights=weight))
-    if within is not None:
-        variance = variance + (within / np.square(sizes))[known]
-    return float(np.sqrt(np.average(variance, weights=weight)))
+        The scale is the root mean square of the force components (as eV/Å). Where there are none, or none but noise (below
+        ``NOISE`` of what the energies vary), it is the root mean square of (E - Σ E0)/N, or ``SLOPE`` times its standard
+        deviation if that is more; 1 where neither varies.
+
+        Raises:
+            InputError: the energies are implausibly far from the sum of the atomic energies.
+        """
+        e0, deficiency = self._atomic_energies(known)
+        binding = (self.energies - self.counts @ e0) / self.counts.sum(axis=1)
+        labelled = np.isfinite(binding)
+        median = float(np.median(binding[labelled])) if labelled.any() else None
+        fitted = "least squares" if median is not None else "no energies: 0"
+        e0_source = [known[z].source if z in known else fitted for z in self.elements]
+        deviation, why = None, None
+        if labelled.any():
+            deviation = self._deviation(binding)
+            why = doubt(self.elements, self.counts, self.energies, e0, e0_source, deviation, self.sources)
+        if why is not None and self.implausible == "stop":
+            raise InputError(f"{why.evidence}; {why.remedy}, or train nevertheless with data.implausible=warn")
+        spread = {ENERGY: deviation, FORCES: _root_mean_square(self.forces), STRESS: _root_mean_square(self.stress)}
+        scale, scale_source = _scale(spread[FORCES], spread[ENERGY], _root_mean_square(binding))
+        return Statistics(
+            elements=self.elements,
+            e0=[float(energy) for energy in e0],
+            e0_source=e0_source,
+            scale=scale,
+            scale_source=scale_source,
+            label_scales=_label_scales(spread, self.volume),
+            avg_num_neighbors=self.avg_num_neighbors,
+            binding=median,
+            rank_deficiency=deficiency,
+            known=known,
+            doubt=None if why is None else why.evidence,
+            again=self.statistics,
+        )
+
+    def _atomic_energies(self, known: Mapping[int, FreeAtom]) -> tuple[NDArray[np.float64], int]:
+        """Return the energy of each element (eV) and how many combinations of the fitted ones are undetermined."""
+        e0 = np.array([known[z].energy if z in known else 0.0 for z in self.elements])
+        fitted = np.array([z not in known for z in self.elements])
+        labelled = np.isfinite(self.energies)
+        if not fitted.any() or not labelled.any():
+            return e0, 0
+        counts = self.counts[labelled]
+        rest = self.energies[labelled] - counts @ e0
+        root = np.ones(len(rest)) if self.weights is None else np.sqrt(self.weights[labelled])
+        e0[fitted], _, rank, _ = np.linalg.lstsq(root[:, None] * counts[:, fitted], root * rest, rcond=None)
+        return e0, int(fitted.sum() - rank)
+
+    def _deviation(self, binding: NDArray[np.float64]) -> float:
+        """Return the standard deviation of (E - Σ E0)/N (eV per atom) over all structures of all groups."""
+        known = np.isfinite(binding)
+        weight = (np.ones_like(binding) if self.weights is None else self.weights)[known]
+        variance = np.square(binding[known] - np.average(binding[known], weights=weight))
+        if self.within is not None:
+            variance = variance + (self.within / np.square(self.counts.sum(axis=1)))[known]
+        return float(np.sqrt(np.average(variance, weights=weight)))
 
 
 def _scale(force: float | None, deviation: float | None, binding: float | None) -> tuple[float, str]:

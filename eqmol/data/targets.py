@@ -163,29 +163,41 @@ def nuclear_extent(
     return np.add.reduceat(charge * np.square(arms).sum(axis=1), first) / BOHR**2
 
 
-def targets_table(targets: Sequence[Target], values: Mapping[str, NDArray[np.float64]]) -> Table:
-    """What a person should see of the targets before training, given their values [S, ...] by name."""
+def target_tables(
+    targets: Sequence[Target],
+    values: Mapping[str, NDArray[np.float64]],
+    measured: Mapping[str, Mapping[str, Any]],
+    elements: Sequence[int],
+) -> list[Table]:
+    """What a person should see of targets before training: their labels, and contributions of elements where there are any.
+
+    Args:
+        targets: what is trained on.
+        values: labels [S, ...] by name.
+        measured: see :func:`measure_targets`.
+        elements: those of the contributions.
+    """
     names = ("target", "kind", "unit", "labelled", "mean", "standard deviation", "least", "largest")
-    shown = Table(*names, title="targets of the training set")
-    for column in shown.columns[3:]:
-        column.justify = "right"
+    shown = _table("targets of the training set", names, words=3)
     for target in targets:
         known = values[target.name]
         known = known[np.isfinite(known.reshape(len(known), -1)).all(axis=1)]
         row = (known.mean(), known.std(), known.min(), known.max())
         labelled = f"{len(known)}/{len(values[target.name])}"
         shown.add_row(target.name, target.kind, target.unit, labelled, *(f"{value:.4f}" for value in row))
-    return shown
+    sums = [name for name, entry in measured.items() if any(entry["e0"])]
+    if not sums:
+        return [shown]
+    columns = ("element", *(f"{name} / {measured[name]['unit']}" for name in sums))
+    references = _table("atom references", columns, words=1)
+    for row_number, number in enumerate(elements):
+        references.add_row(chemical_symbols[number], *(f"{measured[name]['e0'][row_number]:.4f}" for name in sums))
+    return [shown, references]
 
 
-def references_table(measured: Mapping[str, Mapping[str, Any]], elements: Sequence[int]) -> Table | None:
-    """Contributions of the elements to targets that are sums over atoms; None if there is none."""
-    names = [name for name, entry in measured.items() if any(entry["e0"])]
-    if not names:
-        return None
-    shown = Table("element", *(f"{name} / {measured[name]['unit']}" for name in names), title="atom references")
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row, number in enumerate(elements):
-        shown.add_row(chemical_symbols[number], *(f"{measured[name]['e0'][row]:.4f}" for name in names))
-    return shown
+def _table(title: str, columns: Sequence[str], words: int) -> Table:
+    """A table whose first columns are text and whose others are numbers."""
+    table = Table(title=title)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < words else "right")
+    return table

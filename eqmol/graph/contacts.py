@@ -11,7 +11,7 @@ import torch
 from ase.data import chemical_symbols, covalent_radii
 from torch import Tensor
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, check_mode
 from eqmol.graph.edges import edge_vectors, name_atoms
 from eqmol.graph.geometric import Data
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 #: Name in model files of the shortest distances of the training set [elements, elements], Å; 0 where none was found.
 SHORTEST: Final = "aux.domain.shortest"
-MODES: Final = ("stop", "warn")
 #: Of the shortest distance of the training set; below it predictions are refused.
 LEAST_OF_TRAINED = 0.7
 #: Of the sum of covalent radii; the same for pairs that the training set lacks or has only unbonded, farther than this sum: at
@@ -95,9 +94,7 @@ class CloseContacts:
     def __init__(
         self, elements: Sequence[int], shortest: Tensor | None, repulsion: bool = False, mode: str = "stop"
     ) -> None:
-        if not isinstance(mode, str) or mode not in MODES:
-            raise InputError(f"close_contacts={mode!r} is unknown; choose from {', '.join(MODES)}")
-        self.mode = mode
+        self.mode = check_mode(mode, "close_contacts")
         self._repulsion = repulsion
         self._index = _index(elements)
         self._number = len(elements)

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 import ase
 import numpy as np
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, at, check_mode
 
 CHARGE: Final = ("charge", "total_charge", "net_charge", "tot_charge", "molecular_charge", "system_charge")
 MULTIPLICITY: Final = ("multiplicity", "spin_multiplicity", "molecular_multiplicity", "mult")
@@ -25,7 +25,6 @@ UNPAIRED: Final = ("unpaired_electrons", "num_unpaired", "n_unpaired", "unpaired
 SPIN: Final = ("spin", "total_spin")
 MAGNETIC_MOMENT: Final = ("magmom", "total_magmom")
 LOWEST: Final = "lowest"
-MODES: Final = ("stop", "warn")
 #: e; a sum of charges per atom that is further from an integer is no total charge but an analysis of a density.
 _ROUNDING = 0.1
 
@@ -101,7 +100,7 @@ def _charge(atoms: ase.Atoms, source: str) -> float | None:
     found = _numbers(atoms, CHARGE, source)
     if len(set(found.values())) > 1:
         given = " and ".join(f"{key}={value:g}" for key, value in found.items())
-        raise InputError(f"{_where(source)}info has {given}, two different charges; remove one of them")
+        raise InputError(f"{at(source)}info has {given}, two different charges; remove one of them")
     if found:
         return next(iter(found.values()))
     if "initial_charges" not in atoms.arrays:
@@ -157,13 +156,13 @@ def _number(value: Any, key: str, source: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{_where(source)}info['{key}'] is {value!r}, not a number; correct it or rename the key")
+        raise InputError(f"{at(source)}info['{key}'] is {value!r}, not a number; correct it or rename the key")
     return number
 
 
 def _count(unpaired: float, key: str, value: float, source: str) -> int:
     if unpaired < 0 or unpaired % 1:
-        raise InputError(f"{_where(source)}info['{key}']={value:g} is no possible spin; correct it or rename the key")
+        raise InputError(f"{at(source)}info['{key}']={value:g} is no possible spin; correct it or rename the key")
     return int(unpaired)
 
 
@@ -172,17 +171,6 @@ def has_magnetic_moments(atoms: ase.Atoms) -> bool:
     results = {} if atoms.calc is None else atoms.calc.results
     moments = [results.get("magmoms"), results.get("magmom"), atoms.arrays.get("initial_magmoms")]
     return bool(atoms.pbc.any()) and any(m is not None and np.abs(np.asarray(m)).max(initial=0) > 0.1 for m in moments)
-
-
-def check_mode(mode: object, name: str) -> str:
-    """``stop`` or ``warn``.
-
-    Raises:
-        InputError: anything else.
-    """
-    if not isinstance(mode, str) or mode not in MODES:
-        raise InputError(f"{name}={mode!r} is unknown; choose stop or warn")
-    return str(mode)
 
 
 class TrainingStates:
@@ -276,7 +264,7 @@ class StateGuard:
         if state.fits(self.trained):
             return
         sentence = (
-            f"{_where(source)}the structure has {state.words()}, but the model was trained on {self.trained.words()} and knows "
+            f"{at(source)}the structure has {state.words()}, but the model was trained on {self.trained.words()} and knows "
             "neither charge nor spin"
         )
         if self.mode == "stop":
@@ -287,7 +275,3 @@ class StateGuard:
         self.different += 1
         if self.different == 1:
             warnings.warn(f"{sentence}; the prediction is for the state of the training set", stacklevel=2)
-
-
-def _where(source: str) -> str:
-    return f"{source}: " if source else ""

@@ -9,7 +9,7 @@ from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from eqmol.errors import InputError, short
+from eqmol.errors import InputError, at, short
 from eqmol.graph.contacts import CloseContacts
 from eqmol.graph.edges import edge_vectors
 from eqmol.graph.geometric import Batch, Data
@@ -153,14 +153,14 @@ def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
     """
     given = np.asarray(numbers)
     if given.ndim != 1 or given.dtype.kind not in "iuf":
-        raise InputError(f"{_where(source)}the atomic numbers are {short(given.tolist())}, not a list of integers")
+        raise InputError(f"{at(source)}the atomic numbers are {short(given.tolist())}, not a list of integers")
     wrong = np.flatnonzero(~np.isin(given, np.arange(1, len(chemical_symbols))))
     if len(wrong) == 0:
         return given.astype(np.int64)
     index, number = wrong[0], given[wrong[0]]
     kind = "is a dummy or ghost atom (X, atomic number 0)" if number == 0 else f"has the atomic number {number}"
     raise InputError(
-        f"{_where(source)}atom {index} {kind}, which is no element (they are 1 to {len(chemical_symbols) - 1}); correct "
+        f"{at(source)}atom {index} {kind}, which is no element (they are 1 to {len(chemical_symbols) - 1}); correct "
         "or remove it"
     )
 
@@ -170,16 +170,16 @@ def _check_values(
 ) -> None:
     """Refuse positions and cells that mean nothing."""
     if len(atoms) == 0:
-        raise InputError(f"{_where(source)}the structure has no atoms")
+        raise InputError(f"{at(source)}the structure has no atoms")
     broken = np.flatnonzero(~np.isfinite(positions).all(axis=1))
     if len(broken) > 0:
         i = broken[0]
-        raise InputError(f"{_where(source)}the position of {_name(atoms, i)} is not finite: {positions[i].tolist()}")
+        raise InputError(f"{at(source)}the position of {_name(atoms, i)} is not finite: {positions[i].tolist()}")
     if not np.isfinite(cell).all():
-        raise InputError(f"{_where(source)}the cell is not finite: {cell.tolist()}")
+        raise InputError(f"{at(source)}the cell is not finite: {cell.tolist()}")
     if pbc.any() and (height := lowest_height(cell[pbc])) < FLAT_CELL:
         raise InputError(
-            f"{_where(source)}the cell {cell.tolist()} is singular along its periodic directions {pbc.tolist()} "
+            f"{at(source)}the cell {cell.tolist()} is singular along its periodic directions {pbc.tolist()} "
             f"(lowest height {height:.3g} Å); give independent lattice vectors, reduced if they are very oblique, or switch the "
             "periodic directions off"
         )
@@ -187,7 +187,7 @@ def _check_values(
     if coarse.any():
         i = int(coarse.argmax())
         raise InputError(
-            f"{_where(source)}{_name(atoms, i)} is at [{', '.join(f'{x:.6g}' for x in positions[i])}] Å, too far from the origin "
+            f"{at(source)}{_name(atoms, i)} is at [{', '.join(f'{x:.6g}' for x in positions[i])}] Å, too far from the origin "
             f"for distances to be exact to {RESOLUTION:g} Å; move the structure to the origin"
         )
 
@@ -205,13 +205,13 @@ def _check_size(
     if (length := extent(positions, cell, pbc)) > MAX_EXTENT_IN_CUTOFFS * cutoff:
         far = np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmax()
         raise InputError(
-            f"{_where(source)}the structure extends over {length:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times "
+            f"{at(source)}the structure extends over {length:.3g} Å, more than {MAX_EXTENT_IN_CUTOFFS:.0f} times "
             f"the cutoff of {cutoff} Å; look at the cell and {_name(atoms, far)} at {positions[far].tolist()}"
         )
     reach = cutoff + neighbors.skin
     if (number := estimate_edges(positions, complete_cell(cell, pbc), pbc, reach)) > max_edges():
         raise InputError(
-            f"{_where(source)}the {len(atoms)} atoms have about {number:.1e} pairs within {reach:g} Å, more than the "
+            f"{at(source)}the {len(atoms)} atoms have about {number:.1e} pairs within {reach:g} Å, more than the "
             f"{max_edges():.1e} that a quarter of this machine's memory holds; see whether the coordinates are in Å and "
             "the cell is right, or give a smaller structure"
         )
@@ -227,8 +227,3 @@ def lowest_height(vectors: NDArray[np.float64]) -> float:
 def _name(atoms: ase.Atoms, index: int) -> str:
     """Return "atom 3 (C)"."""
     return f"atom {index} ({chemical_symbols[int(atoms.numbers[index])]})"
-
-
-def _where(source: str) -> str:
-    """Return the beginning of a message."""
-    return f"{source}: " if source else ""

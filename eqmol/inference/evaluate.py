@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, at
 from eqmol.graph import AtomGraph, NeighborList, check_numbers, collate, from_atoms
 from eqmol.graph.contacts import SHORTEST, CloseContacts
 from eqmol.graph.targets import MOLECULAR, Target
@@ -111,7 +111,7 @@ def _properties(
             continue
         value = values[name][atoms if target.is_atomic else number]
         if not np.isfinite(value).all():
-            raise InputError(f"{_source(graph)}{name} is not finite; the structure is unlike what the model knows")
+            raise InputError(f"{at(graph.source)}{name} is not finite; the structure is unlike what the model knows")
         result[name] = value if value.ndim else float(value)
     for name in ("dipole", "charges"):  # of which a dipole moment is made
         if name in values and name not in targets and not periodic:
@@ -119,16 +119,12 @@ def _properties(
     return result
 
 
-def _source(graph: AtomGraph) -> str:
-    return f"{graph.source}: " if graph.source else ""
-
-
 def _check_elements(model: Predictor, atoms: ase.Atoms, source: str) -> None:
     numbers = check_numbers(atoms.numbers, source)
     unseen = np.flatnonzero(~np.isin(numbers, model.elements))
     if len(unseen):
-        index, where = int(unseen[0]), f"{source}: " if source else ""
-        raise model.unknown_element(f"{where}atom {index} ({ase.data.chemical_symbols[numbers[index]]})")
+        index = int(unseen[0])
+        raise model.unknown_element(f"{at(source)}atom {index} ({ase.data.chemical_symbols[numbers[index]]})")
 
 
 def _check_result(result: Mapping[str, Any], graph: AtomGraph) -> None:
@@ -141,6 +137,6 @@ def _check_result(result: Mapping[str, Any], graph: AtomGraph) -> None:
         symbol = ase.data.chemical_symbols[int(graph.atomic_numbers[index])]
         culprit = f"the energy or force of atom {index} ({symbol})"
     raise InputError(
-        f"{_source(graph)}{culprit} is not finite; atoms are too close to each other, or "
+        f"{at(graph.source)}{culprit} is not finite; atoms are too close to each other, or "
         f"the structure is far outside the training data"
     )

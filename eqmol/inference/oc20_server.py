@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -36,12 +37,9 @@ def write_predictions(
     splits: Mapping[str, Sequence[str | os.PathLike[str]]],
     path: str | os.PathLike[str],
     *,
-    backend: str | None = None,
-    device: str = "cpu",
-    kernels: str | None = None,
-    radial_table: str | None = None,
     batch_size: int = 32,
     close_contacts: str = "stop",
+    **options: Any,
 ) -> dict[str, int]:
     """Predict energies and forces of all frames and write the file for the server.
 
@@ -50,10 +48,9 @@ def write_predictions(
         splits: name ("id", "ood_ads", "ood_cat", "ood_both") -> files or folders of OC20, or shards, one after the other; the
             name "" for arrays without a prefix.
         path: ``.npz``; replaced only when all is predicted.
-        backend, device, kernels: see :func:`eqmol.load`.
-        radial_table: see :func:`eqmol.checkpoint.for_prediction`.
         batch_size: most frames evaluated together.
         close_contacts: see :class:`eqmol.Calculator`.
+        options: backend, device and others of :func:`eqmol.checkpoint.for_prediction`.
 
     Returns:
         The number of frames of each split.
@@ -61,7 +58,7 @@ def write_predictions(
     Raises:
         InputError: no frames, a frame that occurs twice, what the model does not know, or a result that is not finite.
     """
-    potential = for_prediction(model, backend, device, kernels=kernels, radial_table=radial_table)
+    potential = for_prediction(model, **options)
     if not isinstance(potential, Potential):
         raise InputError("the model predicts properties of molecules; the leaderboard asks for energies and forces")
     with replacing(path, "wb") as file:  # opened first: a folder that cannot be written is found at once

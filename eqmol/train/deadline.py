@@ -9,6 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from time import time
 from typing import Any
@@ -27,6 +28,7 @@ MARGIN = 1.5  #: times what one batch tells, until a validation is measured: it 
 JOB_END = "SLURM_JOB_END_TIME"  #: seconds since 1970; SLURM sets it
 
 
+@dataclass(eq=False)
 class Deadline(Callback):
     """Says when to stop the training.
 
@@ -48,30 +50,20 @@ class Deadline(Callback):
         by_job: whether that is because of the queue.
     """
 
-    def __init__(
-        self,
-        clock: stop.Clock,
-        max_time: float | None,
-        job_end: float | None,
-        structures: int,
-        atoms: int,
-        validated: int,
-        console: Console,
-    ):
-        self.clock = clock
-        self.max_time = max_time
-        self.job_end = job_end
-        self.structures = structures
-        self.atoms = atoms
-        self.validated = validated
-        self.console = console
-        self.reserve: float | None = None
-        self.until = math.inf
-        self._estimate = 0.0
-        self._besides = 0.0
-        self.by_job = False
-        self._job: tuple[float, float] | None = None
-        self._validation_began = 0.0
+    clock: stop.Clock
+    max_time: float | None
+    job_end: float | None
+    structures: int
+    atoms: int
+    validated: int
+    console: Console
+    reserve: float | None = field(default=None, init=False)
+    until: float = field(default=math.inf, init=False)
+    by_job: bool = field(default=False, init=False)
+    _estimate: float = field(default=0.0, init=False)
+    _besides: float = field(default=0.0, init=False)
+    _job: tuple[float, float] | None = field(default=None, init=False)
+    _validation_began: float = field(default=0.0, init=False)
 
     @property
     def is_limited(self) -> bool:

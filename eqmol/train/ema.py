@@ -9,8 +9,6 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
-from eqmol.errors import InputError
-
 
 class EMA(WeightAveraging):
     """Average the weights over the steps; validation and the saved model use the average, training the raw weights.
@@ -24,8 +22,6 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float):
-        if not 0.0 <= decay < 1.0:
-            raise InputError(f"trainer.ema_decay={decay} must lie in [0, 1); null switches averaging off")
         super().__init__(use_buffers=False, multi_avg_fn=partial(average_, decay))
 
     def on_load_checkpoint(

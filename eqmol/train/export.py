@@ -1,6 +1,7 @@
 """``model.safetensors``: the best model of a run."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from eqmol.train.ema import EMA
 from eqmol.train.task import Task
 
 
+@dataclass(eq=False)
 class BestModel(Callback):
     """Write the model whenever its validation loss is the lowest so far.
 
@@ -23,13 +25,12 @@ class BestModel(Callback):
         ema: whose averages are saved, or None to save the raw weights.
     """
 
-    def __init__(self, path: Path, run: str, ema: EMA | None):
-        self.path = path
-        self.run = run
-        self.ema = ema
-        self.score = math.inf
-        self.epoch = 0
-        self.improved = False  # by the last validation
+    path: Path
+    run: str
+    ema: EMA | None
+    score: float = field(default=math.inf, init=False)
+    epoch: int = field(default=0, init=False)
+    improved: bool = field(default=False, init=False)  # by the last validation
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare and save."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def columns(task: Task) -> tuple[str, ...]:
     return (*COLUMNS, *(f"val_{name}" for name in tables.columns(task.targets)), "best")
 
 
+@dataclass(eq=False)
 class EpochLog(Callback):
     """Append one row per epoch to ``log.csv``, and the same numbers to the loggers.
 
@@ -36,12 +38,11 @@ class EpochLog(Callback):
         best: says whether the validation improved.
     """
 
-    def __init__(self, path: Path, clock: Clock, best: BestModel):
-        self.path = path
-        self.clock = clock
-        self.best = best
-        self.row: dict[str, float | int | str] = {}
-        self._validated = False
+    path: Path
+    clock: Clock
+    best: BestModel
+    row: dict[str, float | int | str] = field(default_factory=dict, init=False)
+    _validated: bool = field(default=False, init=False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the rows of completed epochs, or begin a new file."""

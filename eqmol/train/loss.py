@@ -54,8 +54,6 @@ class Term:
     def __post_init__(self) -> None:
         if self.loss not in _ERRORS:
             raise InputError(f"unknown loss {self.loss!r}; choose one of {', '.join(_ERRORS)}")
-        if self.delta is not None and self.delta <= 0:
-            raise InputError(f"delta={self.delta} of a Huber loss must be positive")
         if min(self.weight or 0.0, self.final_weight or 0.0) < 0:
             raise InputError(f"a loss weight cannot be negative: {self.weight}, final {self.final_weight}")
 
@@ -119,8 +117,6 @@ class WeightedLoss:
         raise_at: float = 1.0,
         targets: Sequence[Target] = (ENERGY, FORCES, STRESS),
     ) -> None:
-        if not 0.0 <= raise_at <= 1.0:
-            raise InputError(f"task.raise_at={raise_at} must be a fraction of the run, between 0 and 1")
         self.raise_at = raise_at
         self.terms = dict(terms)
         self.targets = {target.name: target for target in targets}

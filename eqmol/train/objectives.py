@@ -171,8 +171,6 @@ class PropertyObjective(Objective):
             raise InputError(f"task.weights has {len(weights)} weights for {len(names)} targets; give one for each")
         if loss not in LOSSES:
             raise InputError(f"task.loss={loss} is unknown; choose one of {', '.join(LOSSES)}")
-        if min(noise, noise_weight) < 0:
-            raise InputError(f"task.noise={noise} and task.noise_weight={noise_weight} must not be negative")
         terms = {
             name: Term(weight, loss=loss) for name, weight in zip(names, weights or [1.0] * len(names), strict=True)
         }

@@ -6,15 +6,16 @@ plain values and tensors only, so it is loaded with ``weights_only=True``. The S
 the comment of its zip archive; :func:`torch.load` reads it all the same.
 """
 
-import hashlib
 import io
 import os
 import random
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -52,10 +53,10 @@ PARTS: dict[str, type] = {
 }
 OWN_PARTS: dict[str, type] = {"format": int, "config": dict, "algorithms": dict, "kernels": dict, "run": str}
 SEAL = b"eqmol sha256 "  #: followed by the digest in hexadecimal digits
-SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
-BLOCK = 2**20  #: bytes read at a time
+SEAL_BYTES = len(SEAL) + 2 * sha256().digest_size
 
 
+@dataclass(eq=False)
 class LastCheckpoint(Callback):
     """Write ``last.ckpt`` at the end of every epoch, every so many minutes, and when the run stops inside an epoch.
 
@@ -72,31 +73,20 @@ class LastCheckpoint(Callback):
         held: raises when the folder is another process's by now.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: dict[str, Any],
-        run: str,
-        clock: Clock,
-        interrupt: Interrupt,
-        deadline: Deadline,
-        minutes: float | None = None,
-        held: Callable[[], None] | None = None,
-    ):
-        self.path = path
-        self.config = config
-        self.run = run
-        self.began = False  # the training, with everything restored
-        self.clock = clock
-        self.interrupt = interrupt
-        self.deadline = deadline
-        self.interval = float("inf") if minutes is None else 60.0 * minutes
-        self.held = held
-        self._saved_at = 0.0  # training time
-        self._inside_epoch = False
-        self._random: list[dict[str, Any]] | None = None
-        self._loader: dict[str, Any] | None = None
-        self._stopped_early = False
+    path: Path
+    config: dict[str, Any]
+    run: str
+    clock: Clock
+    interrupt: Interrupt
+    deadline: Deadline
+    minutes: float | None = None
+    held: Callable[[], None] | None = None
+    began: bool = field(default=False, init=False)  # the training, with everything restored
+    _saved_at: float = field(default=0.0, init=False)  # training time
+    _inside_epoch: bool = field(default=False, init=False)
+    _stopped_early: bool = field(default=False, init=False)
+    _random: list[dict[str, Any]] | None = field(default=None, init=False)
+    _loader: dict[str, Any] | None = field(default=None, init=False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; a run that is complete already does not go on."""
@@ -129,7 +119,8 @@ class LastCheckpoint(Callback):
             trainer.check_val_every_n_epoch = 1  # no run ends with weights that were never validated
         if trainer.is_last_batch:
             return
-        if stop or interrupted or elapsed - self._saved_at >= self.interval:
+        is_due = self.minutes is not None and elapsed - self._saved_at >= 60.0 * self.minutes
+        if stop or interrupted or is_due:
             self._inside_epoch = True
             self._save(trainer)
         if interrupted:
@@ -267,11 +258,10 @@ def load(path: Path) -> dict[str, Any]:
         InputError: not there, damaged, or not a checkpoint of this program.
     """
     try:
-        with open(path, "rb") as file:
-            _check_seal(file)
-            _check_members(file)
-            file.seek(0)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        _check_seal(content)
+        _check_members(content)
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}; resume=auto starts anew when there is none") from None
     except Exception as error:  # torch raises half a dozen kinds for a file that is none
@@ -291,56 +281,34 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     """
     content = io.BytesIO()
     torch.save(checkpoint, content)
-    seal(content)
     with replacing(path, "wb") as file:
-        file.write(content.getbuffer())
+        file.write(seal(content.getvalue()))
 
 
-def seal(file: IO[bytes]) -> None:
-    """Append the SHA-256 of what :func:`torch.save` wrote."""
-    file.seek(-2, os.SEEK_END)
-    if file.read() != b"\0\0":
+def seal(archive: bytes) -> bytes:
+    """Return what :func:`torch.save` wrote, followed by its SHA-256."""
+    if not archive.endswith(b"\0\0"):
         raise ValueError("this is no zip archive without a comment")
-    file.seek(-2, os.SEEK_END)
-    file.write(struct.pack("<H", SEAL_BYTES))  # the length of the comment is the last field of the archive
-    end = file.tell()
-    digest = _digest(file, end)
-    file.seek(end)
-    file.write(SEAL + digest)
+    content = archive[:-2] + struct.pack("<H", SEAL_BYTES)  # the length of the comment is the last field of the archive
+    return content + SEAL + sha256(content).hexdigest().encode()
 
 
-def _check_seal(file: IO[bytes]) -> None:
+def _check_seal(content: bytes) -> None:
     """Compare the content of a file with its SHA-256."""
-    end = file.seek(0, os.SEEK_END) - SEAL_BYTES
-    file.seek(max(end, 0))
-    found = file.read()
-    if end < 0 or not found.startswith(SEAL):
+    body, found = content[:-SEAL_BYTES], content[-SEAL_BYTES:]
+    if not found.startswith(SEAL):
         raise ValueError("it does not end with the checksum that eqmol writes, so it is truncated or not from eqmol")
-    if found != SEAL + _digest(file, end):
+    if found != SEAL + sha256(body).hexdigest().encode():
         raise ValueError("its checksum does not fit its content, so it is damaged")
 
 
-def _digest(file: IO[bytes], end: int) -> bytes:
-    """Return the SHA-256 of the first ``end`` bytes of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    while end > 0:
-        block = file.read(min(BLOCK, end))
-        if not block:
-            raise ValueError("it became shorter while it was read")
-        digest.update(block)
-        end -= len(block)
-    return digest.hexdigest().encode()
-
-
-def _check_members(file: IO[bytes]) -> None:
+def _check_members(content: bytes) -> None:
     """Refuse an archive that unpacks to more than its own size; torch stores everything as it is."""
-    size = file.seek(0, os.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError("its members are compressed")
-    if sum(member.file_size for member in members) > size:
+    if sum(member.file_size for member in members) > len(content):
         raise ValueError("its members are larger than the file")
 
 

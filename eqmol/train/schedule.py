@@ -7,8 +7,9 @@ bit for bit.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from eqmol.errors import InputError
 
@@ -60,23 +61,25 @@ def parse_duration(text: str) -> float:
     return duration
 
 
-class Schedule(Protocol):
-    """A learning rate over a run, as a factor of the optimiser's own."""
+class Schedule(ABC):
+    """A learning rate over a run, as a factor of the optimiser's own; by itself without a memory."""
 
+    @abstractmethod
     def factor(self, step: int, progress: float) -> float:
         """Return the factor for optimiser step ``step`` (from 0) at a fraction ``progress`` of the run."""
 
-    def validated(self, score: float) -> None:
+    def validated(self, score: float) -> None:  # noqa: B027  not every schedule listens
         """Take note of a validation loss."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take over what :meth:`state_dict` returned."""
 
 
-class Cosine:
+class Cosine(Schedule):
     """Linear warm-up, then half a cosine from 1 down to a floor (Loshchilov and Hutter, arXiv:1608.03983, eq. 5).
 
     Args:
@@ -93,18 +96,8 @@ class Cosine:
         cosine = self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
         return _warmup(step, self.warmup_steps) * cosine
 
-    def validated(self, score: float) -> None:
-        """Ignore the score."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the factor depends on the step alone."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
-
-
-class Plateau:
+class Plateau(Schedule):
     """Linear warm-up, then a reduction whenever the validation loss has not improved for a while.
 
     Args:

@@ -1,6 +1,5 @@
 """The configuration of a run: what can be refused before anything is read or written, and objects made from it."""
 
-import math
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -46,7 +45,6 @@ def check(cfg: DictConfig) -> Settings:
     check_targets(cfg)
     check_numbers(cfg)
     check_trainer(cfg.trainer)
-    check_positive("task.optimizer.lr", cfg.task.optimizer.lr)
     max_time = cfg.trainer.max_time
     return Settings(parse_verify(cfg.verify), None if max_time is None else parse_duration(max_time))
 
@@ -76,17 +74,12 @@ def check_trainer(settings: DictConfig) -> None:
         raise InputError(f"trainer.accelerator={settings.accelerator} is unknown; choose {', '.join(ACCELERATORS)}")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator=gpu, but torch finds no GPU here; use trainer.accelerator=cpu")
-    devices = settings.devices
-    if type(devices) is not int or devices < 1:
-        raise InputError(f"trainer.devices={devices} must be a positive integer")
-    if settings.accelerator != "cpu" and torch.cuda.is_available() and devices > torch.cuda.device_count():
+    available = torch.cuda.device_count() if torch.cuda.is_available() else settings.devices
+    if settings.accelerator != "cpu" and settings.devices > available:
         raise InputError(
-            f"trainer.devices={devices}, but torch finds {torch.cuda.device_count()} GPUs here; lower it, or use "
+            f"trainer.devices={settings.devices}, but torch finds {available} GPUs here; lower it, or use "
             "trainer.accelerator=cpu"
         )
-    epochs = settings.max_epochs
-    if epochs is not None and (type(epochs) is not int or epochs < 1):
-        raise InputError(f"trainer.max_epochs={epochs} must be a positive integer, or null with trainer.max_time")
     Budget(settings.max_epochs, None if settings.max_time is None else parse_duration(settings.max_time))
 
 
@@ -96,9 +89,3 @@ def parse_verify(value: Any) -> bool:
     if text not in VERIFY:
         raise InputError(f"verify={value} is unknown; choose on or off")
     return VERIFY[text]
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Refuse what is not a positive number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{name}={value} must be a positive number")

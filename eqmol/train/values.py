@@ -46,6 +46,8 @@ class Number(NamedTuple):
 
 _COUNT, _PART = Number(1, integer=True), Number(high=1)
 NUMBERS = {
+    "trainer.devices": _COUNT,
+    "trainer.max_epochs": _COUNT._replace(null=True),
     "trainer.ema_decay": Number(high=1, high_too=False, null=True),
     "trainer.gradient_clip_val": Number(low_too=False, null=True),
     "trainer.early_stopping": _COUNT._replace(null=True),
@@ -53,6 +55,7 @@ NUMBERS = {
     "trainer.checkpoint_minutes": Number(low_too=False, null=True),
     "trainer.overfit": _COUNT._replace(null=True),
     "model.degree_out": Number(integer=True),
+    "task.optimizer.lr": Number(low_too=False),
     "task.raise_at": _PART,
     "task.noise": Number(),
     "task.noise_weight": Number(),
@@ -62,6 +65,8 @@ NUMBERS = {
     "task.schedule.patience": Number(integer=True),
     "task.schedule.threshold": Number(),
 }
+#: Where classes come from whose options these are.
+OWN = ("eqmol.", "torch.")
 TARGET = {"weight": Number(null=True), "final_weight": Number(null=True), "delta": Number(low_too=False, null=True)}
 
 
@@ -85,7 +90,7 @@ def _given(cfg: DictConfig) -> Iterator[tuple[str, Any, Number]]:
     for option, number in NUMBERS.items():
         group, _, key = option.rpartition(".")
         node = OmegaConf.select(cfg, group)
-        if isinstance(node, DictConfig) and key in node and str(node.get("_target_", "eqmol.")).startswith("eqmol."):
+        if isinstance(node, DictConfig) and key in node and str(node.get("_target_", "eqmol.")).startswith(OWN):
             yield option, node[key], number
     targets = OmegaConf.select(cfg, "task.targets", default={})
     for name, target in targets.items() if isinstance(targets, Mapping | DictConfig) else ():

@@ -1,7 +1,8 @@
 """Times of the algorithms for one operation on the inputs that it really gets."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -84,18 +85,15 @@ def differentiate(function: Callable[[], Any], positional: list[Tensor], constan
                 torch.autograd.grad(ends, [*positional, *weights, *cotangents], ones, allow_unused=True)
 
 
-class needing_gradients:  # noqa: N801 (reads as a function)
+@contextmanager
+def needing_gradients(weights: list[Tensor]) -> Iterator[None]:
     """Weights need gradients inside the block."""
-
-    def __init__(self, weights: list[Tensor]) -> None:
-        self.weights = weights
-
-    def __enter__(self) -> None:
-        for weight in self.weights:
-            weight.requires_grad_()
-
-    def __exit__(self, *_: object) -> None:
-        for weight in self.weights:
+    for weight in weights:
+        weight.requires_grad_()
+    try:
+        yield
+    finally:
+        for weight in weights:
             weight.requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 from rich.console import Console
 
 from eqmol.data.atomic_energies import FreeAtom, free_atoms, is_isolated
-from eqmol.data.statistics import measure, summarise
+from eqmol.data.statistics import Measured, measure
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
 
@@ -206,10 +206,12 @@ def test_groups_of_equal_compositions_are_as_good_as_their_members():
     sizes, compositions = [3, 1, 5, 2], rng.integers(1, 9, (4, 3)).astype(float)
     energies = [compositions[i] @ [-1.0, -5.0, -9.0] + rng.normal(size=n) for i, n in enumerate(sizes)]
     common = {"forces": np.ones(3), "avg_num_neighbors": 4.0, "sources": ["a.xyz"]}
-    every = summarise([1, 6, 8], np.repeat(compositions, sizes, axis=0), np.concatenate(energies), {}, **common)
+    repeated = np.repeat(compositions, sizes, axis=0)
+    every = Measured([1, 6, 8], repeated, np.concatenate(energies), **common).statistics({})
     means = np.array([energy.mean() for energy in energies])
     within = np.array([energy.var() for energy in energies])
-    grouped = summarise([1, 6, 8], compositions, means, {}, weights=np.array(sizes, float), within=within, **common)
+    groups = Measured([1, 6, 8], compositions, means, weights=np.array(sizes, float), within=within, **common)
+    grouped = groups.statistics({})
     assert grouped.label_scales == pytest.approx(every.label_scales)
     assert grouped.e0 == pytest.approx(every.e0, abs=1e-9)
-    assert grouped.e0 != pytest.approx(summarise([1, 6, 8], compositions, means, {}, **common).e0, abs=1e-3)
+    assert grouped.e0 != pytest.approx(Measured([1, 6, 8], compositions, means, **common).statistics({}).e0, abs=1e-3)

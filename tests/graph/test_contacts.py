@@ -193,7 +193,7 @@ def test_warn_predicts(tmp_path):
         warnings.simplefilter("error")
         atoms.rattle(1e-3)
         assert atoms.get_potential_energy() != energy
-    with pytest.raises(InputError, match="close_contacts='never' is unknown; choose from stop, warn"):
+    with pytest.raises(InputError, match="close_contacts='never' is unknown; choose stop or warn"):
         Calculator(trained(), close_contacts="never")
 
 

@@ -16,4 +16,4 @@ def figures() -> None:
 def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs leave the last step of their figures out: it takes longer than they do."""
     if "figures" not in request.fixturenames:
-        monkeypatch.setattr(plots, "_write", lambda figure, path: Path(path).touch())
+        monkeypatch.setattr(plots, "write_png", lambda figure, path: Path(path).touch())

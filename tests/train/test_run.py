@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("trainer.max_epochs=abc", "max_epochs=abc"),
+        ("trainer.max_epochs=abc", "max_epochs='abc'"),
         ("trainer.max_time=1h", "DD:HH:MM:SS"),
         ("trainer.precision=half", "precision=half"),
         ("trainer.accelerator=tpu", "accelerator=tpu"),

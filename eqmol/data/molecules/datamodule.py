@@ -27,7 +27,7 @@ from eqmol.data.options import (
     optional_path,
 )
 from eqmol.data.split_files import SPLITS, read_split, write_split
-from eqmol.data.targets import measure_targets, own_targets, references_table, target_values, targets_table
+from eqmol.data.targets import measure_targets, own_targets, target_tables, target_values
 from eqmol.errors import InputError, printable
 from eqmol.files import expand_paths, named_files, replacing
 from eqmol.graph import AtomGraph, from_atoms
@@ -187,8 +187,7 @@ class MoleculeSets(GraphSets):
         if self._uff:
             shown.append(f"{self._uff} conformers are minimised by UFF, as MMFF94s lacks parameters")
         values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
-        references = references_table(self._properties, self._elements)
-        return [*shown, targets_table(self.targets, values), *([] if references is None else [references])]
+        return [*shown, *target_tables(self.targets, values, self._properties, self._elements)]
 
     def _graphs(self, records: Sequence[Record]) -> tuple[dict[int, Molecule], dict[int, AtomGraph]]:
         """Return molecules and graphs by their number; note what fails."""

@@ -99,8 +99,7 @@ class OC20(GraphSets):
         check_flags(infer_tags=infer_tags, total=total, verify=verify)
         check_fractions(val_fraction=val_fraction)
         check_integers(0, held_out=held_out)
-        if max_neighbors is not None:
-            check_integers(1, max_neighbors=max_neighbors)
+        check_integers(1, null=True, max_neighbors=max_neighbors)
         if kind == IS2RE and FORCES in self.required:
             raise InputError("data.kind=is2re has no forces to train on: set task.targets.forces.weight=0")
         self.folder = optional_path("folder", folder)

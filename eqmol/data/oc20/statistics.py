@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from eqmol.data.atomic_energies import FreeAtom
 from eqmol.data.oc20.graphs import FrameGraphs
-from eqmol.data.statistics import Statistics, summarise
+from eqmol.data.statistics import Measured, Statistics
 
 #: Frames that give the scale of forces and the mean number of neighbours.
 MEASURED = 500
@@ -22,7 +22,8 @@ def measure(
     Args:
         train: the training set.
         elements: atomic numbers, ascending.
-        known, implausible: see :func:`eqmol.data.statistics.summarise`.
+        known: energies of elements that need no fit.
+        implausible: see :class:`eqmol.data.statistics.Measured`.
         source: where the frames come from, for messages.
     """
     library = train.library
@@ -31,11 +32,10 @@ def measure(
     means = np.bincount(place, energy) / sizes
     some = train.spread(MEASURED)
     graphs = [some[i] for i in range(len(some))]
-    return summarise(
+    measured = Measured(
         elements.tolist(),
         library.composition[systems][:, elements].astype(np.float64),
         means,
-        known,
         forces=some.free_forces(),
         avg_num_neighbors=sum(graph.edge_index.shape[1] for graph in graphs) / sum(g.num_nodes for g in graphs),
         sources=[f"{source}, {library.systems[system]}" for system in systems],
@@ -43,6 +43,7 @@ def measure(
         weights=sizes.astype(np.float64),
         within=np.bincount(place, np.square(energy - means[place])) / sizes,
     )
+    return measured.statistics(known)
 
 
 def no_references() -> dict[int, FreeAtom]:

@@ -22,7 +22,7 @@ from eqmol.data.qm9.published import PUBLISHED
 from eqmol.data.qm9.reader import Molecules, read_sdf, read_xyz
 from eqmol.data.qm9.targets import TARGETS
 from eqmol.data.split_files import SPLITS, read_split, write_split
-from eqmol.data.targets import references_table, targets_table
+from eqmol.data.targets import target_tables
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
 from eqmol.molecules.features import expand, measure_features
@@ -67,9 +67,7 @@ class QM9(GraphSets):
                 raise InputError(f"QM9 has no target {name!r}; choose among {', '.join(TARGETS)}")
         self.targets = tuple(TARGETS[name] for name in required)
         self.folder = str(path("folder", folder))
-        for name, size in (("num_train", num_train), ("num_val", num_val)):
-            if size is not None:
-                check_integers(1, **{name: size})
+        check_integers(1, null=True, num_train=num_train, num_val=num_val)
         self.split_sizes = (num_train, num_val)
         self.split_file = optional_path("split_file", split_file)
         check_lists(features=features)
@@ -108,9 +106,7 @@ class QM9(GraphSets):
         if self.features:
             self._inputs = measure_features([inputs[row] for row in rows["train"]], self.features)
         self.train_graphs, self.val_graphs, self.test_graphs = train, val, {"test": test}
-        chosen = np.zeros(len(molecules), dtype=bool)
-        chosen[rows["train"]] = True
-        self._train = molecules.select(chosen)
+        self._train = molecules.select(rows["train"])
         self.is_standard = len(molecules) == CHARACTERIZED and len(train) == STANDARD[0]
 
     def statistics(self) -> dict[str, Any]:
@@ -138,18 +134,14 @@ class QM9(GraphSets):
         for name, graphs in self._sets().items():
             sets.add_row(name, str(len(graphs)))
         train = self._training()
-        measured = statistics.measure(train, self.required)
-        references = references_table(measured, np.unique(train.numbers).tolist())
-        shown: list[RenderableType] = [sets, targets_table(self.targets, statistics.values_of(train, self.required))]
-        return shown if references is None else [*shown, references]
+        values, measured = statistics.values_of(train, self.required), statistics.measure(train, self.required)
+        return [sets, *target_tables(self.targets, values, measured, np.unique(train.numbers).tolist())]
 
     def shortest_distances(self, elements: Sequence[int]) -> torch.Tensor:
         """Return the shortest distance of each pair of elements in the training set, see :mod:`eqmol.graph.contacts`."""
         graphs = self.train_graphs
         assert isinstance(graphs, MoleculeGraphs)
-        chosen = np.zeros(len(graphs.molecules), dtype=bool)
-        chosen[graphs.rows] = True
-        return statistics.shortest_distances(graphs.molecules.select(chosen), elements, self.cutoff)
+        return statistics.shortest_distances(graphs.molecules.select(graphs.rows), elements, self.cutoff)
 
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and, where they bound batches, of edges."""

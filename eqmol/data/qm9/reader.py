@@ -55,8 +55,10 @@ class Molecules:
         rows = slice(self.offsets[index], self.offsets[index + 1])
         return ase.Atoms(numbers=self.numbers[rows], positions=self.positions[rows])
 
-    def select(self, kept: NDArray[np.bool_]) -> "Molecules":
-        """The molecules where ``kept`` [M] is true."""
+    def select(self, chosen: NDArray[np.bool_ | np.int64]) -> "Molecules":
+        """The molecules where ``chosen`` [M] is true, or those of the given rows, in the order that they have here."""
+        kept = np.zeros(len(self), dtype=bool)
+        kept[chosen] = True
         sizes = np.diff(self.offsets)
         atoms = np.repeat(kept, sizes)
         offsets = np.concatenate(([0], np.cumsum(sizes[kept])))

@@ -21,17 +21,16 @@ from eqmol.data.targets import (
     learns_energies,
     measure_targets,
     own_targets,
-    references_table,
+    target_tables,
     target_values,
-    targets_table,
 )
 from eqmol.data.xyz.labels import LabelSummary, complete, has, missing_label
 from eqmol.data.xyz.reader import read_frames, read_target
 from eqmol.data.xyz.stress import Convention, check
-from eqmol.errors import InputError
+from eqmol.errors import MODES, InputError
 from eqmol.files import expand_paths, named_files
 from eqmol.graph import AtomGraph, from_atoms
-from eqmol.graph.electronic import MODES, ElectronicState, TrainingStates
+from eqmol.graph.electronic import ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 from eqmol.graph.targets import MOLECULAR, not_molecular
 
@@ -176,8 +175,7 @@ class FileSets(GraphSets):
             shown += [*labels, statistics.table(), statistics.notes()]
         if self.targets:
             values = {target.name: target_values(target, self.train_graphs) for target in self.targets}
-            references = references_table(self._properties, statistics.elements)
-            shown += [targets_table(self.targets, values), *([] if references is None else [references])]
+            shown += target_tables(self.targets, values, self._properties, statistics.elements)
         return [*shown, *notes]
 
     def read(self, file: Path) -> list[AtomGraph]:
