@@ -5,9 +5,9 @@
     .venv-bench/bin/python -m benchmarks.peers --list
     .venv-bench/bin/python -m benchmarks.peers --output docs/benchmarks                              # everything
 
-Cases are chosen by name, or by its beginning up to a hyphen. Methods: cg, escn, gaunt, grid and the peers e3nn-0.4.4, e3nn-current,
-mace and published; the baseline (e3nn 0.4.4, for powers mace) always runs. `published` is timed when --published names the folder
-efficiency-comparison of a checkout of github.com/lsj2408/Gaunt-Tensor-Product.
+Cases are chosen by name, or by its beginning up to a hyphen. Methods: cg, escn, gaunt, gaunt_fft, grid and the peers e3nn-0.4.4,
+e3nn-current, mace and published; the baseline (e3nn 0.4.4, for powers mace) always runs. `published` is timed when --published
+names the folder efficiency-comparison of a checkout of github.com/lsj2408/Gaunt-Tensor-Product.
 
 A case runs forward and backward in float32, one process per method, in turn, after a warm-up. Columns: medians of process CPU time
 on one thread, wall time on two threads, and the peak of allocated memory of a call; ratios are baseline / method.

@@ -25,8 +25,12 @@ MARKS = {
     "cg": ("tab:blue", "v"),
     "escn": ("tab:cyan", "<"),
     "gaunt": ("tab:orange", "^"),
+    "gaunt_fft": ("tab:brown", ">"),
     "grid": ("tab:green", "P"),
 }
+
+
+KERNELS = os.environ.get("EQMOL_KERNELS") or "auto"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def machine() -> str:
         **{name: version(name) for name in ("torch", "mace-torch", "numpy")},
         "e3nn": f"{version('e3nn')}; e3nn-current is {current}",
         "dtype": "float32",
+        "EQMOL_KERNELS": KERNELS,
     }
     return "".join(f"{key}: {value}\n" for key, value in about.items())
 
@@ -91,7 +96,8 @@ def markdown(rows: list[Row], baseline: str) -> str:
     methods = list(dict.fromkeys(row.method for row in rows))
     by_case = {case: {r.method: r for r in rows if r.case == case} for case in dict.fromkeys(row.case for row in rows)}
     lines = [
-        f"Times faster than {baseline}: CPU on one thread | wall on two threads | memory saved. In brackets: weights per channel.",
+        f"Times faster than {baseline} with `EQMOL_KERNELS={KERNELS}`: CPU on one thread | wall on two threads | memory saved. In "
+        "brackets: weights per channel.",
         "",
         "| case | " + " | ".join(methods) + " |",
         "|---" * (len(methods) + 1) + "|",

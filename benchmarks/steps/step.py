@@ -23,7 +23,7 @@ CONF = Path(__file__).parents[2] / "conf"
 SLAB, SAMPLE = "trajectories/random1000120.traj", "emt_0.extxyz.xz"
 FORCES = ("conservative", "direct")
 #: model of conf/model -> its family and the algorithms that run it
-MODELS = {"gaunt": ("gaunt", ("cg", "escn", "gaunt", "grid")), "equiformer": ("coupled", ("cg", "escn"))}
+MODELS = {"gaunt": ("gaunt", ("cg", "escn", "gaunt", "gaunt_fft", "grid")), "equiformer": ("coupled", ("cg", "escn"))}
 LEARNING_RATE = 1e-4
 
 

@@ -1,4 +1,4 @@
-"""A fifth algorithm: all paths of a product in one dense table. To check it, and to train with it:
+"""An algorithm of one's own: all paths of a product in one dense table. To check it, and to train with it:
 
 python own_algorithm.py
 python own_algorithm.py train backend=dense model=mace data=sample

@@ -19,7 +19,7 @@ SHORT = [*SMALL, "trainer.max_epochs=1", "trainer.accelerator=cpu", "logger=csv"
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a script with options, in a temporary folder and without plots, which take longest."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("eqmol.plots._write", lambda *_: None)
+    monkeypatch.setattr("eqmol.plots.write_png", lambda *_: None)
 
     def run(name: str, *options: str) -> dict[str, Any]:
         monkeypatch.setattr(sys, "argv", [name, *options])
@@ -28,12 +28,12 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_four_backends(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    results = example("four_backends")["results"]
-    assert list(results) == ["cg", "escn", "gaunt", "grid"]
+def test_backends(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    results = example("backends")["results"]
+    assert list(results) == ["cg", "escn", "gaunt", "gaunt_fft", "grid"]
     for other in results.values():
         torch.testing.assert_close(other, results["cg"], rtol=1e-4, atol=1e-4)  # sums of 20 edges in float32
-    assert len(re.findall(r"[\d.]+ ms, differs from cg by", capsys.readouterr().out)) == 4
+    assert len(re.findall(r"[\d.]+ ms, differs from cg by", capsys.readouterr().out)) == 5
 
 
 @pytest.mark.filterwarnings("ignore:.*is an extrapolation:UserWarning")  # few frames

@@ -77,7 +77,7 @@ def test_landing_page_runs(tmp_path: Path) -> None:
     ]
     assert len(blocks) == 1
     (tmp_path / "index.py").write_text(blocks[0], encoding="utf-8")
-    assert len(runpy.run_path(str(tmp_path / "index.py"))["z"]) == 4
+    assert len(runpy.run_path(str(tmp_path / "index.py"))["z"]) == 5
 
 
 @pytest.mark.filterwarnings("ignore:.*is an extrapolation:UserWarning")  # few frames
@@ -103,7 +103,7 @@ def test_a_data_set_of_the_page_is_trained_on(tmp_path: Path, monkeypatch: pytes
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("eqmol.plots._write", lambda *_: None)
+    monkeypatch.setattr("eqmol.plots.write_png", lambda *_: None)
     assert eqmol([*shlex.split(command)[1:], *SHORT]) == 0
     assert (tmp_path / "runs" / "rmd17" / "model.safetensors").exists()
 
