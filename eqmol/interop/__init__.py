@@ -7,6 +7,7 @@ which is that of :mod:`eqmol.so3.layout`.
 
 from eqmol.interop.convolution import Convolution, GauntConvolution
 from eqmol.interop.irreps import Layout, uvu_paths
+from eqmol.interop.mixing import UVWWeights
 from eqmol.interop.product import TensorProduct, replace_products
 
-__all__ = ["Convolution", "GauntConvolution", "Layout", "TensorProduct", "replace_products", "uvu_paths"]
+__all__ = ["Convolution", "GauntConvolution", "Layout", "TensorProduct", "UVWWeights", "replace_products", "uvu_paths"]

@@ -140,7 +140,7 @@ class _Builder:
             places.append(known.setdefault(slot, len(known)))
             degrees.append(ir.l)
         first, second, out = places
-        constant = instruction.path_weight * _sign(*degrees)
+        constant = instruction.path_weight * coupling_sign(*degrees)
         self.paths.append((first, second, out, constant))
         self.is_weighted.append(columns is not None)
         if columns is not None:
@@ -156,7 +156,7 @@ class _Builder:
 
 
 @lru_cache(maxsize=4096)
-def _sign(l1: int, l2: int, l3: int) -> float:
+def coupling_sign(l1: int, l2: int, l3: int) -> float:
     """Of e3nn's 3j symbol relative to eqmol's; both have unit norm."""
     import torch
     from e3nn import o3

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.models.recompute import recompute
-from eqmol.ops.contract import Convolution
+from eqmol.ops.contract import EdgeProduct
 
 
 class Backbone(nn.Module, ABC):
@@ -80,5 +80,5 @@ class Backbone(nn.Module, ABC):
 
 def edge_geometries(model: nn.Module, vectors: Tensor) -> dict[Hashable, Any]:
     """Per-edge tensors of every convolution in a model by its ``geometry_key``, each kind once, from vectors [E, 3]."""
-    convolutions = {m.geometry_key: m for m in model.modules() if isinstance(m, Convolution)}
+    convolutions = {m.geometry_key: m for m in model.modules() if isinstance(m, EdgeProduct)}
     return {key: convolution.geometry(vectors) for key, convolution in convolutions.items()}

@@ -1,6 +1,7 @@
 """First floor: tensor products.
 
-A :class:`Spec` says what is computed, :func:`convolution`, :func:`product` and :func:`power` make the algorithm that computes it:
+A :class:`Spec` says what is computed, :func:`convolution`, :func:`mixing`, :func:`product` and :func:`power` make the algorithm
+that computes it:
 
 >>> import torch
 >>> spec = Spec("product", "gaunt", "so3", 2, 2, 2)
@@ -13,21 +14,23 @@ True
 """
 
 from eqmol.ops.algebra import Algebra
-from eqmol.ops.contract import Convolution, HarmonicConvolution, Power, Product, RadialWeight
+from eqmol.ops.contract import Convolution, HarmonicConvolution, Mixing, Power, Product, RadialWeight
 from eqmol.ops.laws import check
-from eqmol.ops.registry import convolution, power, product, register
+from eqmol.ops.registry import convolution, mixing, power, product, register
 from eqmol.ops.spec import Spec
 
 __all__ = [
     "Algebra",
     "Convolution",
     "HarmonicConvolution",
+    "Mixing",
     "Power",
     "Product",
     "RadialWeight",
     "Spec",
     "check",
     "convolution",
+    "mixing",
     "power",
     "product",
     "register",

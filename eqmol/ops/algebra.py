@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from eqmol.errors import InputError
-from eqmol.ops.contract import Convolution, Product
-from eqmol.ops.registry import Backend, convolution, product
+from eqmol.ops.contract import Convolution, Mixing, Product
+from eqmol.ops.registry import Backend, convolution, mixing, product
 from eqmol.ops.spec import Family, Parity, Spec
 
 
@@ -34,6 +34,13 @@ class Algebra(NamedTuple):
         family = self._family("convolution")
         spec = Spec("convolution", family, self.parity, degree_in, reach, degree_out, order_max=self.order_max)
         return convolution(spec, self.backend)
+
+    def mixing(self, degree_in: int, degree_out: int) -> Mixing:
+        """The mixing between these degrees, of the coupled family; raises as :meth:`convolution` does."""
+        spec = Spec(
+            "mixing", "coupled", self.parity, degree_in, degree_in + degree_out, degree_out, order_max=self.order_max
+        )
+        return mixing(spec, self.backend)
 
     def product(self, degree_in: int, degree_out: int) -> Product:
         """The product of two fields of one degree; raises as :meth:`convolution` does."""

@@ -1,7 +1,7 @@
 """What every algorithm for a tensor product implements.
 
 Operations own no parameters: weights are an argument, so one checkpoint runs under every algorithm. They are twice
-differentiable in features, weights and edge vectors, and never mix channels.
+differentiable in features, weights and edge vectors. Channels never mix, but in a :class:`Mixing`.
 
 Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, W own weights of the spec, H hidden radial features.
 """
@@ -117,10 +117,8 @@ class TensorProduct(Tables, ABC):
         return f"{s.family}, {s.parity}, degree {s.degree_in} -> {s.degree_out}{order}, {s.num_weights} weights"
 
 
-class Convolution(TensorProduct):
-    """message[e] = product of the sender's features with the harmonics of the edge, summed at receivers."""
-
-    operation = "convolution"
+class EdgeProduct(TensorProduct):
+    """A product with the harmonics of edges."""
 
     @property
     @abstractmethod
@@ -130,6 +128,12 @@ class Convolution(TensorProduct):
     @abstractmethod
     def geometry(self, vectors: Tensor) -> Any:
         """Per-edge tensors, opaque to models, from edge vectors [E, 3] in Å of any non-zero length."""
+
+
+class Convolution(EdgeProduct):
+    """message[e] = product of the sender's features with the harmonics of the edge, summed at receivers."""
+
+    operation = "convolution"
 
     @abstractmethod
     def forward(
@@ -170,6 +174,48 @@ class HarmonicConvolution(Convolution):
     def geometry(self, vectors: Tensor) -> Tensor:
         """Harmonics [E, lm]."""
         return spherical_harmonics(unit(vectors), self.degree_geometry)
+
+
+class Mixing(EdgeProduct):
+    """A convolution with weights [W, C, C'] that all edges share, times a factor per edge, order, degree in and channel.
+
+    In the frame of the edge, with the cosines W⁺ and sines W⁻ of order m as matrices from (l1, channel) to (l3, channel),
+
+        y_m = W⁺ (f x_m) + W⁻ (f x_-m),    y_-m = W⁺ (f x_-m) - W⁻ (f x_m)
+
+    Diagonal weights give a :class:`Convolution` of the coupled family. Source: Passaro and Zitnick 2023, arXiv:2302.03655.
+    """
+
+    operation = "mixing"
+
+    @abstractmethod
+    def message(self, x: Tensor, geometry: Any, factors: RadialWeight | None, weight: Tensor) -> Tensor:
+        """Message of every edge.
+
+        Args:
+            x: features [E, lm_in, C] of the edges.
+            geometry: what :meth:`geometry` returned.
+            factors: f, with the matrix [H, F, C] for the F entries of ``spec.own_factors``, or [H, degree_in + 1, C] for one per
+                degree, which all orders share; None: 1.
+            weight: [W, C, C'].
+
+        Returns:
+            [E, lm_out, C'].
+        """
+
+    def forward(
+        self,
+        x: Tensor,
+        geometry: Any,
+        factors: RadialWeight | None,
+        weight: Tensor,
+        senders: Tensor,
+        receivers: Tensor,
+        num_receivers: int,
+    ) -> Tensor:
+        """Sum of the messages of the senders' features x [N, lm_in, C] at every receiver -> [num_receivers, lm_out, C']."""
+        messages = self.message(x.index_select(0, senders), geometry, factors, weight)
+        return messages.new_zeros(num_receivers, *messages.shape[1:]).index_add(0, receivers, messages)
 
 
 class Product(TensorProduct):

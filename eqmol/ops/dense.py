@@ -40,6 +40,32 @@ def convolution(
     return result
 
 
+def mixing(
+    spec: Spec,
+    x: Tensor,
+    vectors: Tensor,
+    factors: RadialWeight | None,
+    weight: Tensor,
+    senders: Tensor,
+    receivers: Tensor,
+    num_receivers: int,
+) -> Tensor:
+    """x [N, lm_in, C], edge vectors [E, 3], weight [W, C, C'], ends [E] -> [num_receivers, lm_out, C'], path after path."""
+    harmonics = spherical_harmonics(unit(vectors), spec.degree_filter)
+    own = weight.expand(len(senders), *weight.shape)
+    if factors is not None:
+        is_shared = factors.matrix.shape[1] == spec.degree_in + 1
+        places = [l1 if is_shared else spec.own_factors.index((m, l1)) for l1, _, _, m in spec.own_weights]
+        own = factors.dense()[:, places].unsqueeze(-1) * weight
+    path_weight = torch.einsum("esio,sp->epio", own, torch.tensor(spec.paths))
+    messages = x.new_zeros(len(senders), dim(spec.degree_out), weight.shape[2])
+    for p, (l1, l2, l3) in enumerate(spec.pair_paths):
+        tensor = torch.tensor(wigner_3j(l1, l2, l3) * spec.path_normalization[p])
+        left, right = x[senders][:, degree_slice(l1)], harmonics[:, degree_slice(l2)]
+        messages[:, degree_slice(l3)] += torch.einsum("uvw,eui,ev,eio->ewo", tensor, left, right, path_weight[:, p])
+    return x.new_zeros(num_receivers, *messages.shape[1:]).index_add(0, receivers, messages)
+
+
 def power(spec: Spec, x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
     """x [N, lm_in, C], weight [groups, W, C], group [N] -> [N, lm_out, C]: Σ over paths and monomials, one at a time."""
     path_weight = torch.einsum("gwc,wp->gpc", weight, torch.tensor(spec.paths))[group]

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from eqmol.errors import InputError
 from eqmol.ops import dense
-from eqmol.ops.contract import Convolution, RadialWeight, TensorProduct, default_dtype
+from eqmol.ops.contract import Convolution, EdgeProduct, Mixing, RadialWeight, TensorProduct, default_dtype
 from eqmol.ops.registry import ALGORITHMS, algorithm, can_run
 from eqmol.ops.spec import Spec
 from eqmol.so3.layout import degrees, dim
@@ -30,6 +30,11 @@ SPECS = [
 ]
 SPECS += [Spec("convolution", "coupled", parity, 2, 4, 2, order_max=1) for parity in ("o3", "so3")]
 SPECS += [Spec("convolution", "coupled", parity, 1, 2, 2).with_separate_paths() for parity in ("o3", "so3")]
+SPECS += [
+    Spec("mixing", "coupled", parity, 2, 3, 1, order_max=order_max)
+    for parity in ("o3", "so3")
+    for order_max in (None, 0)
+]
 SPECS += [
     Spec("power", family, parity, degree_in, 0, degree_out, order)
     for family in ("coupled", "gaunt")
@@ -54,10 +59,16 @@ class Case:
         self, op: TensorProduct, features: Sequence[Tensor], weights: Sequence[Tensor], vectors: Tensor
     ) -> Tensor:
         """The result with other inputs."""
-        if isinstance(op, Convolution):
+        if isinstance(op, EdgeProduct):
             (x,) = features
-            return op(x, op.geometry(vectors), RadialWeight(*weights), self.senders, self.receivers, len(x))
+            ends = self.senders, self.receivers, len(x)
+            return op(x, op.geometry(vectors), RadialWeight(*weights[:2]), *weights[2:], *ends)
         return op(*features, *weights, *([self.group] if self.spec.operation == "power" else []))
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether the operation is one of edges."""
+        return self.spec.operation in ("convolution", "mixing")
 
     def run(self, op: TensorProduct) -> Tensor:
         """The result."""
@@ -65,20 +76,23 @@ class Case:
 
     def leaves(self) -> list[Tensor]:
         """Copies of all inputs that the operation is differentiated by: features, weights, and vectors of a convolution."""
-        vectors = [self.vectors] if self.spec.operation == "convolution" else []
+        vectors = [self.vectors] if self.has_edges else []
         return [t.detach().clone().requires_grad_() for t in (*self.features, *self.weights, *vectors)]
 
     def of_leaves(self, op: TensorProduct, *leaves: Tensor) -> Tensor:
         """The result as a function of :meth:`leaves`."""
         first, second = len(self.features), len(self.features) + len(self.weights)
-        vectors = leaves[-1] if self.spec.operation == "convolution" else self.vectors
+        vectors = leaves[-1] if self.has_edges else self.vectors
         return self.evaluate(op, leaves[:first], leaves[first:second], vectors)
 
     def reference(self) -> Tensor:
         """The result by :mod:`eqmol.ops.dense`."""
-        if self.spec.operation == "convolution":
-            (x,), weight = self.features, RadialWeight(*self.weights)
-            return dense.convolution(self.spec, x, self.vectors, weight, self.senders, self.receivers, len(x))
+        if self.has_edges:
+            (x,), weight = self.features, RadialWeight(*self.weights[:2])
+            ends = self.senders, self.receivers, len(x)
+            if self.spec.operation == "mixing":
+                return dense.mixing(self.spec, x, self.vectors, weight, self.weights[2], *ends)
+            return dense.convolution(self.spec, x, self.vectors, weight, *ends)
         if self.spec.operation == "product":
             x, y = self.features
             return dense.product(self.spec, x, y, self.weights[0].expand(len(x), -1, -1))
@@ -97,6 +111,9 @@ def make_case(
     if spec.operation == "convolution":
         # not contiguous, as a rebased matrix is
         weights = [normal(edges, 2), normal(spec.num_weights, 2, channels).transpose(0, 1)]
+    elif spec.operation == "mixing":
+        weights = [normal(edges, 2), normal(len(spec.own_factors), 2, channels).transpose(0, 1)]
+        weights.append(normal(spec.num_weights, channels, 3))
     elif spec.operation == "product":
         features.append(normal(nodes, dim(spec.degree_filter), channels))
         weights = [normal(spec.num_weights, channels)]
@@ -119,10 +136,11 @@ def equals_the_dense_reference(make: Make, spec: Spec) -> None:
 
 def messages_sum_to_the_convolution(make: Make, spec: Spec) -> None:
     op, case = make(), make_case(spec)
-    if not isinstance(op, Convolution):
+    if not isinstance(op, Convolution | Mixing):
         return
     x = case.features[0]
-    messages = op.message(x[case.senders], op.geometry(case.vectors), RadialWeight(*case.weights))
+    factors = RadialWeight(*case.weights[:2])
+    messages = op.message(x[case.senders], op.geometry(case.vectors), factors, *case.weights[2:])
     summed = x.new_zeros(len(x), *messages.shape[1:]).index_add(0, case.receivers, messages)
     assert_close(summed, case.reference(), atol=TOLERANCE, rtol=0)
 
@@ -189,7 +207,7 @@ def has_functional_gradients(make: Make, spec: Spec) -> None:
 def takes_empty_inputs(make: Make, spec: Spec) -> None:
     """Neither nodes nor edges, or nodes without edges: nothing comes out, and derivatives are zero."""
     op = make()
-    for nodes in (0, 4) if spec.operation == "convolution" else (0,):
+    for nodes in (0, 4) if make_case(spec).has_edges else (0,):
         case = make_case(spec, nodes=nodes, edges=0)
         leaves = case.leaves()
         result = case.of_leaves(op, *leaves)

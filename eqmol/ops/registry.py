@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from eqmol.errors import InputError
-from eqmol.ops.cg import CGConvolution, CGPower, CGProduct
-from eqmol.ops.contract import Convolution, Power, Product, TensorProduct
-from eqmol.ops.escn import ESCNConvolution
+from eqmol.ops.cg import CGConvolution, CGMixing, CGPower, CGProduct
+from eqmol.ops.contract import Convolution, Mixing, Power, Product, TensorProduct
+from eqmol.ops.escn import ESCNConvolution, ESCNMixing
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
 from eqmol.ops.gaunt_fft import GauntFFTConvolution, GauntFFTPower, GauntFFTProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
@@ -27,20 +27,27 @@ class Algorithms(NamedTuple):
     convolution: type[Convolution]
     product: type[Product]
     power: type[Power]
+    mixing: type[Mixing] = CGMixing
     families: tuple[Family, ...] = get_args(Family)
 
     def of(self, operation: Operation) -> type[TensorProduct]:
         """The algorithm for an operation."""
-        return {"convolution": self.convolution, "product": self.product, "power": self.power}[operation]
+        own: dict[Operation, type[TensorProduct]] = {
+            "convolution": self.convolution,
+            "mixing": self.mixing,
+            "product": self.product,
+            "power": self.power,
+        }
+        return own[operation]
 
 
 #: All backends by name, the reference first.
 ALGORITHMS: dict[str, Algorithms] = {
     "cg": Algorithms(CGConvolution, CGProduct, CGPower),
-    "escn": Algorithms(ESCNConvolution, CGProduct, CGPower),
-    "gaunt": Algorithms(GauntConvolution, GauntProduct, GauntPower, ("gaunt",)),
-    "gaunt_fft": Algorithms(GauntFFTConvolution, GauntFFTProduct, GauntFFTPower, ("gaunt",)),
-    "grid": Algorithms(GridConvolution, GridProduct, GridPower, ("gaunt",)),
+    "escn": Algorithms(ESCNConvolution, CGProduct, CGPower, ESCNMixing),
+    "gaunt": Algorithms(GauntConvolution, GauntProduct, GauntPower, families=("gaunt",)),
+    "gaunt_fft": Algorithms(GauntFFTConvolution, GauntFFTProduct, GauntFFTPower, families=("gaunt",)),
+    "grid": Algorithms(GridConvolution, GridProduct, GridPower, families=("gaunt",)),
 }
 #: Names that :func:`register` does not give away; ``auto`` is the choice by measurement.
 RESERVED = frozenset({*ALGORITHMS, "auto"})
@@ -57,8 +64,8 @@ def register(name: str, *algorithms: type[TensorProduct], families: Sequence[Fam
 
     Args:
         name: a letter, then letters, digits and underscores.
-        algorithms: subclasses of :class:`Convolution`, :class:`Product` or :class:`Power`, one per operation. Their constructors
-            raise InputError for a spec that they cannot compute.
+        algorithms: subclasses of :class:`Convolution`, :class:`Mixing`, :class:`Product` or :class:`Power`, one per operation.
+            Their constructors raise InputError for a spec that they cannot compute.
         families: which they compute.
 
     Raises:
@@ -77,14 +84,14 @@ def register(name: str, *algorithms: type[TensorProduct], families: Sequence[Fam
             raise InputError(f"backend {name!r} has two algorithms for the {operation}; give one")
         own[operation] = algorithm
     if not own:
-        raise InputError(f"backend {name!r} has no algorithm; give subclasses of Convolution, Product or Power")
+        raise InputError(f"backend {name!r} has no algorithm; give subclasses of Convolution, Mixing, Product or Power")
     ALGORITHMS[name] = ALGORITHMS["cg"]._replace(**own, families=tuple(families))
 
 
 def _operation_of(algorithm: object) -> str:
     """The operation that a class computes."""
-    if not isinstance(algorithm, type) or not issubclass(algorithm, Convolution | Product | Power):
-        raise InputError(f"{algorithm!r} is no subclass of Convolution, Product or Power of eqmol.ops")
+    if not isinstance(algorithm, type) or not issubclass(algorithm, Convolution | Mixing | Product | Power):
+        raise InputError(f"{algorithm!r} is no subclass of Convolution, Mixing, Product or Power of eqmol.ops")
     if inspect.isabstract(algorithm):
         missing = ", ".join(sorted(algorithm.__abstractmethods__))
         raise InputError(f"{algorithm.__name__} lacks the methods {missing} of a {algorithm.operation}")
@@ -129,6 +136,20 @@ def convolution(spec: Spec, backend: Backend = "cg") -> Convolution:
     """
     made = create(_spec_of("convolution", spec), backend)
     assert isinstance(made, Convolution)
+    return made
+
+
+def mixing(spec: Spec, backend: Backend = "cg") -> Mixing:
+    """The mixing of ``spec`` by the algorithm ``backend``.
+
+    >>> mixing(Spec("mixing", "coupled", "so3", 4, 8, 4, order_max=2), "escn")
+    ESCNMixing(coupled, so3, degree 4 -> 4, filter 8, |m| <= 2, 75 weights)
+
+    Raises:
+        InputError: as :func:`convolution`.
+    """
+    made = create(_spec_of("mixing", spec), backend)
+    assert isinstance(made, Mixing)
     return made
 
 
@@ -188,6 +209,11 @@ def algorithm(spec: Spec, backend: Backend) -> type[TensorProduct]:
     if not can_run(name, spec.family):
         able = " or ".join(other for other in ALGORITHMS if can_run(other, spec.family))
         (own,) = ALGORITHMS[name].families
+        if spec.operation == "mixing":
+            raise InputError(
+                f"backend {name!r} computes the {own} family only and cannot mix channels; use backend {able}, or one name per "
+                f"operation with one of these for mixing"
+            )
         raise InputError(
             f"backend {name!r} computes the {own} family only and cannot run a {spec.operation} of the {spec.family} family; "
             f"use backend {able}, or train with model.family={own}"

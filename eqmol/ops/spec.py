@@ -9,7 +9,8 @@ is the coupled product with path weights w @ paths. Two families:
   weights of their own.
 
 ``order_max`` restricts a coupled convolution to orders |m| <= order_max in the frame of the edge: a smaller space of
-functions, whose own weights are those of the frame (see :func:`eqmol.so3.frames.polar_coupling`).
+functions, whose own weights are those of the frame (see :func:`eqmol.so3.frames.polar_coupling`). A *mixing* is a coupled
+convolution with these weights in which each is a matrix between channels.
 
 ``block_paths`` gives a coupled convolution several results, blocks of channels side by side, each the sum of some of the paths:
 where every path has a block of its own, as in MACE, a linear map afterwards mixes paths and channels together.
@@ -31,7 +32,7 @@ from eqmol.so3.coupling import is_coupled, pairing_factor
 from eqmol.so3.frames import polar_coupling
 from eqmol.so3.symmetric import gaunt_coefficients, gaunt_second_moment, symmetric_paths
 
-Operation = Literal["convolution", "product", "power"]
+Operation = Literal["convolution", "mixing", "product", "power"]
 Family = Literal["coupled", "gaunt"]
 Parity = Literal["o3", "so3"]
 
@@ -55,10 +56,11 @@ class Spec:
     (5, 2)
 
     Attributes:
-        operation: ``convolution`` (features with the harmonics of edges), ``product`` (two features) or ``power``.
+        operation: ``convolution`` (features with the harmonics of edges), ``mixing`` (a convolution that mixes channels),
+            ``product`` (two features) or ``power``.
         family, parity: see the module.
         degree_in: highest degree of the first factor.
-        degree_filter: highest degree of the second factor; 0 for a power.
+        degree_filter: highest degree of the second factor; 0 for a power, ``degree_in + degree_out`` for a mixing.
         degree_out: highest degree of the result.
         order: highest order of a power, 1 for the other operations.
         order_max: highest |m| in the edge frame; None, also for a value that restricts nothing, keeps all.
@@ -67,8 +69,8 @@ class Spec:
             all paths, is one block of all. See :meth:`with_separate_paths`.
 
     Raises:
-        InputError: an unknown name, degrees and orders out of range, or an ``order_max`` or ``block_paths`` that the function does
-            not have.
+        InputError: an unknown name, degrees and orders out of range, an ``order_max`` or ``block_paths`` that the function does
+            not have, or a mixing of another family or filter.
     """
 
     operation: Operation
@@ -93,6 +95,8 @@ class Spec:
                 raise InputError(f"{name}={value!r} must be an integer from 0 to {MAX_DEGREE}")
         if type(self.order) is not int or not 1 <= self.order <= MAX_ORDER:
             raise InputError(f"order={self.order!r} must be an integer from 1 to {MAX_ORDER}")
+        if self.operation == "mixing":
+            self._check_mixing()
         if self.order_max is not None:
             self._check_order_max()
         if self.block_paths is not None:
@@ -113,11 +117,19 @@ class Spec:
             blocks[rank].append(path)
         return replace(self, block_paths=tuple(tuple(block) for block in blocks))
 
+    def _check_mixing(self) -> None:
+        if self.family != "coupled" or self.degree_filter != self.degree_in + self.degree_out:
+            raise InputError(
+                f"a mixing of family={self.family}, degrees {self.degree_in} -> {self.degree_out} and "
+                f"degree_filter={self.degree_filter} is none: it belongs to the coupled family and has degree_filter = degree_in + "
+                f"degree_out"
+            )
+
     def _check_order_max(self) -> None:
         given = f"order_max={self.order_max!r}"
         if type(self.order_max) is not int or self.order_max < 0:
             raise InputError(f"{given} must be an integer of at least 0, or None for all orders")
-        if self.operation != "convolution" or self.family != "coupled":
+        if self.operation not in ("convolution", "mixing") or self.family != "coupled":
             raise InputError(
                 f"{given} restricts convolutions of the coupled family; a {self.operation} of the {self.family} family "
                 f"has no orders to restrict: leave order_max out, or use family coupled"
@@ -207,12 +219,12 @@ class Spec:
         """What each own weight of the gaunt family or of a restricted convolution belongs to.
 
         Convolution and product: (0, l2) for the product f·g, (1, l2) for the curl pairing. Power: (order, l3).
-        Restricted: (l1, l3, 0, m) for the cosine of order m, (l1, l3, 1, m) for the sine.
+        Restricted and mixing: (l1, l3, 0, m) for the cosine of order m, (l1, l3, 1, m) for the sine.
         """
-        if self.order_max is not None:
+        if self._is_framed:
             blocks = sorted({(l1, l3, (l1 + l2 + l3) % 2) for l1, l2, l3 in self.pair_paths})
             return tuple(
-                (l1, l3, odd, m) for l1, l3, odd in blocks for m in range(odd, min(l1, l3, self.order_max) + 1)
+                (l1, l3, odd, m) for l1, l3, odd in blocks for m in range(odd, min(l1, l3, self.highest_order) + 1)
             )
         if self.operation == "power":
             return tuple(
@@ -228,14 +240,29 @@ class Spec:
         """Own weights -> path weights of the coupled product, float64 [num_weights, num_paths]."""
         if not self.has_own_weights:
             return np.eye(self.num_paths)
-        if self.order_max is not None:
+        if self._is_framed:
             return self._restricted_paths()
         return self._gaunt_power_paths() if self.operation == "power" else self._gaunt_pair_paths()
 
     @property
     def has_own_weights(self) -> bool:
         """Whether own weights are others than those of the paths."""
-        return self.family == "gaunt" or self.order_max is not None
+        return self.family == "gaunt" or self._is_framed
+
+    @property
+    def _is_framed(self) -> bool:
+        """Whether own weights are those of the edge frame."""
+        return self.operation == "mixing" or self.order_max is not None
+
+    @property
+    def highest_order(self) -> int:
+        """Highest |m| in the edge frame that couples."""
+        return min(self.degree_in, self.degree_out) if self.order_max is None else self.order_max
+
+    @cached_property
+    def own_factors(self) -> tuple[tuple[int, int], ...]:
+        """Order |m| and degree in of every factor of a mixing."""
+        return tuple((m, l1) for m in range(self.highest_order + 1) for l1 in range(m, self.degree_in + 1))
 
     @property
     def num_weights(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from eqmol.ops.contract import Convolution, TensorProduct
+from eqmol.ops.contract import EdgeProduct, TensorProduct
 from eqmol.tuning.operations import Calls, evaluate, leaf
 
 #: Forward; forward and backward; forward, backward and backward of both.
@@ -36,7 +36,7 @@ class Problem:
         self.vectors = None if entry.vectors is None else leaf(entry.vectors)
         self.inner: Any = None  # the geometry as given to the operation, cut off from the vectors
         self.geometry_key = ""
-        if isinstance(operation, Convolution) and self.vectors is not None:
+        if isinstance(operation, EdgeProduct) and self.vectors is not None:
             self.geometry_key = repr(operation.geometry_key)
             with torch.set_grad_enabled(mode != "energy"):
                 self.inner = tree_map_only(Tensor, leaf, operation.geometry(self.vectors))
@@ -50,7 +50,7 @@ class Problem:
 
     def run_geometry(self) -> None:
         """The geometry alone."""
-        assert isinstance(self.operation, Convolution)
+        assert isinstance(self.operation, EdgeProduct)
         assert self.vectors is not None
         positional = [self.vectors] if self.vectors.requires_grad else []
         differentiate(partial(self.operation.geometry, self.vectors), positional, [], self.mode)

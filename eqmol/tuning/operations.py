@@ -21,7 +21,12 @@ from eqmol.ops.registry import algorithm, candidates, create
 #: The backend that is chosen by measurement.
 AUTO = "auto"
 #: Methods that compute something, apart from ``geometry``.
-COMPUTE = {"convolution": ("forward", "message"), "product": ("forward",), "power": ("forward",)}
+COMPUTE = {
+    "convolution": ("forward", "message"),
+    "mixing": ("forward", "message"),
+    "product": ("forward",),
+    "power": ("forward",),
+}
 
 
 def default_backend(family: object) -> str:

@@ -15,7 +15,7 @@ from eqmol.errors import VerificationError
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
 from eqmol.ops import kernels
-from eqmol.ops.contract import Convolution, TensorProduct
+from eqmol.ops.contract import EdgeProduct, TensorProduct
 from eqmol.tuning.excerpt import excerpt
 from eqmol.tuning.measure import needing_gradients, tensors
 from eqmol.tuning.operations import (
@@ -162,7 +162,7 @@ def _values(operation: TensorProduct, entry: Calls) -> list[Tensor]:
     """Results of the recorded calls and the derivatives of a fixed mixture of them."""
     with torch.inference_mode(False), torch.enable_grad():
         vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()
-        geometry = operation.geometry(vectors) if isinstance(operation, Convolution) and vectors is not None else None
+        geometry = operation.geometry(vectors) if isinstance(operation, EdgeProduct) and vectors is not None else None
         outputs = tensors(evaluate(operation, entry, geometry))
         mixture = _mixture(outputs)
         leaves = [leaf for leaf in tensors((entry.calls, vectors)) if leaf.requires_grad]
@@ -176,7 +176,7 @@ def _second_slopes(operation: TensorProduct, entry: Calls) -> list[Tensor]:
     """Derivatives with respect to all inputs of a mixture of the results and of their derivatives along the positions, if any."""
     with torch.inference_mode(False), torch.enable_grad():
         vectors = None if entry.vectors is None else entry.vectors.detach().requires_grad_()
-        geometry = operation.geometry(vectors) if isinstance(operation, Convolution) and vectors is not None else None
+        geometry = operation.geometry(vectors) if isinstance(operation, EdgeProduct) and vectors is not None else None
         every = [leaf for leaf in tensors((entry.calls, vectors)) if leaf.is_floating_point()]
         moving = [leaf for leaf in every if leaf.requires_grad]
         with needing_gradients([leaf for leaf in every if not leaf.requires_grad]):

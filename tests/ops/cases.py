@@ -46,6 +46,11 @@ BLOCKS = [
     ),
 ]
 PAIRS += RESTRICTED + BLOCKS
+MIXINGS = [
+    Spec("mixing", "coupled", parity, degree_in, degree_in + degree_out, degree_out, order_max=order_max)
+    for parity in ("o3", "so3")
+    for degree_in, degree_out, order_max in ((1, 2, None), (3, 2, 1), (2, 0, None))
+]
 POWERS = [
     Spec("power", family, parity, degree_in, 0, degree_out, order)
     for family in ("coupled", "gaunt")

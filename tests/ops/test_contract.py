@@ -9,7 +9,7 @@ from eqmol.ops import Spec, laws
 from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
 from eqmol.so3.layout import degrees, dim
-from tests.ops.cases import PAIRS, POWERS, runnable, spec_id
+from tests.ops.cases import MIXINGS, PAIRS, POWERS, runnable, spec_id
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -25,6 +25,7 @@ SMALL = [
     Spec("convolution", "coupled", "so3", 1, 1, 1).with_separate_paths(),
     Spec("convolution", "coupled", "o3", 0, 2, 2),
     Spec("convolution", "gaunt", "so3", 2, 3, 0),
+    Spec("mixing", "coupled", "so3", 1, 2, 1),
     Spec("power", "coupled", "o3", 1, 0, 1, 3),
     Spec("power", "gaunt", "o3", 1, 0, 1, 3),
 ]
@@ -34,13 +35,16 @@ HIGH += [Spec("product", "coupled", "o3", 6, 6, 6), Spec("power", "gaunt", "o3",
 
 #: Laws that depend on degrees; the others are tried on small specs.
 EVERYWHERE = (laws.equals_the_dense_reference, laws.messages_sum_to_the_convolution, laws.is_equivariant)
-#: Laws of one operation.
-OF_ONE = {laws.messages_sum_to_the_convolution: "convolution", laws.takes_weights_of_every_node: "product"}
+#: Laws of some operations.
+OF = {
+    laws.messages_sum_to_the_convolution: ("convolution", "mixing"),
+    laws.takes_weights_of_every_node: ("product",),
+}
 LAWS = [
     (law, spec, name)
     for law in laws.LAWS
-    for spec, name in runnable(PAIRS + POWERS if law in EVERYWHERE else SMALL)
-    if OF_ONE.get(law, spec.operation) == spec.operation
+    for spec, name in runnable(PAIRS + MIXINGS + POWERS if law in EVERYWHERE else SMALL)
+    if spec.operation in OF.get(law, (spec.operation,))
 ]
 
 

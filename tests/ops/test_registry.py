@@ -3,9 +3,9 @@
 import pytest
 
 from eqmol.errors import InputError
-from eqmol.ops import Spec, convolution, power, product
+from eqmol.ops import Spec, convolution, mixing, power, product
 from eqmol.ops.registry import ALGORITHMS, algorithm, candidates, create
-from tests.ops.cases import PAIRS, POWERS, spec_id
+from tests.ops.cases import MIXINGS, PAIRS, POWERS, spec_id
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from tests.ops.cases import PAIRS, POWERS, spec_id
         (Spec("convolution", "gaunt", "o3", 0, 2, 1), ("cg",)),
         (Spec("convolution", "gaunt", "o3", 2, 2, 0), ("cg",)),
         (Spec("product", "coupled", "o3", 1, 1, 1), ("cg",)),
+        (Spec("mixing", "coupled", "o3", 1, 2, 1), ("cg", "escn")),
         (Spec("product", "gaunt", "so3", 1, 1, 1), ("cg", "gaunt", "gaunt_fft", "grid")),
         (Spec("power", "gaunt", "o3", 1, 0, 1, 2), ("cg", "gaunt", "gaunt_fft", "grid")),
     ],
@@ -54,13 +55,19 @@ def test_a_mixture_names_one_algorithm_per_operation():
         assert type(create(spec, mixture)) is type(create(spec, name))
 
 
+def test_what_cannot_mix_channels_names_what_can():
+    with pytest.raises(InputError, match=r"'grid' .* cannot mix channels; use backend cg or escn, .* for mixing"):
+        mixing(MIXINGS[0], "grid")
+    assert type(mixing(MIXINGS[0], {"mixing": "escn"})) is type(create(MIXINGS[0], "escn"))
+
+
 def test_unknown_backend_lists_the_known():
     with pytest.raises(InputError, match=r"'gird'.*cg, escn, gaunt, gaunt_fft, grid"):
         create(PAIRS[0], "gird")
 
 
-@pytest.mark.parametrize("make", [convolution, product, power])
-@pytest.mark.parametrize("spec", [PAIRS[0], PAIRS[-20], POWERS[0]], ids=spec_id)
+@pytest.mark.parametrize("make", [convolution, mixing, product, power])
+@pytest.mark.parametrize("spec", [PAIRS[0], MIXINGS[0], PAIRS[-20], POWERS[0]], ids=spec_id)
 def test_public_functions_make_their_operation_and_refuse_others(make, spec):
     if make.__name__ == spec.operation:
         assert type(make(spec)) is algorithm(spec, "cg")

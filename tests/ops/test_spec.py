@@ -45,6 +45,8 @@ def test_a_restriction_that_excludes_nothing_is_none(order_max):
         ({"order_max": 1.0}, "order_max=1.0 must be an integer"),
         ({"family": "gaunt"}, "order_max=1 .* convolution of the gaunt family"),
         ({"operation": "product"}, "order_max=1 .* product of the coupled family"),
+        ({"operation": "mixing", "family": "gaunt"}, "a mixing of family=gaunt"),
+        ({"operation": "mixing", "degree_filter": 4}, "degree_filter=4 is none"),
         ({"degree_filter": 4}, r"degree_filter=4 must be at least degree_in \+ degree_out = 5"),
     ],
     ids=str,

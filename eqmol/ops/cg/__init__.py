@@ -4,7 +4,8 @@ A spec of the gaunt family is run with path weights w @ spec.paths.
 """
 
 from eqmol.ops.cg.convolution import CGConvolution
+from eqmol.ops.cg.mixing import CGMixing
 from eqmol.ops.cg.power import CGPower
 from eqmol.ops.cg.product import CGProduct
 
-__all__ = ["CGConvolution", "CGPower", "CGProduct"]
+__all__ = ["CGConvolution", "CGMixing", "CGPower", "CGProduct"]
