@@ -22,6 +22,7 @@ SIZES = {
     "filter_degree": (integer(0, 16), "highest degree of the edges' harmonics"),
     "correlation": (integer(1, 6), "highest order of the powers"),
     "fields": (integer(1, 16), "differently mixed fields that are raised to powers"),
+    "widen": (integer(1, 64), "blocks of channels with radial weights of their own"),
 }
 
 

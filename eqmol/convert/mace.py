@@ -8,7 +8,7 @@ from eqmol.errors import InputError
 from eqmol.models.mace import MACE, MACELayer
 from eqmol.ops.spec import Spec
 
-SIZES = ("degree", "filter_degree", "channels", "correlation", "fields")
+SIZES = ("degree", "filter_degree", "channels", "correlation", "fields", "widen")
 
 
 def mace_specs(model: nn.Module) -> dict[str, Spec]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,13 +38,18 @@ from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
 class MACELayer(nn.Module):
     """Convolution, symmetric power with weights per element, and a residual per element.
 
-    x -> linear -> convolution / (n m) -> linear to K fields -> power -> linear, then (this + linear of x by element) / √2
+    x -> linear to B blocks -> convolution / (n m) -> linear to K fields -> power -> linear, then
+    (this + linear of x by element) / √2
+
+    Each block has its own radial weights: with as many blocks as paths lead into one degree, the paths of a channel are sums of
+    their own until channels mix, as in MACE.
 
     Args:
         convolution: spec of the convolution, from the features' degree to the degree of the power's input.
         power: spec of the power.
         backend: algorithm, as :func:`eqmol.ops.registry.create` takes it.
         channels: C.
+        widen: largest B, the number of blocks of C channels that are convolved; more than paths into one degree are not made.
         fields: K, how many differently mixed fields are raised to the power.
         num_elements: number of sets of power and residual weights.
         num_bessel, radial_hidden: sizes of the radial network.
@@ -58,6 +64,7 @@ class MACELayer(nn.Module):
         power: Spec,
         backend: Backend,
         channels: int,
+        widen: int,
         fields: int,
         num_elements: int,
         num_bessel: int,
@@ -71,11 +78,12 @@ class MACELayer(nn.Module):
         self.message_scale = 1 / (avg_num_neighbors * message_size)
         self.convolution = ops.convolution(convolution, backend)
         self.power = ops.power(power, backend)
-        self.up = Linear(degree, degree, channels, channels)
+        wide = channels * min(widen, int(np.bincount(convolution.path_degrees).max()))
+        self.up = Linear(degree, degree, channels, wide)
         self.radial = RadialNetwork(
-            num_bessel, radial_hidden, convolution.num_weights, channels, num_elements if pair_radial else 0
+            num_bessel, radial_hidden, convolution.num_weights, wide, num_elements if pair_radial else 0
         )
-        self.mix = Linear(middle, middle, channels, fields * channels)
+        self.mix = Linear(middle, middle, wide, fields * channels)
         self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
         self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)
@@ -127,6 +135,8 @@ class MACE(Backbone):
         degree_out: highest degree of the last layer's features; 1 for direct forces.
         message_size: per layer, what messages are divided by besides ``avg_num_neighbors``; None: 1.
         checkpointing: recompute the activations of each layer in the backward pass: less memory, more time.
+        widen: how many blocks of C channels are convolved, each with radial weights of its own, before they mix to fields; at most
+            as many as a layer has paths into one degree, which then are kept apart as in MACE.
 
     Raises:
         InputError: an argument of the wrong type or out of bounds, or a backend that cannot run the family.
@@ -153,6 +163,7 @@ class MACE(Backbone):
         degree_out: int = 0,
         checkpointing: bool = False,
         message_size: Sequence[float] | None = None,
+        widen: int = 1,
     ) -> None:
         super().__init__()
         check_integer("degree", degree, 0, MAX_DEGREE)
@@ -161,6 +172,7 @@ class MACE(Backbone):
         check_integer("channels", channels, 1, 2048)
         check_integer("layers", layers, 1, 16)
         check_integer("fields", fields, 1, 16)
+        check_integer("widen", widen, 1, 64)
         check_integer("num_bessel", num_bessel, 1, 256)
         check_integer("envelope_exponent", envelope_exponent, 2, 32)
         hidden = check_widths("radial_hidden", radial_hidden)
@@ -188,6 +200,7 @@ class MACE(Backbone):
                 Spec("power", family, parity, filter_degree, 0, degree_out, correlation),
                 backend,
                 channels,
+                widen,
                 fields,
                 len(self.elements),
                 num_bessel,

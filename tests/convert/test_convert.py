@@ -35,6 +35,7 @@ CHANGES = [
     {"fields": 2},
     {"correlation": 3},
     {"degree": 2},
+    {"widen": 2},
     {"filter_degree": 3, "channels": 4},
     {"filter_degree": 3, "correlation": 3},
     {**EVERYTHING, "correlation": 3},

@@ -38,7 +38,7 @@ def graph_of(atoms: Atoms) -> AtomGraph:
 
 #: Models that the laws are tested on, by name.
 VARIANTS: dict[str, dict] = {
-    "mace": {},
+    "mace": {"widen": 2},
     "equiformer": {},
     "equiformer-gate": {"feedforward": "gate", "norm": "rms"},
     "equiformer-nonlinear": {"messages": "nonlinear", "selfmix": True},

@@ -1,13 +1,19 @@
 """The backbone: shapes, shared geometry, variance at initialisation, and arguments that are refused."""
 
+import math
+
 import pytest
 import torch
 from ase import Atoms
 
+from eqmol import ops
 from eqmol.errors import InputError
 from eqmol.graph import collate, edge_vectors
 from eqmol.models import MACE
-from eqmol.so3.layout import dim
+from eqmol.models.mace import MACELayer
+from eqmol.ops import RadialWeight, Spec
+from eqmol.ops.contract import default_dtype
+from eqmol.so3.layout import degree_slice, dim
 from tests.models.systems import ELEMENTS, FAMILIES, graph_of, structures
 
 ARGUMENTS = {
@@ -50,6 +56,42 @@ def test_features_stay_of_order_one_at_initialisation(family: str, backend: str,
         assert 0.1 < x[:, 0].pow(2).mean().sqrt() < 3
 
 
+def test_as_many_blocks_as_paths_keep_paths_apart_until_channels_mix() -> None:
+    with default_dtype(torch.float64):
+        spec = Spec("convolution", "coupled", "o3", 1, 2, 2)
+        power = Spec("power", "coupled", "o3", 2, 0, 1, 1)
+        wide = MACELayer(spec, power, "cg", 4, 9, 1, 1, 3, [8], False, 1.0, 1.0)
+        one = ops.convolution(Spec("convolution", "coupled", "o3", 1, 2, 2), "cg")
+    blocks = wide.up.weight.shape[-1] // 4
+    assert blocks == 3  # (0, 1), (1, 0) and (1, 2) lead to vectors
+    ranks = [sum(l3 == spec.pair_paths[p][2] for p in range(q)) for q, (_, _, l3) in enumerate(spec.pair_paths)]
+    with torch.no_grad():
+        wide.up.weight.copy_(wide.up.weight[..., :4].repeat(1, 1, blocks))
+        for q, rank in enumerate(ranks):
+            for k in range(blocks):
+                wide.radial.matrix[:, q, 4 * k : 4 * k + 4] *= float(k == rank)
+    x, vectors, basis = (torch.randn(*size, dtype=torch.float64) for size in ((5, 4, 4), (7, 3), (7, 3)))
+    senders, receivers = torch.randint(5, (7,)), torch.randint(5, (7,)).sort().values
+    hidden, matrix = wide.radial(basis)
+    geometry = one.geometry(vectors)
+    found = wide.mix(one(wide.up(x), geometry, RadialWeight(hidden, matrix), senders, receivers, 5))
+    expected = torch.zeros_like(found)
+    for q, (_, _, l3) in enumerate(spec.pair_paths):
+        block = slice(4 * ranks[q], 4 * ranks[q] + 4)
+        only = torch.zeros_like(matrix[..., block])
+        only[:, q] = matrix[:, q, block]
+        message = one(wide.up(x)[..., :4], geometry, RadialWeight(hidden, only), senders, receivers, 5)
+        rows = degree_slice(l3)
+        expected[:, rows] += message[:, rows] @ wide.mix.weight[l3, block] / math.sqrt(4 * blocks)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("widen", "blocks"), [(1, [1, 1]), (2, [1, 2]), (64, [1, 3])])
+def test_no_more_blocks_than_paths(widen: int, blocks: list[int]) -> None:
+    model = MACE(**ARGUMENTS | {"widen": widen, "layers": 2})
+    assert [layer.up.weight.shape[-1] // 8 for layer in model.layers] == blocks
+
+
 def test_geometry_is_computed_once_per_kind() -> None:
     model = MACE(**ARGUMENTS | {"layers": 4})
     calls = []
@@ -73,6 +115,7 @@ def test_geometry_is_computed_once_per_kind() -> None:
         ({"layers": 10**9}, "layers=1000000000"),
         ({"channels": 10**5000}, "channels=an integer of more than 30 digits"),
         ({"fields": 0}, "fields=0"),
+        ({"widen": 65}, "widen=65"),
         ({"cutoff": float("nan")}, "cutoff=nan"),
         ({"cutoff": -1.0}, "cutoff=-1.0"),
         ({"cutoff": "5"}, "cutoff='5'"),
