@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from rich.console import RenderableType
 from rich.table import Table
 
-from eqmol.data import duplicates
+from eqmol.data import checks
 from eqmol.data.atomic_energies import free_atoms, is_isolated, known_energies
 from eqmol.data.datamodule import SPLITS, GraphSets
 from eqmol.data.options import by_name, check_choices, check_fractions, check_names
@@ -119,7 +119,7 @@ class FileSets(GraphSets):
         """
         if self._statistics is not None:
             return
-        for option, given in self._files().items():  # before the first is read
+        for option, given in self.files().items():  # before the first is read
             for path in expand_paths(given, option, self.folder):
                 if not path.exists():
                     raise InputError(f"{option}: {path} does not exist")
@@ -167,7 +167,7 @@ class FileSets(GraphSets):
             *self._gaps(),
             *self._doubts,
             *self._states.notes(),
-            *duplicates.notes(self._sets()),
+            *(finding.words for finding in checks.check(self._sets()) if finding.culprit),
         ]
         shown: list[RenderableType] = [sets]
         if self._learns_energies:
@@ -267,8 +267,8 @@ class FileSets(GraphSets):
                 raise InputError(f"{graph.source}: {graph.num_nodes} atoms where an isolated atom should be")
         return graphs
 
-    def _files(self) -> dict[str, Files]:
-        """Return what each option names."""
+    def files(self) -> dict[str, Files]:
+        """Return what each option names, relative to :attr:`folder`."""
         given = {
             TRAIN_FILE: self.train_file,
             "data.val_file": self.val_file,
@@ -281,7 +281,7 @@ class FileSets(GraphSets):
         """Refuse options of a wrong kind and options that contradict one another."""
         if self.train_file is None:
             raise InputError("data.train_file=null names no file; give one with training structures")
-        for option, given in self._files().items():
+        for option, given in self.files().items():
             named_files(given, option)
         if self.val_fraction is not None:
             check_fractions(val_fraction=self.val_fraction)

@@ -66,14 +66,19 @@ class LabelSummary:
 
     def notes(self, keys: Mapping[str, str]) -> list[str]:
         """Return a sentence for each file without a label of whose name it has something, given label -> key."""
+        return [sentence for _, sentence in self.unread(keys)]
+
+    def unread(self, keys: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return the labels of :meth:`notes` and its sentences."""
         found = []
         for (path, label), key in self.similar.items():
             if not any(name == label for name, _ in self.found[path]):
                 option = "virial_key" if "virial" in key.lower() else f"{label}_key"
-                found.append(
+                sentence = (
                     f"{path}: no frame has the {label} under the key '{keys[label]}', though there is '{key}'; rename it, or set "
                     f"data.{option}={key}, if it is meant"
                 )
+                found.append((label, sentence))
         return found
 
 

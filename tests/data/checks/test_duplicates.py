@@ -8,7 +8,7 @@ import pytest
 from ase.build import bulk, molecule
 from ase.io import read
 
-from eqmol.data.duplicates import notes, repeated
+from eqmol.data.checks.duplicates import duplicates, repeated
 from eqmol.graph import from_atoms
 
 
@@ -52,15 +52,29 @@ def test_another_order_cell_or_element_is_another_frame():
 def test_what_is_said():
     frames = rattled(molecule("CH3OH"), 4)
     train = graphs([*frames, frames[1]], [0.0, 1.0, 2.0, 3.0, 1.5])
-    shared, contradiction = notes(
-        {"train": train, "val": graphs(frames[2:3], [2.0]), "test": graphs(frames[3:], [3.0])}
-    )[::2]
+    found = duplicates({"train": train, "val": graphs(frames[2:3], [2.0]), "test": graphs(frames[3:], [3.0])})
+    assert [(finding.check, finding.culprit, finding.frames) for finding in found] == [
+        ("leakage", True, 1),
+        ("leakage", True, 1),
+        ("contradictions", True, 2),
+        ("duplicates", False, 1),
+    ]
+    shared, contradiction = (finding.words for finding in found[::2])
     assert shared.startswith("1 pairs of frames are the same in 'train' and 'val' (first: frame 2 and frame 0)")
     assert (
         "1 pairs of frames have the same structure and different labels (first: frame 1 and frame 4, 0.5 eV apart)"
         in contradiction
     )
-    assert notes({"train": train[:4], "test": []}) == []
+    assert duplicates({"train": train[:4], "test": []}) == []
+
+
+def test_turned_copies_are_nearly_the_same():
+    frames = rattled(molecule("CH3OH"), 6)
+    turned = frames[2].copy()
+    turned.rotate(50, (1, 2, 3))
+    test = graphs([turned, *rattled(molecule("CH3OH"), 9)[8:]])
+    (found,) = duplicates({"train": graphs(frames), "test": test})
+    assert (found.check, found.culprit, found.frames) == ("near duplicates", False, 1)
 
 
 @pytest.mark.realdata

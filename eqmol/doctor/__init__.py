@@ -1,0 +1,1 @@
+"""What is wrong with data, before a model is trained on them: ``eqmol doctor``."""
