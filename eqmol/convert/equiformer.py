@@ -11,6 +11,7 @@ from eqmol.errors import InputError
 from eqmol.models.attention import GraphAttention
 from eqmol.models.equiformer import EdgeDegreeEmbedding
 from eqmol.models.feedforward import ProductFeedForward, SelfMix
+from eqmol.models.so2_attention import MixingLayer
 from eqmol.nn import Linear
 from eqmol.ops.spec import Spec
 
@@ -31,6 +32,8 @@ def fill_equiformer(old: nn.Module, new: nn.Module) -> None:
         new_weight, old_weight = parameters[name].data, before[name].data
         if new_weight.dim() == 2:  # of a product, without radial features
             new_weight, old_weight = new_weight.unsqueeze(0), old_weight.unsqueeze(0)
+        if new_spec.operation == "mixing":  # channels in come first
+            new_weight, old_weight = new_weight.transpose(0, 1), old_weight.transpose(0, 1)
         put_weights(new_weight, old_weight, found.matrix, found.feeds)
         if following is not None:
             inputs = old_weight.shape[2]  # the result of the product is the last part of what the linear map sees
@@ -52,5 +55,7 @@ def _products(model: nn.Module) -> Iterator[tuple[str, Spec, Linear | None]]:
             if part.inner is not None:
                 yield f"{name}.inner_matrix.weight", part.inner.spec, None
             yield f"{name}.matrix.weight", part.convolution.spec, part.down
+        elif isinstance(part, MixingLayer):
+            yield f"{name}.weight", part.mixing.spec, None
         elif isinstance(part, SelfMix | ProductFeedForward):
             yield f"{name}.weight", part.product.spec, part.down

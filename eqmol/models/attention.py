@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from eqmol.errors import InputError
 from eqmol.nn import AttentionLogits, Gate, Linear, PairNetwork, RadialMatrix, attention_weights
 from eqmol.ops import Algebra, Convolution, RadialWeight
+from eqmol.ops.contract import EdgeProduct
 
 MESSAGES = ("linear", "nonlinear")
 
@@ -28,6 +29,7 @@ class Edges(NamedTuple):
         basis: radial basis [E, B].
         envelope: [E], zero at the cutoff.
         geometries: what each kind of convolution needs, by its ``geometry_key``.
+        graphs: [N] graph of each node, where noise of training is that of graphs.
     """
 
     senders: Tensor
@@ -37,14 +39,17 @@ class Edges(NamedTuple):
     basis: Tensor
     envelope: Tensor
     geometries: Mapping[Hashable, Any]
+    graphs: Tensor | None = None
 
-    def geometry(self, convolution: Convolution) -> Any:
+    def geometry(self, convolution: EdgeProduct) -> Any:
         """The geometry of a convolution."""
         return self.geometries[convolution.geometry_key]
 
 
 class AttentionSizes(NamedTuple):
-    """Sizes of the attention: h, A, widths of the radial network, B, number of elements, and mean number of edges."""
+    """Sizes of the attention: h, A, widths of the radial network, B, number of elements, mean number of edges, and width of the
+    elements' embeddings beside the radial basis, if any.
+    """
 
     heads: int
     alpha_channels: int
@@ -52,6 +57,11 @@ class AttentionSizes(NamedTuple):
     num_bessel: int
     num_elements: int
     avg_num_neighbors: float
+    element_channels: int | None = None
+
+    def pair_network(self) -> PairNetwork:
+        """The radial network."""
+        return PairNetwork(self.num_bessel, self.radial_hidden, self.num_elements, self.element_channels)
 
 
 class GraphAttention(nn.Module):
@@ -95,7 +105,7 @@ class GraphAttention(nn.Module):
         hidden, width = sizes.radial_hidden[-1], sizes.heads * sizes.alpha_channels
         self.heads = sizes.heads
         self.scale = math.sqrt(max(sizes.avg_num_neighbors, 1.0))
-        self.radial = PairNetwork(sizes.num_bessel, sizes.radial_hidden, sizes.num_elements)
+        self.radial = sizes.pair_network()
         self.invariants = algebra.convolution(degree_in, degree_in, 0)
         self.alpha_sender = Linear(degree_in, degree_in, channels, width)
         self.alpha_receiver = Linear(degree_in, degree_in, channels, width)

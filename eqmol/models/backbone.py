@@ -46,6 +46,12 @@ class Backbone(nn.Module, ABC):
             ``num_outputs`` times [N, lm, C], the first component a scalar.
         """
 
+    def of_graphs(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, graphs: Tensor
+    ) -> list[Tensor]:
+        """:meth:`forward` where the graph [N] of every node is known, on which noise of training alone may depend."""
+        return self(vectors, species, senders, receivers)
+
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the parameters."""

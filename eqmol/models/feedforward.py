@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
-from eqmol.nn import Gate, Linear, SphereActivation
+from eqmol.nn import Gate, Linear, SphereActivation, SphereNetwork
+from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.ops import Algebra
 from eqmol.so3.layout import dim
 
-FEEDFORWARDS = ("gate", "product", "s2")
+FEEDFORWARDS = ("gate", "grid", "product", "s2")
 
 
 class SelfMix(nn.Module):
@@ -69,15 +70,18 @@ class PointwiseFeedForward(nn.Module):
         sphere: act pointwise on the sphere instead of by gates.
         degree_in, degree_out: highest degrees of input and output, ``degree_out`` not above ``degree_in``.
         channels, hidden: C and F.
+        resolution: of the sphere, see :class:`eqmol.nn.sphere.SphereGrid`.
     """
 
-    def __init__(self, sphere: bool, degree_in: int, degree_out: int, channels: int, hidden: int) -> None:
+    def __init__(
+        self, sphere: bool, degree_in: int, degree_out: int, channels: int, hidden: int, resolution: int | None = None
+    ) -> None:
         super().__init__()
         # gates pass no degree on to another
         degree = degree_in if sphere else degree_out
         self.components = dim(degree)
         self.up = Linear(degree, degree, channels, hidden)
-        self.activation = SphereActivation(degree, degree_out) if sphere else Gate(degree, hidden)
+        self.activation = SphereActivation(degree, degree_out, resolution) if sphere else Gate(degree, hidden)
         self.down = Linear(degree_out, degree_out, hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,8 +89,40 @@ class PointwiseFeedForward(nn.Module):
         return self.down(self.activation(self.up(x[:, : self.components])))
 
 
-def feed_forward(kind: str, algebra: Algebra, degree_in: int, degree_out: int, channels: int, hidden: int) -> nn.Module:
-    """The feed-forward block of a name: ``gate``, ``product`` or ``s2``.
+class GridFeedForward(nn.Module):
+    """Linear map, perceptron at every point of the sphere, linear map; scalars go their own way.
+
+    Source: Liao et al. 2023, arXiv:2306.12059, appendix (feed-forward network with grid MLP).
+
+    Args:
+        degree_in, degree_out: highest degrees of input and output, ``degree_out`` not above ``degree_in``.
+        channels, hidden: C and F.
+        resolution: see :class:`eqmol.nn.sphere.SphereGrid`.
+    """
+
+    def __init__(self, degree_in: int, degree_out: int, channels: int, hidden: int, resolution: int | None) -> None:
+        super().__init__()
+        self.up = Linear(degree_in, degree_in, channels, hidden)
+        self.scalars = Linear(0, 0, channels, hidden)
+        self.network = SphereNetwork(degree_in, degree_out, hidden, resolution)
+        self.down = Linear(degree_out, degree_out, hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, lm_in, C] -> [N, lm_out, C]."""
+        scalars = silu(self.scalars(x).squeeze(1)) * SILU_GAIN
+        return self.down(self.network(self.up(x), scalars))
+
+
+def feed_forward(
+    kind: str,
+    algebra: Algebra,
+    degree_in: int,
+    degree_out: int,
+    channels: int,
+    hidden: int,
+    resolution: int | None = None,
+) -> nn.Module:
+    """The feed-forward block of a name: ``gate``, ``grid``, ``product`` or ``s2``.
 
     Raises:
         InputError: another name.
@@ -94,5 +130,7 @@ def feed_forward(kind: str, algebra: Algebra, degree_in: int, degree_out: int, c
     if kind == "product":
         return ProductFeedForward(algebra, degree_in, degree_out, channels, hidden)
     if kind in ("gate", "s2"):
-        return PointwiseFeedForward(kind == "s2", degree_in, degree_out, channels, hidden)
+        return PointwiseFeedForward(kind == "s2", degree_in, degree_out, channels, hidden, resolution)
+    if kind == "grid":
+        return GridFeedForward(degree_in, degree_out, channels, hidden, resolution)
     raise InputError(f"feedforward={kind!r} is unknown; choose from {', '.join(FEEDFORWARDS)}")

@@ -150,7 +150,10 @@ class Potential(Predictor):
     def _features(self, graph: Data, vectors: Tensor, species: Tensor) -> list[Tensor]:
         """Features of the atoms, followed by those of one atom without neighbours of each element."""
         extended = torch.cat([species, torch.arange(len(self.elements), device=species.device)])
-        return self.backbone(vectors.to(self.dtype), extended, *graph.edge_index)
+        free = torch.arange(len(self.elements), device=species.device) + len(graph.cell)
+        graphs = torch.cat([owners(graph), free])
+        senders, receivers = graph.edge_index
+        return self.backbone.of_graphs(vectors.to(self.dtype), extended, senders, receivers, graphs)
 
     def _properties(self, graph: Data, features: list[Tensor], species: Tensor) -> dict[str, Tensor]:
         """What the heads read, NaN where it has no meaning."""

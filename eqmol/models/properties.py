@@ -202,7 +202,8 @@ class Properties(Predictor):
                 raise not_molecular(self.heads.molecular[0], "the structure")
             species = self.species(graph)
             vectors = edge_vectors(graph)
-            features = self.backbone(vectors.to(self.dtype), species, *graph.edge_index)
+            senders, receivers = graph.edge_index
+            features = self.backbone.of_graphs(vectors.to(self.dtype), species, senders, receivers, owners(graph))
             results = self.heads(features, graph, species, self.inputs(graph).to(self.dtype))
             if self.noise is not None and self.training:
                 results["noise"] = self.noise(features)

@@ -8,9 +8,9 @@ from eqmol.nn.gate import Gate
 from eqmol.nn.linear import GroupLinear, Groups, Linear, group_nodes, pad_degrees
 from eqmol.nn.norm import Norm, NormKind
 from eqmol.nn.parameter_groups import WithMatrices, parameter_groups
-from eqmol.nn.radial import BesselBasis, PairNetwork, RadialMatrix, RadialNetwork
+from eqmol.nn.radial import BesselBasis, GaussianBasis, PairNetwork, RadialMatrix, RadialNetwork
 from eqmol.nn.readout import LinearReadout, NonlinearReadout
-from eqmol.nn.sphere import SphereActivation
+from eqmol.nn.sphere import SphereActivation, SphereNetwork
 
 __all__ = [
     "AttentionLogits",
@@ -18,6 +18,7 @@ __all__ = [
     "DropPath",
     "ElementEmbedding",
     "Gate",
+    "GaussianBasis",
     "GroupLinear",
     "Groups",
     "Linear",
@@ -29,6 +30,7 @@ __all__ = [
     "RadialMatrix",
     "RadialNetwork",
     "SphereActivation",
+    "SphereNetwork",
     "WithMatrices",
     "attention_weights",
     "group_nodes",

@@ -39,6 +39,32 @@ class BesselBasis(nn.Module):
         return torch.sin((math.pi * x).unsqueeze(-1) * self.order) * amplitude.unsqueeze(-1)
 
 
+class GaussianBasis(nn.Module):
+    """Gaussians at equispaced distances from 0 to the cutoff, twice as wide as their spacing. They do not end at the cutoff.
+
+    B_n(r) = c exp(-(r - r_n)² / (8 Δ²)), with c such that their mean square is about one.
+
+    Source: Schütt et al. 2017, arXiv:1706.08566 (SchNet); the width is that of Liao et al. 2023, arXiv:2306.12059.
+
+    Args:
+        cutoff: Å.
+        size: B, at least 2.
+    """
+
+    centers: Tensor
+
+    def __init__(self, cutoff: float, size: int) -> None:
+        super().__init__()
+        self.spacing = cutoff / (size - 1)
+        self.gain = math.sqrt(size / (2 * math.sqrt(math.pi)))
+        self.register_buffer("centers", torch.arange(size) * self.spacing, persistent=False)
+
+    def forward(self, lengths: Tensor) -> Tensor:
+        """Edge lengths [E] in Å -> [E, B]."""
+        distance = (lengths.unsqueeze(-1) - self.centers) / (2 * self.spacing)
+        return self.gain * torch.exp(-distance.square() / 2)
+
+
 class RadialNetwork(WithMatrices):
     """Multilayer perceptron without biases: zero input gives zero output, so weights vanish at the cutoff.
 
@@ -79,27 +105,36 @@ class RadialNetwork(WithMatrices):
 class PairNetwork(WithMatrices):
     """Multilayer perceptron of the radial basis and the elements of both ends. It does not vanish at the cutoff.
 
-    The elements shift the first hidden layer: a table per end stands for an embedding and its linear map.
+    The elements shift the first hidden layer: a table per end stands for an embedding and its linear map. With a width of their
+    own, embeddings stand beside the basis instead.
 
     Args:
         basis: B.
         hidden: widths of the hidden layers, the last is H.
         num_elements: number of elements.
+        width: of embeddings beside the basis; None: tables.
     """
 
     matrices: ClassVar = {"first": 0, "layers": 0}
 
-    def __init__(self, basis: int, hidden: list[int], num_elements: int) -> None:
+    def __init__(self, basis: int, hidden: list[int], num_elements: int, width: int | None = None) -> None:
         super().__init__()
-        self.first = nn.Parameter(torch.randn(basis, hidden[0]))
-        self.sender = nn.Parameter(torch.randn(num_elements, hidden[0]))
-        self.receiver = nn.Parameter(torch.randn(num_elements, hidden[0]))
+        self.is_beside = width is not None
+        inputs, columns = (basis, hidden[0]) if width is None else (basis + 2 * width, width)
+        self.first = nn.Parameter(torch.randn(inputs, hidden[0]))
+        self.sender = nn.Parameter(torch.randn(num_elements, columns))
+        self.receiver = nn.Parameter(torch.randn(num_elements, columns))
         self.layers = nn.ParameterList(torch.randn(a, b) for a, b in pairwise(hidden))
 
     def forward(self, basis: Tensor, sender_species: Tensor, receiver_species: Tensor) -> Tensor:
         """Basis [E, B] and elements of both ends [E] -> hidden features with unit second moment [E, H]."""
-        pair = self.sender.index_select(0, sender_species) + self.receiver.index_select(0, receiver_species)
-        hidden = silu((basis @ (self.first / math.sqrt(len(self.first))) + pair) / math.sqrt(3)) * SILU_GAIN
+        pair = self.sender.index_select(0, sender_species), self.receiver.index_select(0, receiver_species)
+        first = self.first / math.sqrt(len(self.first))
+        if self.is_beside:
+            hidden = torch.cat([basis, *pair], dim=-1) @ first
+        else:
+            hidden = (basis @ first + (pair[0] + pair[1])) / math.sqrt(3)
+        hidden = silu(hidden) * SILU_GAIN
         for weight in self.layers:
             hidden = silu(hidden @ (weight / math.sqrt(len(weight)))) * SILU_GAIN
         return hidden

@@ -72,8 +72,7 @@ class ESCNMixing(Mixing):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.degree, self.order = max(spec.degree_in, spec.degree_out), spec.highest_order
-        # own weights are those of the frame
-        self.add_table("scale", np.diagonal(spec.paths @ edge_frame_blocks(spec)[1])[:, None, None])
+        self.add_table("scale", _frame_scale(spec)[:, None, None])
         rows_in, rows_out = (_rows(degree, self.order) for degree in (spec.degree_in, spec.degree_out))
         self.add_table("by_order_in", np.argsort([_by_order(*row) for row in rows_in]))
         self.add_table("by_degree_out", np.argsort(np.argsort([_by_order(*row) for row in rows_out])))
@@ -132,6 +131,12 @@ class ESCNMixing(Mixing):
         index = self.get_buffer(f"weights{m}{odd}")
         found = weight.index_select(0, index.flatten()).unflatten(0, index.shape)
         return found.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+@lru_cache(maxsize=256)
+def _frame_scale(spec: Spec) -> np.ndarray:
+    """Constants [W] of the own weights of a mixing, which are those of the frame."""
+    return np.diagonal(spec.paths @ edge_frame_blocks(spec)[1])
 
 
 def _rows(degree: int, order: int) -> list[tuple[int, int]]:

@@ -43,6 +43,18 @@ VARIANTS: dict[str, dict] = {
     "equiformer-gate": {"feedforward": "gate", "norm": "rms"},
     "equiformer-nonlinear": {"messages": "nonlinear", "selfmix": True},
 }
+#: Models whose messages mix channels, which are of the coupled family.
+MIXING = {
+    "equiformer-so2": {"messages": "so2", "feedforward": "gate"},
+    "equiformer-v2": {
+        "messages": "so2",
+        "activation": "s2",
+        "order_factors": True,
+        "feedforward": "grid",
+        "basis": "gaussian",
+        "element_channels": 3,
+    },
+}
 COMMON = {"degree": 1, "filter_degree": 2, "channels": 4, "layers": 2, "avg_num_neighbors": 8.0, "num_bessel": 4}
 
 
@@ -57,7 +69,7 @@ def make_model(
     **backbone,
 ) -> Potential:
     """A tiny model with random parameters in the default dtype, in evaluation mode."""
-    sizes = COMMON | {"degree_out": int(forces == "direct")} | VARIANTS[variant] | backbone
+    sizes = COMMON | {"degree_out": int(forces == "direct")} | (VARIANTS | MIXING)[variant] | backbone
     if variant == "mace":
         sizes = {"correlation": 2, "fields": 1, "radial_hidden": [8]} | sizes
     else:

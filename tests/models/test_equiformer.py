@@ -166,7 +166,13 @@ MIXTURE = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"degree_out": 1}, MIXTURE], ids=["plain", "direct", "mixture"])
+PUBLISHED = {"backend": "escn", "family": "coupled", "messages": "so2", "activation": "s2", "feedforward": "grid"}
+PUBLISHED |= {"degree_out": 1, "force_attention": True, "element_channels": 2, "basis": "gaussian"}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"degree_out": 1}, MIXTURE, PUBLISHED], ids=["plain", "direct", "mixture", "published"]
+)
 def test_files(tmp_path: Path, options: dict) -> None:
     model = build(recipe(**options)).eval()
     save(model, tmp_path / "m.safetensors")
@@ -210,8 +216,8 @@ def test_learns_a_few_structures_by_heart(forces: str) -> None:
         ({"heads": 3}, "radial_hidden=.*multiple of heads=3"),
         ({"alpha_channels": 1}, "alpha_channels=1"),
         ({"hidden_channels": 0}, "hidden_channels=0"),
-        ({"messages": "loud"}, "messages='loud' is unknown; choose from linear, nonlinear"),
-        ({"feedforward": "relu"}, "feedforward='relu' is unknown; choose from gate, product, s2"),
+        ({"messages": "loud"}, "messages='loud' is unknown; choose from linear, nonlinear, so2"),
+        ({"feedforward": "relu"}, "feedforward='relu' is unknown; choose from gate, grid, product, s2"),
         ({"norm": "batch"}, "norm='batch' is unknown"),
         ({"selfmix": "yes"}, "selfmix='yes'"),
         ({"drop_path": 1.0}, "drop_path=1.0"),
