@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a model: eqmol train model=mace backend=grid data=xyz data.train_file=train.xyz",
     "predict": "energies and forces of structures, properties of molecules: eqmol predict MODEL in.xyz -o out.xyz",
     "doctor": "what is wrong with data: eqmol doctor train=A.xyz val=B.xyz test=C.xyz",
+    "relax": "relax structures together: eqmol relax MODEL in.xyz -o out.xyz",
     "convert": "a larger model that computes the same: eqmol convert IN OUT --family coupled",
     "report": "what tensor products can express and what they cost here: eqmol report --degree 4 --parity so3",
     "prepare": "files of OC20 into shards: eqmol prepare SOURCE TARGET",

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eqmol.cli.evaluation import add_options, check_outputs, how, load_model
 from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive
 from eqmol.errors import InputError
 from eqmol.files import check_file, ending, expand_paths, replacing, to_disk
@@ -66,44 +67,7 @@ def _parser(program: str) -> Parser:
     )
     add("--conformers", type=positive, default=10, metavar="N", help="structures tried for a SMILES (default: 10)")
     add("--relax", type=one_file, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
-    add(
-        "--backend",
-        metavar="NAME",
-        help="tensor-product algorithm: cg, escn, gaunt, gaunt_fft, grid, or auto for the fastest on the first batch (default: the "
-        "model's)",
-    )
-    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")
-    add(
-        "--verify",
-        choices=("on", "off"),
-        default="on",
-        help="compare the algorithm with the reference on a part of the first batch (default: on)",
-    )
-    add(
-        "--kernels",
-        choices=("auto", "off", "require"),
-        help="compile tensor products for this machine: where there is a compiler, never, or always (default: $EQMOL_KERNELS, "
-        "else auto)",
-    )
-    add(
-        "--radial-table",
-        choices=("auto", "off"),
-        help="read radial weights from tables that are as exact as float32, or evaluate the network (default: $EQMOL_RADIAL_TABLE, "
-        "else auto)",
-    )
-    add(
-        "--close-contacts",
-        choices=("stop", "warn"),
-        default="stop",
-        help="what happens to structures with atoms much closer than any that the model was trained on (default: stop)",
-    )
-    add(
-        "--electronic-state",
-        choices=("stop", "warn"),
-        default="stop",
-        help="what happens to structures that state another charge or spin than the model was trained on (default: stop)",
-    )
+    add_options(parser)
     add("--batch-size", type=positive, default=16, metavar="N", help="structures at a time (default: 16)")
     add("--metrics", type=file_path, metavar="OUT.json", help="also write the errors to this file")
     for label in LABELS:
@@ -136,14 +100,14 @@ def _run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is not None:
             name = option.replace("_", "-")
             raise InputError(f"--{name} is for molecules ({', '.join(MOLECULES)} or --smiles), not for {inputs[0]}")
-    _check_paths(arguments, inputs)
+    check_outputs([arguments.output, arguments.metrics], [arguments.model, *inputs])
     with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
         output = files.enter_context(replacing(arguments.output))
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
         from eqmol.graph.electronic import StateGuard
         from eqmol.inference.comparison import Comparison
 
-        model = _model(arguments)
+        model = load_model(arguments)
         comparison = Comparison(model, _keys(arguments))
         comparison.check(inputs, wanted=metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
@@ -186,18 +150,6 @@ def _keys(arguments: argparse.Namespace) -> dict[str, str]:
     return {label: key for label, key in given.items() if key is not None}
 
 
-def _model(arguments: argparse.Namespace) -> "Predictor":
-    from eqmol.checkpoint import for_prediction
-
-    return for_prediction(arguments.model, **_how(arguments))
-
-
-def _how(arguments: argparse.Namespace) -> dict[str, Any]:
-    """How a model is evaluated, as :func:`eqmol.checkpoint.for_prediction` takes it."""
-    same = {name: getattr(arguments, name) for name in ("backend", "device", "dtype", "kernels", "radial_table")}
-    return same | {"verify": arguments.verify == "on"}
-
-
 def _holds_molecules(path: Path) -> bool:
     return ending(path) in MOLECULES
 
@@ -235,14 +187,12 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
             )
     if arguments.metrics is not None and arguments.smiles is not None:
         raise InputError("--metrics compares with labels, which a SMILES does not have; leave it out")
-    model = _model(arguments)
+    model = load_model(arguments)
     comparison = Comparison(model, _keys(arguments))
     mode = arguments.close_contacts
     relax = None
     if arguments.relax is not None:
-        where = {
-            name: value for name, value in _how(arguments).items() if name in ("device", "kernels", "radial_table")
-        }
+        where = {name: value for name, value in how(arguments).items() if name in ("device", "kernels", "radial_table")}
         relax = Calculator(arguments.relax, close_contacts=mode, **where)
     given = {path: read_table(path, arguments.smiles_column or SMILES) for path in tables}
     kept = len(given) == len(inputs) and len({table.header for table in given.values()}) == 1
@@ -304,7 +254,7 @@ def _run_oc20_server(arguments: argparse.Namespace, console: "Console") -> None:
         arguments.output,
         batch_size=arguments.batch_size,
         close_contacts=arguments.close_contacts,
-        **_how(arguments),
+        **how(arguments),
     )
     _say(console, *(f"{name}{': ' * bool(name)}{n} frames -> {arguments.output}" for name, n in numbers.items()))
 
@@ -322,19 +272,6 @@ def _splits(data: Sequence[str]) -> dict[str, list[Path]]:
             )
         splits.setdefault(name, []).append(path)
     return {name: expand_paths(paths, name, folders=True) for name, paths in splits.items()}
-
-
-def _check_paths(arguments: argparse.Namespace, inputs: Sequence[Path]) -> None:
-    """Refuse to overwrite what is read, and an output whose format could not hold the results."""
-    if arguments.output.suffix not in (".xyz", ".extxyz"):
-        raise InputError(f"{arguments.output}: the output is extended XYZ; give a name that ends in .xyz or .extxyz")
-    targets = [path for path in (arguments.output, arguments.metrics) if path is not None]
-    for target in targets:
-        for source in (arguments.model, *inputs):
-            if target.exists() and source.exists() and target.samefile(source):
-                raise InputError(f"{target} would overwrite the input {source}; give another name")
-    if len(targets) == 2 and targets[0].resolve() == targets[1].resolve():
-        raise InputError(f"{targets[0]} cannot hold both the structures and the metrics; give two names")
 
 
 def _predict_files(

@@ -40,7 +40,7 @@ def write_frame(file: IO[str], atoms: ase.Atoms) -> None:
             info.setdefault(key, value)
     if "stress" in info and np.shape(info["stress"]) == (6,):
         info["stress"] = voigt_6_to_full_3x3_stress(info["stress"])
-    movable = _move_mask(atoms)
+    movable = move_mask(atoms)
     if not movable.all():
         columns["move_mask"] = movable
     file.write(f"{len(atoms)}\n{_comment(atoms, info, columns)}\n")
@@ -90,7 +90,7 @@ def _format(name: str, column: NDArray[Any], num_atoms: int) -> list[str]:
     return text
 
 
-def _move_mask(atoms: ase.Atoms) -> NDArray[np.bool_]:
+def move_mask(atoms: ase.Atoms) -> NDArray[np.bool_]:
     """False where an atom [N] or a coordinate [N, 3] is fixed."""
     movable = np.ones((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:

@@ -1,0 +1,152 @@
+"""``eqmol relax MODEL IN -o OUT``: relax structures, many in one graph."""
+
+import argparse
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eqmol.cli.evaluation import add_options, check_outputs, load_model
+from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive, positive_number
+from eqmol.errors import InputError
+from eqmol.files import check_file, expand_paths
+
+if TYPE_CHECKING:
+    from eqmol.inference.relax import Relaxer, Start
+
+FAILURES = 20  #: structures without a result that are named on the screen
+
+
+def main(argv: Sequence[str] | None = None, program: str = "eqmol relax") -> int:
+    """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM."""
+    limit_threads()
+    interrupted = "interrupted; the same command continues"
+    code = exit_code(lambda: _run(_parser(program).parse_args(argv)), interrupted)
+    return leave(code) if argv is None else code
+
+
+def _parser(program: str) -> Parser:
+    parser = Parser(
+        prog=program,
+        description="Relax structures at fixed cells, many in one graph; each stops by itself. Atoms and coordinates that the file "
+        "fixes (FixAtoms, FixCartesian, move_mask) stay where they are.",
+        epilog="The output is the input at the last positions, with eqmol_energy (eV), eqmol_forces (eV/Å), eqmol_converged, "
+        "eqmol_steps, eqmol_fmax (eV/Å) and eqmol_source; structures that cannot be computed have eqmol_problem. While it works, "
+        "OUT.progress beside the output holds what is done; after any end of the process the same command continues.",
+    )
+    add = parser.add_argument
+    add("model", type=one_file, metavar="MODEL", help="model.safetensors of a training run, with energies and forces")
+    add(
+        "input",
+        nargs="+",
+        metavar="IN",
+        help="structures in any format that ASE reads, also .gz; several files and patterns like 'runs/*.xyz' are relaxed together",
+    )
+    add("-o", "--output", type=file_path, required=True, metavar="OUT", help="extended XYZ file to write")
+    add("--optimizer", choices=("lbfgs", "fire"), default="lbfgs", help="how steps are taken (default: lbfgs)")
+    add(
+        "--fmax",
+        type=positive_number,
+        default=0.05,
+        metavar="F",
+        help="a structure is relaxed when no movable atom feels a larger force, eV/Å (default: 0.05)",
+    )
+    add("--steps", type=positive, default=500, metavar="N", help="most steps of a structure (default: 500)")
+    add(
+        "--max-step",
+        type=positive_number,
+        default=0.2,
+        metavar="D",
+        help="farthest an atom goes in a step of lbfgs, or all coordinates in one of fire, Å (default: 0.2)",
+    )
+    add(
+        "--trajectory", type=file_path, metavar="ALL.xyz", help="also write every step of one structure after the other"
+    )
+    add("--batch-size", type=positive, default=16, metavar="N", help="structures in one graph (default: 16)")
+    add_options(parser)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    inputs = expand_paths(arguments.input, "IN")
+    for path in inputs:
+        check_file(path)
+    check_outputs([arguments.output, arguments.trajectory], [arguments.model, *inputs])
+    from eqmol.inference.relax import Settings
+    from eqmol.inference.relax_files import STATE, progress_folder, relax_files
+    from eqmol.inference.relax_report import Outcomes
+    from eqmol.models import Potential
+    from eqmol.train.lock import FolderLock
+
+    model = load_model(arguments)
+    if not isinstance(model, Potential):
+        raise InputError(f"{arguments.model} predicts properties of molecules and no forces; give a potential")
+    settings = Settings(arguments.optimizer, arguments.fmax, arguments.steps, arguments.max_step, arguments.batch_size)
+    folder = progress_folder(arguments.output)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {arguments.output}: {error.strerror}; check the folder") from None
+    lock = FolderLock(folder, str(folder))
+    try:
+        relax_files(
+            model,
+            _starts(inputs),
+            arguments.output,
+            settings,
+            trajectory=arguments.trajectory,
+            options={
+                "model": hashlib.sha256(arguments.model.read_bytes()).hexdigest(),
+                "input": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in inputs],
+            },
+            close_contacts=arguments.close_contacts,
+            electronic_state=arguments.electronic_state,
+            tell=_Screen(),
+        )
+    finally:
+        lock.release()
+        if not (folder / STATE).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+    console = Console()
+    outcomes = Outcomes.read(arguments.output)
+    for problem in outcomes.problems[:FAILURES]:
+        console.print(problem, soft_wrap=True, highlight=False, markup=False)
+    if len(outcomes.problems) > FAILURES:
+        console.print(f"and {len(outcomes.problems) - FAILURES} more, see eqmol_problem in {arguments.output}")
+    console.print(f"{outcomes.words()} -> {arguments.output}", soft_wrap=True, highlight=False, markup=False)
+    if len(outcomes.problems) == outcomes.number:
+        raise InputError("no structure could be relaxed; the reasons are above")
+
+
+def _starts(inputs: Sequence[Path]) -> "Iterator[Start]":
+    from eqmol.data.xyz.reader import read_frames
+
+    for path in inputs:
+        for atoms, _, source in read_frames(path, unusable=lambda label, reason: None):
+            yield atoms, source
+
+
+class _Screen:
+    """Shows how far the work is: on a terminal always, elsewhere with each state that is kept."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._status = self._console.status("relaxing")
+        if self._console.is_terminal:
+            self._status.start()
+
+    def __call__(self, relaxer: "Relaxer", finished: int, saved: bool) -> None:
+        largest = max((one.largest for one in relaxer.active), default=0.0)
+        steps = max((one.steps for one in relaxer.active), default=0)
+        words = f"{finished} relaxed, {len(relaxer.active)} on their way, up to step {steps} and {largest:.3g} eV/Å"
+        if self._console.is_terminal:
+            self._status.update(words)
+            if not relaxer.active:
+                self._status.stop()
+        elif saved:
+            self._console.print(words, soft_wrap=True, highlight=False)

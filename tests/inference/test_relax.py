@@ -1,0 +1,326 @@
+"""Relaxations in one graph: the steps of ASE's optimisers one by one, stopping alone, going on after any end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import pytest
+from ase.build import bulk, fcc111, molecule
+from ase.constraints import FixAtoms, FixBondLengths, FixCartesian
+from ase.io import read, write
+from ase.optimize import FIRE, LBFGS
+
+import eqmol
+from eqmol.checkpoint import save
+from eqmol.cli.main import main
+from eqmol.graph.electronic import StateGuard
+from eqmol.inference import relax_files
+from eqmol.inference.optimizers import OPTIMIZERS
+from eqmol.inference.relax import Relaxation, Relaxer, Settings
+from eqmol.models import Potential
+from tests.recipes import model
+
+ASE = {"lbfgs": LBFGS, "fire": FIRE}
+
+
+@pytest.fixture(scope="module")
+def potential() -> Potential:
+    return model()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, potential: Potential) -> Path:
+    file = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save(potential, file)
+    return file
+
+
+def crystal(seed: int, distance: float = 0.1) -> ase.Atoms:
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(distance, seed=seed)
+    return atoms
+
+
+def slab() -> ase.Atoms:
+    """Copper of which two atoms are fixed, and a third but for its height."""
+    atoms = fcc111("Cu", (1, 1, 4), vacuum=5.0)
+    atoms.rattle(0.1, seed=1)
+    atoms.info.clear()
+    atoms.set_constraint([FixAtoms([0, 1]), FixCartesian(2, [True, True, False])])
+    return atoms
+
+
+def several() -> list[ase.Atoms]:
+    """Structures of different sizes that need different numbers of steps."""
+    return [crystal(0), slab(), crystal(1, 0.02)]
+
+
+def crystals() -> list[ase.Atoms]:
+    """Structures that need few steps, and different numbers of them."""
+    return [crystal(0, 0.03), crystal(1, 0.01), crystal(2, 0.06)]
+
+
+def together(potential: Potential, structures: list[ase.Atoms], settings: Settings) -> list[Relaxation]:
+    """Relax; in the order of the input."""
+    relaxer = Relaxer(potential, settings, "stop", StateGuard(potential.electronic_state, "stop"))
+    starts = iter([(atoms, f"structure {i}") for i, atoms in enumerate(structures)])
+    finished: list[Relaxation] = []
+    while relaxer.fill(starts):
+        relaxer.evaluate()
+        finished += relaxer.advance()
+    return sorted(finished, key=lambda one: one.number)
+
+
+# --- steps
+
+
+@pytest.mark.parametrize("optimizer", ASE)
+def test_steps_are_those_of_ase(potential: Potential, optimizer: str) -> None:
+    calculator = eqmol.Calculator(potential)
+    settings = Settings(optimizer, fmax=1e-3, steps=6, max_step=0.05)
+    for one, atoms in zip(together(potential, several(), settings), several(), strict=True):
+        atoms.calc = calculator
+        slow = ASE[optimizer](atoms, logfile=None, maxstep=0.05)
+        converged = slow.run(fmax=1e-3, steps=6)
+        assert (one.steps, one.converged(1e-3)) == (slow.nsteps, converged)
+        assert np.abs(one.atoms.positions - atoms.positions).max() < 1e-10
+        assert abs(one.result["energy"] - atoms.get_potential_energy()) < 1e-10
+
+
+def test_minima_do_not_depend_on_the_batch(potential: Potential) -> None:
+    settings = Settings(fmax=2e-2, batch_size=2)
+    batched = together(potential, crystals(), settings)
+    assert all(one.converged(2e-2) for one in batched)
+    assert len({one.steps for one in batched}) > 1
+    for one, atoms in zip(batched, crystals(), strict=True):
+        (alone,) = together(potential, [atoms], settings)
+        assert alone.steps == one.steps
+        assert abs(alone.result["energy"] - one.result["energy"]) < 1e-9
+
+
+def test_fixed_atoms_stay(potential: Potential) -> None:
+    before = slab()
+    (one,) = together(potential, [slab()], Settings(fmax=1e-2, steps=5))
+    moved = one.atoms.positions != before.positions
+    assert moved.tolist() == [[False] * 3, [False] * 3, [False, False, True], [True] * 3]
+    assert one.largest < np.linalg.norm(one.result["forces"], axis=1).max()
+
+
+def test_lbfgs_goes_downhill_where_the_curvature_is_negative() -> None:
+    # E = (x² - 1)² of one coordinate, from beside its maximum; ASE's goes uphill there
+    optimizer, position = OPTIMIZERS["lbfgs"](max_step=0.05), np.array([[0.05, 0.0, 0.0]])
+    for _ in range(60):
+        x = position[0, 0]
+        step = optimizer.step(position, np.array([[4 * x - 4 * x**3, 0.0, 0.0]]))
+        assert step[0, 0] * (4 * x - 4 * x**3) >= 0.0
+        position = position + step
+    assert abs(position[0, 0] - 1.0) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (molecule("NH3"), "is of an element"),
+        (ase.Atoms("Cu2", [[0, 0, 0], [0, 0, np.nan]]), "is not finite"),
+        (ase.Atoms("CO", [[0, 0, 0], [0, 0, 1.2]], constraint=FixBondLengths([[0, 1]])), "FixBondLengths"),
+        (ase.Atoms("CO", [[0, 0, 0], [0, 0, 1.2]], info={"charge": 1}), "charge"),
+    ],
+)
+def test_a_broken_structure_stops_alone(potential: Potential, broken: ase.Atoms, message: str) -> None:
+    first, second = together(potential, [broken, crystal(0)], Settings(steps=1))
+    assert message in first.problem
+    assert not first.converged(1e9)
+    assert (second.problem, second.steps) == ("", 1)
+
+
+def test_results_that_are_not_finite_stop_alone(potential: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = type(potential).forward
+
+    def broken(self: Potential, graph: Any, **options: bool) -> Any:
+        output = forward(self, graph, **options)
+        wrong = (graph.atomic_numbers == 8)[:, None]
+        return output | {"forces": output["forces"].masked_fill(wrong, float("nan"))}
+
+    monkeypatch.setattr(type(potential), "forward", broken)
+    water, copper = together(potential, [molecule("H2O"), crystal(0)], Settings(steps=1))
+    assert "not finite" in water.problem
+    assert (copper.problem, copper.steps) == ("", 1)
+
+
+# --- files
+
+
+class KilledError(Exception):
+    """Ends the work in its midst."""
+
+
+def run(potential: Potential, out: Path, kill_after: int = 0, **options: Any) -> None:
+    def starts() -> Iterator[tuple[ase.Atoms, str]]:
+        for i, atoms in enumerate(several()):
+            yield atoms, f"structure {i}"
+
+    rounds = 0
+
+    def tell(*_: object) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == kill_after:
+            raise KilledError
+
+    settings = Settings(options.pop("optimizer", "lbfgs"), fmax=0.02, steps=6, batch_size=2)
+    relax_files.relax_files(potential, starts(), out, settings, tell=tell, **options)
+
+
+@pytest.mark.parametrize("optimizer", ASE)
+def test_killed_and_continued_is_uninterrupted(
+    potential: Potential, tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("out.xyz", "steps.xyz")
+    (tmp_path / "whole").mkdir()
+    run(potential, tmp_path / "whole" / names[0], trajectory=tmp_path / "whole" / names[1], optimizer=optimizer)
+    for seconds in (0.0, 1e9):  # after every step, and never
+        monkeypatch.setattr(relax_files, "SAVE_SECONDS", seconds)
+        with pytest.raises(KilledError):
+            run(potential, tmp_path / names[0], 4, trajectory=tmp_path / names[1], optimizer=optimizer)
+        assert not (tmp_path / names[0]).exists()
+    run(potential, tmp_path / names[0], trajectory=tmp_path / names[1], optimizer=optimizer)
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not relax_files.progress_folder(tmp_path / names[0]).exists()
+
+
+def test_damaged_progress_is_said(potential: Potential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relax_files, "SAVE_SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        run(potential, tmp_path / "out.xyz", 2)
+    state = tmp_path / "out.xyz.progress" / relax_files.STATE
+    state.write_bytes(state.read_bytes()[:50])
+    with pytest.raises(eqmol.errors.InputError, match=r"is damaged .*remove the folder .*progress to begin anew"):
+        run(potential, tmp_path / "out.xyz")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    file = tmp_path / "in.xyz"
+    frames = [crystal(0), slab(), molecule("NH3")]
+    frames[0].info["label"] = "mine"
+    write(file, frames)
+    return file
+
+
+def test_command(path: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, steps = tmp_path / "out.xyz", tmp_path / "steps.xyz"
+    arguments = ["relax", str(path), str(source), "-o", str(out), "--trajectory", str(steps), "--steps", "3"]
+    assert main([*arguments, "--fmax", "0.001", "--optimizer", "fire"]) == 0
+    crystal_out, slab_out, failed = read(out, ":")
+    assert crystal_out.info["label"] == "mine"
+    assert crystal_out.info["eqmol_source"] == f"{source}, frame 0"
+    assert (crystal_out.info["eqmol_steps"], crystal_out.info["eqmol_converged"]) == (3, False)
+    expected = eqmol.predict(crystal_out, path)
+    assert abs(crystal_out.info["eqmol_energy"] - expected["energy"]) < 1e-9
+    assert np.abs(crystal_out.arrays["eqmol_forces"] - expected["forces"]).max() < 1e-9
+    assert crystal_out.info["eqmol_fmax"] == np.linalg.norm(expected["forces"], axis=1).max()
+    assert len(slab_out.constraints) > 0
+    assert "element" in failed.info["eqmol_problem"]
+    assert "eqmol_energy" not in failed.info
+    frames = read(steps, ":")
+    assert [frame.info["eqmol_step"] for frame in frames] == [0, 1, 2, 3] * 2
+    assert np.array_equal(frames[3].positions, crystal_out.positions)
+    printed = capsys.readouterr().out
+    assert "0 of 3 structures are relaxed, 2 ran out of steps, 1 could not be computed" in printed
+    assert failed.info["eqmol_problem"] in printed
+
+
+def test_relaxed_structures_stay(path: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(source, [crystal(1, 0.02)])
+    first, second = tmp_path / "first.xyz", tmp_path / "second.xyz"
+    assert main(["relax", str(path), str(source), "-o", str(first)]) == 0
+    assert main(["relax", str(path), str(first), "-o", str(second)]) == 0
+    assert "1 of 1 structures are relaxed after 0 steps" in capsys.readouterr().out
+    assert np.array_equal(read(second).positions, read(first).positions)
+
+
+def test_other_options_do_not_continue(
+    path: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relax_files, "SAVE_SECONDS", 0.0)
+    advance = Relaxer.advance
+    monkeypatch.setattr(Relaxer, "advance", lambda self: advance(self) if self.active[0].steps < 1 else _interrupt())
+    arguments = ["relax", str(path), str(source), "-o", str(tmp_path / "out.xyz"), "--fmax", "0.5"]
+    assert main(arguments) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    for change, message in (
+        (["--fmax", "0.01"], "was begun with fmax=0.5 and cannot go on with 0.01"),
+        (["--trajectory", str(tmp_path / "all.xyz")], "was begun with trajectory=False"),
+        (["--optimizer", "fire"], "was begun with optimizer='lbfgs'"),
+    ):
+        assert main([*arguments, *change]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(Relaxer, "advance", advance)
+    assert main(arguments) == 0
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{model}", "{source}", "-o", "{tmp}/out.csv"], "extended XYZ"),
+        (["{model}", "{source}", "-o", "{source}"], "would overwrite the input"),
+        (["{model}", "{source}", "-o", "{tmp}/a.xyz", "--trajectory", "{tmp}/a.xyz"], "give two names"),
+        (["{model}", "{source}", "-o", "{tmp}/no/a.xyz"], "cannot write"),
+        (["{model}", "{source}", "-o", "{tmp}/a.xyz", "--fmax", "0"], "'0' is not a positive number"),
+        (["{model}", "{tmp}/none.xyz", "-o", "{tmp}/a.xyz"], "does not exist"),
+        (["{model}", "{broken}", "-o", "{tmp}/a.xyz"], "truncated"),
+        (["{model}", "{source}", "-o", "{tmp}/a.xyz", "--optimizer", "newton"], "invalid choice"),
+    ],
+)
+def test_errors_are_a_sentence(
+    path: Path, source: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.xyz"
+    broken.write_text(source.read_text()[:-200])
+    names = {"model": path, "source": source, "tmp": tmp_path, "broken": broken}
+    before = sorted(tmp_path.iterdir())
+    assert main(["relax", *(text.format(**names) for text in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_nothing_relaxed_is_an_error(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in.xyz", molecule("NH3"))
+    assert main(["relax", str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]) == 2
+    assert "no structure could be relaxed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kill_9(path: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.xyz", [crystal(i) for i in range(6)])
+    code = (
+        "import sys\nfrom eqmol.cli.main import main\nfrom eqmol.inference import relax_files\n"
+        "relax_files.SAVE_SECONDS = 0.0\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "relax", str(path), str(tmp_path / "in.xyz"), "--fmax", "1e-4", "-o"]
+    subprocess.run([*command, str(tmp_path / "whole.xyz")], check=True, timeout=300)
+    for _ in range(3):
+        process = subprocess.Popen([*command, str(tmp_path / "out.xyz")])
+        state = tmp_path / "out.xyz.progress" / relax_files.STATE
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(tmp_path / "out.xyz")], check=True, timeout=300)
+    assert (tmp_path / "out.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
