@@ -11,7 +11,7 @@ from eqmol.errors import InputError
 from eqmol.models.attention import GraphAttention
 from eqmol.models.equiformer import EdgeDegreeEmbedding
 from eqmol.models.feedforward import ProductFeedForward, SelfMix
-from eqmol.models.so2_attention import MixingLayer
+from eqmol.models.mixing import MixingLayer
 from eqmol.nn import Linear
 from eqmol.ops.spec import Spec
 

@@ -6,6 +6,7 @@ from eqmol.convert.parts import put_linear, put_matrix, put_radial, put_weights
 from eqmol.convert.weights import weight_map
 from eqmol.errors import InputError
 from eqmol.models.mace import MACE, MACELayer
+from eqmol.models.mixing import MixingSum
 from eqmol.ops.spec import Spec
 
 SIZES = ("degree", "filter_degree", "channels", "correlation", "fields", "widen")
@@ -26,6 +27,8 @@ def fill_mace(old: nn.Module, new: nn.Module) -> None:
     """Put the parameters of an old MACE into a larger one."""
     assert isinstance(old, MACE)
     assert isinstance(new, MACE)
+    if any(isinstance(part, MixingSum) for part in old.modules()):
+        raise InputError("a MACE with messages=so2 cannot be enlarged yet")
     put_matrix(new.embedding.weight.unsqueeze(1), old.embedding.weight.unsqueeze(1))
     for before, after in zip(old.layers, new.layers, strict=True):
         assert isinstance(before, MACELayer)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eqmol import ops
-from eqmol.errors import InputError
+from eqmol.errors import InputError, short
 from eqmol.models.arguments import (
     check_backend,
     check_elements,
@@ -27,6 +27,7 @@ from eqmol.models.arguments import (
     check_widths,
 )
 from eqmol.models.backbone import Backbone, edge_geometries
+from eqmol.models.mixing import MixingSum, make_convolution
 from eqmol.models.radial_tables import FIRST, Grid
 from eqmol.nn import BesselBasis, ElementEmbedding, GroupLinear, Groups, Linear, RadialNetwork, group_nodes, pad_degrees
 from eqmol.ops import RadialWeight
@@ -45,7 +46,7 @@ class MACELayer(nn.Module):
     their own until channels mix, as in MACE.
 
     Args:
-        convolution: spec of the convolution, from the features' degree to the degree of the power's input.
+        convolution: spec of the convolution, or of a mixing, from the features' degree to the degree of the power's input.
         power: spec of the power.
         backend: algorithm, as :func:`eqmol.ops.registry.create` takes it.
         channels: C.
@@ -76,13 +77,11 @@ class MACELayer(nn.Module):
         super().__init__()
         degree, middle, degree_out = convolution.degree_in, convolution.degree_out, power.degree_out
         self.message_scale = 1 / (avg_num_neighbors * message_size)
-        self.convolution = ops.convolution(convolution, backend)
         self.power = ops.power(power, backend)
         wide = channels * min(widen, int(np.bincount(convolution.path_degrees).max()))
+        self.convolution, num_weights = make_convolution(convolution, backend, wide)
         self.up = Linear(degree, degree, channels, wide)
-        self.radial = RadialNetwork(
-            num_bessel, radial_hidden, convolution.num_weights, wide, num_elements if pair_radial else 0
-        )
+        self.radial = RadialNetwork(num_bessel, radial_hidden, num_weights, wide, num_elements if pair_radial else 0)
         self.mix = Linear(middle, middle, wide, fields * channels)
         self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
@@ -104,6 +103,7 @@ class MACELayer(nn.Module):
         """
         if isinstance(radial, Places):
             assert self.table is not None
+            assert not isinstance(self.convolution, MixingSum)
             messages = convolve(self.convolution, self.up(x), geometry, self.table, radial, *edges, len(x))
         else:
             weight = RadialWeight(*self.radial(radial, ends))
@@ -137,6 +137,8 @@ class MACE(Backbone):
         checkpointing: recompute the activations of each layer in the backward pass: less memory, more time.
         widen: how many blocks of C channels are convolved, each with radial weights of its own, before they mix to fields; at most
             as many as a layer has paths into one degree, which then are kept apart as in MACE.
+        messages: ``depthwise``, channel by channel, or ``so2``, in which channels and degrees mix, see
+            :class:`eqmol.ops.Mixing`: coupled family, whatever that of the powers.
 
     Raises:
         InputError: an argument of the wrong type or out of bounds, or a backend that cannot run the family.
@@ -164,8 +166,11 @@ class MACE(Backbone):
         checkpointing: bool = False,
         message_size: Sequence[float] | None = None,
         widen: int = 1,
+        messages: str = "depthwise",
     ) -> None:
         super().__init__()
+        if messages not in ("depthwise", "so2"):
+            raise InputError(f"messages={short(messages)} is unknown; choose from depthwise, so2")
         check_integer("degree", degree, 0, MAX_DEGREE)
         check_integer("filter_degree", filter_degree, 0, MAX_DEGREE)
         check_integer("correlation", correlation, 1, MAX_ORDER)
@@ -196,7 +201,9 @@ class MACE(Backbone):
         degrees = [0, *[degree] * (layers - 1), degree_out]
         self.layers = nn.ModuleList(
             MACELayer(
-                Spec("convolution", family, parity, degree_in, filter_degree, filter_degree),
+                Spec("mixing", "coupled", parity, degree_in, degree_in + filter_degree, filter_degree)
+                if messages == "so2"
+                else Spec("convolution", family, parity, degree_in, filter_degree, filter_degree),
                 Spec("power", family, parity, filter_degree, 0, degree_out, correlation),
                 backend,
                 channels,
@@ -237,7 +244,8 @@ class MACE(Backbone):
         self.grid = None
         for layer in layers:
             layer.table = None
-        if nodes is None or self.cutoff < 2 * FIRST:
+        mixes = any(isinstance(layer.convolution, MixingSum) for layer in layers)
+        if nodes is None or self.cutoff < 2 * FIRST or mixes:
             return False
         grid = Grid(self.cutoff, nodes, len(self.elements) if self.pair_radial else 0)
         for layer in layers:

@@ -7,23 +7,23 @@ Shapes: N nodes, E edges, lm components, C channels, h heads, A channels per hea
 """
 
 import math
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError
 from eqmol.models.attention import AttentionSizes, Edges
+from eqmol.models.mixing import MixingLayer
 from eqmol.nn import (
     AttentionLogits,
     Gate,
     Linear,
     RadialMatrix,
     SphereActivation,
-    WithMatrices,
     attention_weights,
 )
-from eqmol.ops import Algebra, Mixing, RadialWeight
+from eqmol.ops import Algebra, RadialWeight
 
 Activation = Literal["gate", "s2"]
 
@@ -36,23 +36,6 @@ class MessageSizes(NamedTuple):
     activation: Activation
     resolution: int | None
     order_factors: bool
-
-
-class MixingLayer(WithMatrices):
-    """A mixing with its shared weights, standard normal and scaled by 1/√fan-in when used."""
-
-    matrices: ClassVar = {"weight": 1}
-
-    def __init__(self, mixing: Mixing, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.mixing = mixing
-        self.weight = nn.Parameter(torch.randn(mixing.spec.num_weights, channels_in, channels_out))
-
-    def forward(self, x: Tensor, edges: Edges, factors: RadialWeight | None) -> Tensor:
-        """[E, lm_in, C_in] -> [E, lm_out, C_out]."""
-        return self.mixing.message(
-            x, edges.geometry(self.mixing), factors, self.weight / math.sqrt(self.weight.shape[1])
-        )
 
 
 class SO2Attention(nn.Module):
@@ -110,14 +93,16 @@ class SO2Attention(nn.Module):
         """Features [N, lm_in, C] -> [N, lm_out, C]; zero for nodes without edges."""
         hidden, matrix = self.radial(edges.basis, edges.sender_species, edges.receiver_species), self.matrix()
         both = torch.cat([x.index_select(0, edges.senders), x.index_select(0, edges.receivers)], dim=-1)
-        values = self.inner(both, edges, RadialWeight(hidden, matrix))
+        inside = edges.geometry(self.inner.mixing)
+        values = self.inner(both, inside, RadialWeight(hidden, matrix))
         # factors of order 0 come first
-        invariants = self.invariants(both, edges, RadialWeight(hidden, matrix[:, : self.num_degrees])).squeeze(1)
+        factors = RadialWeight(hidden, matrix[:, : self.num_degrees])
+        invariants = self.invariants(both, edges.geometry(self.invariants.mixing), factors).squeeze(1)
         logits, scalars = invariants.split(self.split, dim=-1)
-        values = self.outer(self._activate(values, scalars), edges, None).unflatten(-1, self.values)
+        values = self.outer(self._activate(values, scalars), edges.geometry(self.outer.mixing), None)
         alpha = attention_weights(self.logits(logits), edges.envelope, edges.receivers, len(x))
         alpha = self.alpha_drop(alpha) * (edges.envelope * self.scale).unsqueeze(-1)
-        messages = (values * alpha[:, None, :, None]).flatten(2)
+        messages = (values.unflatten(-1, self.values) * alpha[:, None, :, None]).flatten(2)
         return self.down(messages.new_zeros(len(x), *messages.shape[1:]).index_add(0, edges.receivers, messages))
 
     def _activate(self, values: Tensor, scalars: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict] = {
 #: Models whose messages mix channels, which are of the coupled family.
 MIXING = {
     "equiformer-so2": {"messages": "so2", "feedforward": "gate"},
+    "mace-so2": {"messages": "so2"},
     "equiformer-v2": {
         "messages": "so2",
         "activation": "s2",
@@ -70,12 +71,13 @@ def make_model(
 ) -> Potential:
     """A tiny model with random parameters in the default dtype, in evaluation mode."""
     sizes = COMMON | {"degree_out": int(forces == "direct")} | (VARIANTS | MIXING)[variant] | backbone
-    if variant == "mace":
+    is_mace = variant.startswith("mace")
+    if is_mace:
         sizes = {"correlation": 2, "fields": 1, "radial_hidden": [8]} | sizes
     else:
         sizes = {"heads": 2, "alpha_channels": 4, "radial_hidden": [8, 8]} | sizes
     products = {"backend": backend, "family": family, "parity": parity}
-    target = f"eqmol.models.{'MACE' if variant == 'mace' else 'Equiformer'}"
+    target = f"eqmol.models.{'MACE' if is_mace else 'Equiformer'}"
     own = {"_target_": target, "cutoff": CUTOFF, "elements": ELEMENTS} | products | sizes
     read = {"elements": ELEMENTS, "e0": E0, "scale": 1.5, "zbl": zbl, "forces": forces}
     return seeded({"_target_": "eqmol.models.Potential", "backbone": own} | read, seed)
