@@ -1,6 +1,9 @@
 """Equivariant machine learning for molecules and materials with interchangeable tensor products."""
 
+import signal
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
@@ -41,4 +44,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
+# as the command, until it tells in a sentence what it was doing, Ctrl-C ends the process without a traceback
+if Path(sys.argv[0]).stem == "eqmol" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 import_module("eqmol.inference.ase_plugin")  # registers the calculator's name with ASE

@@ -16,6 +16,8 @@ from typing import Any, NoReturn, Self
 from eqmol.errors import InputError
 from eqmol.files import expand_paths
 
+UNREAD = 128 + 13  #: exit code of a command whose output nobody reads any more, as after SIGPIPE
+
 
 class Parser(argparse.ArgumentParser):
     """Raises wrong arguments as :class:`InputError`, for :func:`exit_code` to tell in one sentence."""
@@ -82,19 +84,38 @@ def interrupt_behind(error: BaseException | None) -> int | None:
     return None if error is None else next((number for number in error.args if type(number) is int), signal.SIGINT)
 
 
+def nobody_reads(error: BaseException | None = None) -> bool:
+    """Whether the reader of what a command prints is gone, as ``head`` is after some lines; then nothing more is printed.
+
+    Args:
+        error: of the command; rich raises a SystemExit and closes the output itself.
+    """
+    try:
+        if isinstance(error, BrokenPipeError):  # of this pipe, or of another
+            print()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return True
+    return isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+
+
 def exit_code(command: Callable[[], int | None], interrupted: str = "interrupted; nothing was written") -> int:
     """Run a command; say in one sentence why it failed.
 
     Returns:
-        What the command returns or 0; 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM.
+        What the command returns or 0; 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM, 141 when nobody reads its output.
     """
     warnings.formatwarning = sentence
     with Signals():
         try:
-            return command() or 0
-        except SystemExit:
-            raise
+            code = command() or 0
+            return UNREAD if nobody_reads() else code
         except BaseException as error:
+            if nobody_reads(error) and isinstance(error, BrokenPipeError | SystemExit):
+                return UNREAD
+            if isinstance(error, SystemExit):
+                raise
             if signum := interrupt_behind(error):
                 print(interrupted, file=sys.stderr)
                 return 128 + signum

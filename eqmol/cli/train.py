@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python train.py") ->
     if {"-h", "--help"} & set(arguments):
         from eqmol.cli.help import page
 
-        print(page(CONF, arguments, program, registered.choices()))
-        return 0
+        return exit_code(lambda: print(page(CONF, arguments, program, registered.choices())))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
     limit_threads()
     command = sys.argv

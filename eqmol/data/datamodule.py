@@ -46,6 +46,10 @@ class GraphSets(pl.LightningDataModule):
             else least squares; ``keep`` those of the model that a run starts from.
         implausible: ``stop`` refuses energies that cannot be, see :func:`eqmol.data.atomic_energies.doubt`; ``warn`` says so.
 
+    Attributes:
+        few: how many structures of each set will be kept, for debugging, or None for all; set before :meth:`setup`, which
+            may then read less.
+
     Raises:
         InputError: an option of a wrong kind.
     """
@@ -94,6 +98,7 @@ class GraphSets(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.required = tuple(required)
+        self.few: int | None = None
         self.train_graphs = []
         self.val_graphs = []
         self.test_graphs = {}

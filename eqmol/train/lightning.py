@@ -119,6 +119,10 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, data: GraphSets, checkpoi
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
         raise InputError(f"{checkpoint} does not fit this run ({reason}); give another one, or start anew") from error
     except BaseException as error:  # SystemExit(0) would look like success
+        if isinstance(error, SystemExit) and isinstance(
+            error.__context__, BrokenPipeError
+        ):  # rich's: nobody reads the screen
+            raise
         raise RuntimeError(f"the training was ended by {type(error).__name__}") from error
     epochs, complete = trainer.current_epoch, trainer.max_epochs
     if not (trainer.should_stop or (complete is not None and 0 <= complete <= epochs)):

@@ -33,6 +33,7 @@ def complete(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart |
         What a run that starts from a model does with constants of the elements.
     """
     shown = fill_statistics(cfg, data, out, warm)
+    check_energies(cfg)
     raise_degree(cfg)
     fill_start(cfg, data, out, warm)
     return shown
@@ -79,6 +80,20 @@ def fill_statistics(
     warm_energies.show(data, earlier, f"{out.checkpoint}")
     cfg.statistics = earlier
     return None
+
+
+def check_energies(cfg: DictConfig) -> None:
+    """Refuse atomic energies of the model that are not those of the statistics, which are checked against the labels.
+
+    Raises:
+        InputError: they differ.
+    """
+    predictor, statistics = plain(cfg.predictor), plain(cfg.statistics)
+    if "e0" in predictor and "e0" in statistics and not _close(predictor["e0"], statistics["e0"]):
+        raise InputError(
+            f"predictor.e0={predictor['e0']} is not what the data have ({statistics['e0']}); give atomic energies as "
+            "data.e0={H: -13.6, O: -2040.0}"
+        )
 
 
 def fill_start(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart | None) -> None:

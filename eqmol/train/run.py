@@ -106,9 +106,10 @@ def make_data(cfg: DictConfig, objective: Objective) -> GraphSets:
     """Read the data."""
     data: GraphSets = make(cfg.data, required=objective.required)
     data.prepare_data()
+    data.few = cfg.trainer.overfit
     data.setup("fit")
-    if cfg.trainer.overfit is not None:
-        data.keep_first(cfg.trainer.overfit)
+    if data.few is not None:
+        data.keep_first(data.few)
     return data
 
 

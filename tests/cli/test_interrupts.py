@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and a full disk, wherever a command is: one line, a telling exit code, and nothing left behind."""
 
 import importlib.abc
+import io
 import os
 import resource
 import signal
@@ -15,12 +16,17 @@ import pytest
 import torch
 from ase.build import molecule
 from ase.io import write
+from rich.console import Console
 
 from eqmol import checkpoint
 from eqmol.cli.main import main
+from eqmol.cli.options import UNREAD, exit_code
+from eqmol.errors import InputError
 from eqmol.files import replacing
+from eqmol.train.run import run
 from tests.inference.test_molecules import properties_recipe
 from tests.recipes import model
+from tests.train.runs import configuration
 
 #: Command and a module that it imports late.
 IMPORTS = {
@@ -172,3 +178,65 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path, monkeypatch: pyte
     with replacing(target) as file:
         file.write("new")
     assert names(tmp_path) == {"a[1].xyz", living, *others}
+
+
+@contextmanager
+def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Standard output into a pipe whose reader is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        yield
+
+
+@pytest.mark.parametrize("kind", ["print", "rich", "help", "argparse"])
+def test_output_that_nobody_reads_ends_a_command_quietly(monkeypatch, capsys, kind: str) -> None:
+    commands = {
+        "print": lambda: exit_code(lambda: print("words")),
+        "rich": lambda: exit_code(lambda: Console().print("words")),
+        "help": lambda: main(["train", "--help"]),
+        "argparse": lambda: main(["predict", "--help"]),
+    }
+    with unread(monkeypatch):
+        assert commands[kind]() == UNREAD
+        print("more", flush=True)  # into nothing
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_is_told_also_when_nobody_reads_the_output(monkeypatch, capsys) -> None:
+    def command() -> None:
+        print("words")
+        raise InputError("no such file")
+
+    with unread(monkeypatch):
+        assert exit_code(command) == 2
+    assert capsys.readouterr().err == "error: no such file\n"
+
+
+def test_a_run_whose_screen_nobody_reads_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Head(io.StringIO):
+        def write(self, text: str) -> int:
+            if "epoch 1" in text:
+                raise BrokenPipeError
+            return super().write(text)
+
+    def close(self: Console) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(Console, "on_broken_pipe", close)
+    assert exit_code(lambda: run(configuration(tmp_path), Console(file=Head())) and None) == UNREAD
+
+
+def test_interrupt_before_the_command_begins() -> None:
+    code = (
+        "import importlib.abc, signal, sys\n"
+        "class Slow(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'ase': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "sys.argv = ['/usr/bin/eqmol']\n"
+        "from eqmol.cli.main import main\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

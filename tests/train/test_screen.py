@@ -64,6 +64,7 @@ def test_large_errors_change_their_unit(width):
     assert "120 / 165" in text
     assert "eV/atom" in text.split()
     assert "meV" not in text
+    assert [line[:8] for line in text.splitlines() if "train" in line] == ["  train "]
 
 
 def test_properties_change_their_unit():
@@ -71,6 +72,7 @@ def test_properties_change_their_unit():
     screen = io.StringIO()
     rows = [("train", {"structures": 5, "sampled_from": 70, "U0_mae": 1.2e5, "mu_mae": 0.2})]
     Console(file=screen, width=80).print(*error_tables(targets, rows, {}, None, {"other": {"U0": 6.59}}))
+    assert [line[:8] for line in screen.getvalue().splitlines() if "train" in line] == ["  train "]
     text = screen.getvalue().split()
     assert {"5", "of", "70", "120", "eV", "0.2", "0.00659"} <= set(text)
     assert "meV" not in text

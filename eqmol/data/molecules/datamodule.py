@@ -41,6 +41,8 @@ from eqmol.molecules.molecule import UFF, Failure, Molecule
 CELLS = ("intensive", "extensive", "dipole_norm", "extent")
 #: Part of the rows that may fail without a warning; reasons on the screen.
 UNUSUAL, SHOWN = 0.1, 8
+#: Rows that are read for each structure to be kept, where only few are.
+READ = 4
 
 
 class MoleculeSets(GraphSets):
@@ -131,7 +133,7 @@ class MoleculeSets(GraphSets):
         records: list[Record] = []
         for path in paths:
             settings = (self.smiles_column, self.conformers, self.conformer_seed, conformers)
-            found = read_records(path, keys, *settings)
+            found = read_records(path, keys, *settings, limit=None if self.few is None else READ * self.few)
             records += [record._replace(number=len(records) + record.number) for record in found]
         self._total = len(records)
         molecules, graphs = self._graphs(records)
@@ -221,10 +223,10 @@ class MoleculeSets(GraphSets):
         return graph
 
     def _parts(self, molecules: Mapping[int, Molecule]) -> dict[str, list[int]]:
-        """Return the numbers of each split, as its file has them or drawn."""
-        if self.split_file is None or not self.split_file.is_file():
+        """Return the numbers of each split, as its file has them or drawn; the file is about all molecules."""
+        if self.few is not None or self.split_file is None or not self.split_file.is_file():
             parts = divide(molecules, self.split, self.val_fraction, self.test_fraction, self.seed)
-            if self.split_file is not None:
+            if self.few is None and self.split_file is not None:
                 write_split(self.split_file, parts)
             return parts
         given = read_split(self.split_file, range(1, self._total + 1))

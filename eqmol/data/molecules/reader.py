@@ -1,6 +1,8 @@
 """Molecules and their labels from a table with SMILES, or from an SDF whose data they are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +36,13 @@ class Record(NamedTuple):
 
 
 def read_records(
-    path: Path, keys: Sequence[str], smiles_column: str, conformers: int, seed: int, cache: ConformerCache
+    path: Path,
+    keys: Sequence[str],
+    smiles_column: str,
+    conformers: int,
+    seed: int,
+    cache: ConformerCache,
+    limit: int | None = None,
 ) -> list[Record]:
     """Read all molecules; conformers that are not known are made by several processes.
 
@@ -43,12 +51,14 @@ def read_records(
         keys: columns or data of an SDF that hold the labels.
         smiles_column: of a table.
         conformers, seed, cache: see :func:`eqmol.molecules.molecule.read_molecules`.
+        limit: rows or records that are read at most, None for all.
 
     Raises:
         InputError: another file, a label that no molecule has, or one that is no number.
     """
     if is_table(path):
         table = read_table(path, smiles_column)
+        table = replace(table, rows=table.rows[:limit], lines=table.lines[:limit])
         columns = [table.numbers(key) for key in keys]
         _make_conformers(table, conformers, seed, cache)
         rows = enumerate(table.molecules(conformers, seed, cache))
@@ -57,7 +67,7 @@ def read_records(
         raise InputError(f"data.file={path} is neither a table (.csv, .tsv) nor an .sdf; give one of them")
     records, names = [], dict.fromkeys(keys, 0)
     tags: dict[str, None] = {}
-    for index, entry in enumerate(read_molecules(path, conformers, seed, cache)):
+    for index, entry in enumerate(islice(read_molecules(path, conformers, seed, cache), limit)):
         found = entry.tags if isinstance(entry, Molecule) else {}
         tags |= dict.fromkeys(found)
         for key in keys:

@@ -205,3 +205,17 @@ def test_many_failures_are_said(tmp_path):
     ):
         data = sets(table(tmp_path, *["C(,1,2"] * 4))
     assert len(data.tables()) == 4
+
+
+def test_debugging_makes_conformers_of_a_few_molecules_only(tmp_path, monkeypatch):
+    split = tmp_path / "split.json"
+    split.write_text("of all molecules")
+    made = []
+    monkeypatch.setattr("eqmol.molecules.table.from_smiles", lambda *args: made.append(args[0]) or from_smiles(*args))
+    data = MoleculeSets(cutoff=3.0, file=table(tmp_path), required=("logS",), conformers=1, split_file=str(split))
+    data.few = 2
+    data.setup()
+    assert made == list(SMILES[:8])
+    data.keep_first(data.few)
+    assert [len(loader.dataset) for loader in data.evaluation_dataloaders().values()] == [2, 2, 1]
+    assert split.read_text() == "of all molecules"
