@@ -187,15 +187,14 @@ class GraphSets(pl.LightningDataModule):
         return share_of(self._ordered(self.val_graphs), *self._process())
 
     def evaluation_dataloaders(self) -> dict[str, DataLoader]:
-        """Return every set in its order: "train", "val", and each test set by name.
+        """Return every set: "train", in an order that depends on the seed, then "val" and each test set by name, in theirs.
 
-        Of a large training set they are :data:`EVALUATED` structures, which depend on the seed only.
+        Of a large training set they are the first :data:`EVALUATED` structures.
         """
         loaders = {name: self._ordered(graphs) for name, graphs in self._sets().items()}
-        if len(self.train_graphs) > EVALUATED:
-            chosen = np.random.default_rng(self.seed).choice(len(self.train_graphs), EVALUATED, replace=False)
-            loaders["train"] = self._ordered(self.train_graphs, np.sort(chosen).tolist())
-        return loaders
+        number = len(self.train_graphs)
+        chosen = np.random.default_rng(self.seed).choice(number, min(number, EVALUATED), replace=False)
+        return loaders | {"train": self._ordered(self.train_graphs, chosen.tolist())}
 
     def sizes(self, graphs: Sequence[AtomGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return the numbers of atoms and of edges of graphs; the latter may be None where :attr:`batch_edges` is."""

@@ -1,14 +1,16 @@
 """When training ends, so that evaluation, tables and figures are ready in the time that the run has.
 
 That time is ``trainer.max_time``, of all starts together and from the beginning of their processes, and what is left of a
-queue's job. Of either a reserve is kept for what follows the training: the time per atom of a validation for every atom of
-the structures that are then evaluated, and some seconds for the model file, tables and figures.
+queue's job. Of either a reserve is kept for what follows the training: the time of the last validation, by atoms and pairs, for
+those of the structures that are then evaluated, and some seconds for the model file, tables and figures. What the machine does
+besides changes, so the reserve is measured again at every validation, and the evaluation of the training set, a sample in random
+order, ends early where it would take longer than there is time for.
 """
 
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import time
@@ -23,7 +25,9 @@ from eqmol.train import processes, stop
 from eqmol.train.task import Task
 
 SHARE = 0.05  #: of the time, kept at least
-FINISH_SECONDS = 5.0  #: for loading the model, tables and figures
+FINISH_SECONDS = 5.0  #: of the processor, for loading the model, tables and figures
+BUSIEST = 10.0  #: times as long as the processor works: what a busy machine is taken for at most
+TOLD = 0.2  #: change of the reserve, relative, from which on it is said again
 MARGIN = 1.5  #: times what one batch tells, until a validation is measured: it has neither a loader nor errors to sum
 JOB_END = "SLURM_JOB_END_TIME"  #: seconds since 1970; SLURM sets it
 
@@ -32,7 +36,7 @@ JOB_END = "SLURM_JOB_END_TIME"  #: seconds since 1970; SLURM sets it
 class Deadline(Callback):
     """Says when to stop the training.
 
-    The reserve is estimated from one batch before the training, measured at the first validation, and then kept over all starts.
+    The reserve is estimated from one batch before the training, then measured at every validation, and kept in the checkpoint.
     Must stand after the callback that writes the best model, whose time counts.
 
     Args:
@@ -40,8 +44,9 @@ class Deadline(Callback):
         max_time: seconds of all starts, or None.
         job_end: seconds since 1970 at which a queue ends the process, or None.
         structures: to be evaluated after the training.
-        atoms: of theirs.
-        validated: atoms of a validation in this process.
+        work: atoms and pairs of theirs, by the name of the set; the training set is the first.
+        validated: the same of a validation in this process.
+        first: the same of its first batch.
         console: where to print.
 
     Attributes:
@@ -54,8 +59,9 @@ class Deadline(Callback):
     max_time: float | None
     job_end: float | None
     structures: int
-    atoms: int
+    work: Mapping[str, int]
     validated: int
+    first: int
     console: Console
     reserve: float | None = field(default=None, init=False)
     until: float = field(default=math.inf, init=False)
@@ -63,7 +69,10 @@ class Deadline(Callback):
     _estimate: float = field(default=0.0, init=False)
     _besides: float = field(default=0.0, init=False)
     _job: tuple[float, float] | None = field(default=None, init=False)
-    _validation_began: float = field(default=0.0, init=False)
+    _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
+    _finish: float = field(default=FINISH_SECONDS, init=False)
+    _told: float = field(default=0.0, init=False)
+    _trains: bool = field(default=False, init=False)
 
     @property
     def is_limited(self) -> bool:
@@ -75,16 +84,15 @@ class Deadline(Callback):
 
         Args:
             task: with its model.
-            make: returns a batch of the validation set, on the device of the model.
+            make: returns the first batch of a validation, on the device of the model.
         """
         if not self.is_limited:
             return
         task.eval()
         task(make())  # fills tables
-        began = stop.monotonic()
-        batch = make()
-        task(batch)
-        self._estimate = self._following(MARGIN * (stop.monotonic() - began) / len(batch.pos))
+        began = now()
+        task(make())
+        self._estimate = self._following(began, self.first, MARGIN)
         task.train()
 
     def check(self) -> None:
@@ -116,13 +124,18 @@ class Deadline(Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to measure."""
-        self._validation_began = stop.monotonic()
+        self._began = now()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the reserve, once."""
-        if self.is_limited and self.reserve is None:
-            self.reserve = self._following((stop.monotonic() - self._validation_began) / self.validated)
-            self._set()
+        """Measure the reserve."""
+        if not self.is_limited:
+            return
+        first, self.reserve = self.reserve is None, self._following(self._began, self.validated)
+        self._set(say=first or abs(self.reserve - self._told) > TOLD * self._told)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Take note that this start of the run trains."""
+        self._trains = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say that a run is not complete."""
@@ -137,17 +150,46 @@ class Deadline(Callback):
         """Take it over."""
         self.reserve = None if state_dict["reserve"] is None else float(state_dict["reserve"])
 
-    def _following(self, per_atom: float) -> float:
-        """Return the seconds of one more validation and of what follows the training, the same in all processes."""
-        (seconds,) = processes.highest(per_atom * (self.validated + self.atoms) + FINISH_SECONDS)
-        return seconds
+    def watch(self, name: str) -> Callable[[float], bool]:
+        """Begin the evaluation of a set; return what tells, given the part that is done, whether to end it there.
+
+        Only the training set may end early, and only if this start of the run has trained.
+        """
+        began = stop.monotonic()
+        own, *further = self.work.values()
+
+        def is_over(done: float) -> bool:
+            pace = (stop.monotonic() - began) / (done * own)
+            return self._left() < pace * sum(further) + self._finish
+
+        return is_over if self._trains and name == next(iter(self.work)) else lambda _: False
+
+    def _following(self, began: tuple[float, float], done: int, margin: float = 1.0) -> float:
+        """Return the seconds of one more validation and of what follows the training, the same in all processes.
+
+        Args:
+            began: when the work was begun that tells the pace.
+            done: its atoms and pairs.
+            margin: times so long.
+        """
+        wall, processor = (end - begin for begin, end in zip(began, now(), strict=True))
+        busy = min(max(wall / max(processor, 1e-9), 1.0), BUSIEST)
+        work = self.validated + sum(self.work.values())
+        seconds, self._finish = processes.highest(margin * wall / done * work, busy * FINISH_SECONDS)
+        return seconds + self._finish
+
+    def _left(self) -> float:
+        """Return the seconds until the run, or its job, must be over."""
+        spent = self.clock.elapsed() + self.clock.besides()
+        left = [] if self.max_time is None else [self.max_time - spent]
+        return min([*left, *([] if self.job_end is None else [self.job_end - time()])], default=math.inf)
 
     def _job_left(self) -> float | None:
         """Return the seconds until the end of the job."""
         return None if self.job_end is None else self.job_end - time()
 
-    def _set(self) -> None:
-        """Set the deadline and say it."""
+    def _set(self, say: bool = True) -> None:
+        """Set the deadline, and perhaps say it."""
         limits = []
         if self.max_time is not None:
             self.clock.limit = max(self.max_time - self.kept(self.max_time) - self._besides, 0.0)
@@ -159,6 +201,9 @@ class Deadline(Callback):
         if not limits:
             return
         self.until, kept = min(limits)
+        if not say:
+            return
+        self._told = kept
         ending = f" until the job ends at {datetime.fromtimestamp(self.job_end or 0.0)}" if self.by_job else ""
         self._say(
             f"time{ending}: {shown(self._besides)} went by before the training, {shown(self.until)} are for it, {shown(kept)} are "
@@ -168,6 +213,11 @@ class Deadline(Callback):
 
     def _say(self, sentence: str) -> None:
         self.console.print(sentence, soft_wrap=True, highlight=False)
+
+
+def now() -> tuple[float, float]:
+    """Return the seconds of a clock, and those that the processor worked for this process."""
+    return stop.monotonic(), stop.process_time()
 
 
 def job_end() -> float | None:

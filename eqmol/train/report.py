@@ -50,8 +50,18 @@ class Evaluation:
         self._learns = learns
         self._points: dict[str, list[Tensor]] = {}
 
-    def run(self, loader: Any, device: torch.device, check: Callable[[], None]) -> Iterator[int]:
-        """Predict every batch of a loader; yield its number of structures."""
+    def run(
+        self, loader: Any, device: torch.device, check: Callable[[], None], is_over: Callable[[float], bool]
+    ) -> Iterator[int]:
+        """Predict every batch of a loader; yield its number of structures.
+
+        Args:
+            loader: of the split.
+            device: where.
+            check: raises when the user asks to stop.
+            is_over: told the part that is done, tells whether to end here.
+        """
+        done, total = 0, count(loader)
         for batch in loader:
             check()
             labelled = batch.to(device)
@@ -66,6 +76,9 @@ class Evaluation:
                 if points is not None:
                     self._points.setdefault(target.name, []).append(points.cpu())
             yield labelled.num_graphs
+            done += labelled.num_graphs
+            if is_over(done / total):
+                return
 
     def parity(self) -> dict[str, NDArray[np.float32]]:
         """Return arrays [2, points] of reference and prediction, thinned out evenly to what a figure can show; those of
@@ -107,6 +120,7 @@ def write_report(
     console: Console,
     check: Callable[[], None] = lambda: None,
     verify: bool = True,
+    limit: Callable[[str], Callable[[float], bool]] = lambda name: lambda done: False,
 ) -> dict[str, Any]:
     """Evaluate the saved model on every split; print the table, write metrics.json and the figures.
 
@@ -119,6 +133,7 @@ def write_report(
         console: where to print.
         check: raises when the user asks to stop; called after every batch.
         verify: see :func:`eqmol.load`.
+        limit: see :meth:`eqmol.train.deadline.Deadline.watch`.
 
     Returns:
         What metrics.json holds: "train", "val", "test" (by name), and ``extra``.
@@ -133,9 +148,12 @@ def write_report(
     for name, loader in loaders.items():
         learns = name == TRAIN and baseline.learns
         evaluation = Evaluation(task, model, baseline, learns)
-        watch(evaluation.run(loader, device, check), name, count(loader), console)
+        watch(evaluation.run(loader, device, check, limit(name)), name, count(loader), console)
         summary: dict[str, Any] = dict(evaluation.errors.summary())
-        if count(loader) < len(loader.dataset):
+        if summary["structures"] < count(loader):
+            words = f"evaluated {summary['structures']:.0f} structures of {name}, as the time is nearly over"
+            console.print(words, soft_wrap=True, highlight=False)
+        if summary["structures"] < len(loader.dataset):
             summary["sampled_from"] = len(loader.dataset)
         rows.append((name, summary))
         if not learns:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -88,7 +89,9 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
             if not processes.is_first():
                 return {}
             times = timings(trainer, clock, callbacks.best)
-            metrics = write_report(out, data, task, device, times, console, interrupt.check, options.verify)
+            metrics = write_report(
+                out, data, task, device, times, console, interrupt.check, options.verify, deadline.watch
+            )
             callbacks.last.finish()
     console.print(f"model: {out.path / folder.MODEL}", soft_wrap=True, highlight=False)
     return metrics
@@ -118,9 +121,10 @@ def make_deadline(
 ) -> Deadline:
     """Return what ends the training in time for the evaluation of all sets."""
 
-    def atoms(loader: DataLoader) -> int:
-        sizes, _ = data.sizes(loader.dataset)  # type: ignore[arg-type]  # the graphs of a set
-        return int(sum(sizes[batch].sum() for batch in loader.batch_sampler or ()))
+    def work(loader: DataLoader, batches: int | None = None) -> int:
+        atoms, edges = data.sizes(loader.dataset)  # type: ignore[arg-type]  # the graphs of a set
+        sizes = atoms if edges is None else atoms + edges
+        return int(sum(sizes[batch].sum() for batch in islice(loader.batch_sampler or (), batches)))
 
     sets = data.evaluation_dataloaders()
     return Deadline(
@@ -128,8 +132,10 @@ def make_deadline(
         max_time,
         job_end(),
         structures=sum(map(count, sets.values())),
-        atoms=sum(map(atoms, sets.values())) + len(images(task.predictor)) * atoms(sets["val"]),
-        validated=atoms(validation),
+        work={name: work(loader) for name, loader in sets.items()}
+        | {f"{name} images": work(sets["val"]) for name in images(task.predictor)},
+        validated=work(validation),
+        first=work(validation, 1),
         console=console,
     )
 

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from time import monotonic
+from time import monotonic, process_time  # noqa: F401 (the clocks of a run)
 from types import FrameType
 from typing import Any, Self
 

@@ -202,6 +202,13 @@ def test_energies_of_a_configuration_are_shown_and_checked(tmp_path):
         show(data, {"elements": fitted["elements"], "e0": [-10.0, -49.0, -100.0]}, "last.ckpt")
 
 
+def test_energies_of_the_model_that_are_not_those_of_the_data_are_refused(tmp_path):
+    cfg = configuration(tmp_path, "run", "predictor.e0=[-1.0,-2.0,-3.0,-4.0]")
+    with pytest.raises(InputError, match=r"^predictor.e0=\[-1.0, .* is not what the data have .*data.e0="):
+        run(cfg, Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_without_energies_keep_what_is_known(tmp_path):
     model = saved(tmp_path / "old.safetensors")
     atoms = molecule("H2O")
