@@ -3,17 +3,20 @@
 import argparse
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eqmol.cli.evaluation import add_options, check_outputs, load_model
 from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive, positive_number
 from eqmol.errors import InputError
-from eqmol.files import check_file, expand_paths
+from eqmol.files import check_file, expand_paths, replacing
 
 if TYPE_CHECKING:
-    from eqmol.inference.relax import Relaxer, Start
+    from rich.console import Console
+
+    from eqmol.inference.relax import Relaxer
+    from eqmol.inference.relax_report import Outcomes
 
 FAILURES = 20  #: structures without a result that are named on the screen
 
@@ -41,7 +44,8 @@ def _parser(program: str) -> Parser:
         "input",
         nargs="+",
         metavar="IN",
-        help="structures in any format that ASE reads, also .gz; several files and patterns like 'runs/*.xyz' are relaxed together",
+        help="structures in any format that ASE reads, also .gz, or .lmdb, .aselmdb and .pt of OC20; several files and "
+        "patterns like 'runs/*.xyz' are relaxed together; pos_relaxed (Å) and y_relaxed (eV) beside a structure are compared with",
     )
     add("-o", "--output", type=file_path, required=True, metavar="OUT", help="extended XYZ file to write")
     add("--optimizer", choices=("lbfgs", "fire"), default="lbfgs", help="how steps are taken (default: lbfgs)")
@@ -63,6 +67,22 @@ def _parser(program: str) -> Parser:
     add(
         "--trajectory", type=file_path, metavar="ALL.xyz", help="also write every step of one structure after the other"
     )
+    add(
+        "--first",
+        action="store_true",
+        help="each IN is a relaxation that was done before: start from its first structure, and compare with its last",
+    )
+    add(
+        "--group",
+        metavar="KEY",
+        help="structures with the same KEY in info are starting positions of one system: print the lowest energy of each",
+    )
+    add(
+        "--lowest",
+        type=file_path,
+        metavar="LOW.xyz",
+        help="with --group, also write the lowest structure of each group",
+    )
     add("--batch-size", type=positive, default=16, metavar="N", help="structures in one graph (default: 16)")
     add_options(parser)
     return parser
@@ -74,10 +94,13 @@ def _run(arguments: argparse.Namespace) -> None:
     inputs = expand_paths(arguments.input, "IN")
     for path in inputs:
         check_file(path)
-    check_outputs([arguments.output, arguments.trajectory], [arguments.model, *inputs])
+    check_outputs([arguments.output, arguments.trajectory, arguments.lowest], [arguments.model, *inputs])
+    if arguments.lowest is not None and arguments.group is None:
+        raise InputError("--lowest writes the lowest structure of each group; name the groups by --group KEY")
     from eqmol.inference.relax import Settings
     from eqmol.inference.relax_files import STATE, progress_folder, relax_files
     from eqmol.inference.relax_report import Outcomes
+    from eqmol.inference.relax_starts import read_starts
     from eqmol.models import Potential
     from eqmol.train.lock import FolderLock
 
@@ -94,12 +117,13 @@ def _run(arguments: argparse.Namespace) -> None:
     try:
         relax_files(
             model,
-            _starts(inputs),
+            read_starts(inputs, arguments.first, arguments.group),
             arguments.output,
             settings,
             trajectory=arguments.trajectory,
             options={
                 "model": hashlib.sha256(arguments.model.read_bytes()).hexdigest(),
+                "first": arguments.first,
                 "input": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in inputs],
             },
             close_contacts=arguments.close_contacts,
@@ -111,22 +135,30 @@ def _run(arguments: argparse.Namespace) -> None:
         if not (folder / STATE).is_file():
             shutil.rmtree(folder, ignore_errors=True)
     console = Console()
-    outcomes = Outcomes.read(arguments.output)
+    outcomes = Outcomes.read(arguments.output, read_starts(inputs, arguments.first, arguments.group), arguments.group)
+    for table in outcomes.tables():
+        console.print(table)
     for problem in outcomes.problems[:FAILURES]:
         console.print(problem, soft_wrap=True, highlight=False, markup=False)
     if len(outcomes.problems) > FAILURES:
         console.print(f"and {len(outcomes.problems) - FAILURES} more, see eqmol_problem in {arguments.output}")
     console.print(f"{outcomes.words()} -> {arguments.output}", soft_wrap=True, highlight=False, markup=False)
+    if arguments.lowest is not None:
+        _write_lowest(arguments.lowest, outcomes, console)
     if len(outcomes.problems) == outcomes.number:
         raise InputError("no structure could be relaxed; the reasons are above")
 
 
-def _starts(inputs: Sequence[Path]) -> "Iterator[Start]":
-    from eqmol.data.xyz.reader import read_frames
+def _write_lowest(path: Path, outcomes: "Outcomes", console: "Console") -> None:
+    """Write the structure of the lowest energy of each group."""
+    from eqmol.inference.extxyz import write_frame
 
-    for path in inputs:
-        for atoms, _, source in read_frames(path, unusable=lambda label, reason: None):
-            yield atoms, source
+    lowest = [group.lowest for group in outcomes.groups.values() if group.lowest is not None]
+    with replacing(path) as file:
+        for atoms in lowest:
+            write_frame(file, atoms)
+    words = f"the lowest of {len(lowest)} of {len(outcomes.groups)} groups -> {path}"
+    console.print(words, soft_wrap=True, highlight=False, markup=False)
 
 
 class _Screen:

@@ -1,6 +1,7 @@
 """Relaxations in one graph: the steps of ASE's optimisers one by one, stopping alone, going on after any end."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from typing import Any
 import ase
 import numpy as np
 import pytest
+import torch
 from ase.build import bulk, fcc111, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLengths, FixCartesian
 from ase.io import read, write
 from ase.optimize import FIRE, LBFGS
@@ -20,11 +23,17 @@ from ase.optimize import FIRE, LBFGS
 import eqmol
 from eqmol.checkpoint import save
 from eqmol.cli.main import main
+from eqmol.data.oc20.metrics import average_distance_within_threshold, mean_distance
+from eqmol.errors import InputError
 from eqmol.graph.electronic import StateGuard
 from eqmol.inference import relax_files
+from eqmol.inference.oc20_server import frames_of
 from eqmol.inference.optimizers import OPTIMIZERS
 from eqmol.inference.relax import Relaxation, Relaxer, Settings
+from eqmol.inference.relax_report import Outcomes
+from eqmol.inference.relax_starts import read_starts
 from eqmol.models import Potential
+from tests.data.oc20.files import record, relaxation, write_lmdb
 from tests.recipes import model
 
 ASE = {"lbfgs": LBFGS, "fire": FIRE}
@@ -202,7 +211,7 @@ def test_damaged_progress_is_said(potential: Potential, tmp_path: Path, monkeypa
         run(potential, tmp_path / "out.xyz", 2)
     state = tmp_path / "out.xyz.progress" / relax_files.STATE
     state.write_bytes(state.read_bytes()[:50])
-    with pytest.raises(eqmol.errors.InputError, match=r"is damaged .*remove the folder .*progress to begin anew"):
+    with pytest.raises(InputError, match=r"is damaged .*remove the folder .*progress to begin anew"):
         run(potential, tmp_path / "out.xyz")
 
 
@@ -324,3 +333,100 @@ def test_kill_9(path: Path, tmp_path: Path) -> None:
         process.wait()
     subprocess.run([*command, str(tmp_path / "out.xyz")], check=True, timeout=300)
     assert (tmp_path / "out.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
+
+
+# --- references and groups
+
+
+def test_relaxed_references(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # the minimum itself as the reference: wrapped into the cell, and with an energy 0.01 eV off
+    write(tmp_path / "in.xyz", [slab(), crystal(1, 0.02)])
+    first = ["relax", str(path), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "minima.xyz"), "--fmax", "0.3"]
+    assert main(first) == 0
+    minima = read(tmp_path / "minima.xyz", ":")
+    starts = [slab(), crystal(1, 0.02)]
+    for start, minimum in zip(starts, minima, strict=True):
+        start.arrays["pos_relaxed"] = minimum.positions + start.cell.array[0]
+        start.info["y_relaxed"] = minimum.info["eqmol_energy"] + 0.01
+    write(tmp_path / "in.xyz", starts)
+    assert main(first) == 0
+    printed = capsys.readouterr().out
+    outcomes = Outcomes.read(tmp_path / "minima.xyz", read_starts([tmp_path / "in.xyz"]))
+    named = outcomes.named()
+    assert named["average_distance_within_threshold"] == 1.0
+    assert named["mean_distance"] < 1e-8
+    assert named["start_average_distance_within_threshold"] < 1.0
+    assert named["energy_mae"] == pytest.approx(0.01, abs=1e-8)
+    assert named["energy_within_threshold"] == 1.0
+    assert "100.00%" in printed
+    assert "0.0100" in printed
+
+
+def test_first_of_a_relaxation(path: Path, tmp_path: Path) -> None:
+    frames = [slab() for _ in range(3)]
+    for number, atoms in enumerate(frames):
+        atoms.positions[3] += [0.0, 0.0, 0.1 * number]
+        atoms.calc = SinglePointCalculator(atoms, energy=-float(number), forces=np.zeros((4, 3)))
+    write(tmp_path / "one.traj", frames)
+    write(tmp_path / "two.traj", frames[:2])
+    starts = list(read_starts([tmp_path / "one.traj", tmp_path / "two.traj"], first=True))
+    assert [atoms.info["y_relaxed"] for atoms, _ in starts] == [-2.0, -1.0]
+    for (atoms, source), last in zip(starts, (frames[2], frames[1]), strict=True):
+        assert source.endswith(".traj, frame 0")
+        assert np.array_equal(atoms.positions, frames[0].positions)
+        assert np.array_equal(atoms.arrays["pos_relaxed"], last.positions)
+    write(tmp_path / "bad.traj", [frames[0], molecule("H2O")])
+    with pytest.raises(InputError, match="other atoms"):
+        list(read_starts([tmp_path / "bad.traj"], first=True))
+
+
+def test_initial_structures_of_oc20_and_totals_of_oc22(tmp_path: Path) -> None:
+    pytest.importorskip("lmdb")
+    atoms = relaxation()[0]
+    relaxed = atoms.positions + 0.1
+    is2re = record(atoms, "random1", 0, pos_relaxed=torch.tensor(relaxed), y_relaxed=-1.5)
+    oc22 = record(atoms, "random2", 0, oc22=1)
+    write_lmdb(tmp_path, {b"0": pickle.dumps(is2re)}, "is2re.lmdb")
+    write_lmdb(tmp_path, {b"0": pickle.dumps(oc22)}, "oc22.lmdb")
+    (start, source), (other, _) = read_starts([tmp_path / "is2re.lmdb", tmp_path / "oc22.lmdb"])
+    assert source.endswith("is2re.lmdb, frame 0")
+    assert np.array_equal(start.arrays["pos_relaxed"], relaxed)
+    assert start.info["y_relaxed"] == -1.5
+    assert start.constraints[0].index.tolist() == atoms.constraints[0].index.tolist()
+    assert np.array_equal(start.get_tags(), atoms.get_tags())
+    assert "pos_relaxed" not in other.arrays
+    ((first, _), (total, _)) = (next(frames_of(tmp_path / name)) for name in ("is2re.lmdb", "oc22.lmdb"))
+    assert first.reference == 0.0  # an adsorption energy
+    assert np.isnan(total.reference)
+
+
+def test_distances() -> None:
+    cell, pbc = np.diag([4.0, 5.0, 20.0]), np.array([True, True, False])
+    reference = np.array([[0.1, 0.0, 0.0], [2.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
+    moves = np.array([[3.9, 0.0, 0.0], [0.0, 0.3, 0.0], [9.0, 9.0, 9.0]])  # the first by -0.1 to an image
+    free = np.array([True, True, False])
+    assert mean_distance(reference + moves, reference, cell, pbc, free) == pytest.approx(0.2)
+    assert mean_distance(reference + moves, reference, cell, pbc, ~free[[1, 1, 1]]) == 0.0
+    slow = [[distance < threshold for threshold in np.arange(0.01, 0.5, 0.001)] for distance in (0.2004, 0.005, np.inf)]
+    assert average_distance_within_threshold([0.2004, 0.005, np.inf]) == pytest.approx(np.mean(slow))
+
+
+def test_groups(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    starts = [crystal(1, 0.02), slab(), crystal(1, 0.01), molecule("NH3")]
+    for atoms, name in zip(starts, ("a", "b", "a", "a"), strict=True):
+        atoms.info["system"] = name
+    write(tmp_path / "in.xyz", starts)
+    out, lowest = tmp_path / "out.xyz", tmp_path / "lowest.xyz"
+    arguments = ["relax", str(path), str(tmp_path / "in.xyz"), "-o", str(out), "--steps", "4", "--fmax", "0.1"]
+    assert main([*arguments, "--group", "system", "--lowest", str(lowest)]) == 0
+    results = read(out, ":")
+    assert [bool(atoms.info.get("eqmol_converged")) for atoms in results] == [True, False, True, False]
+    (chosen,) = read(lowest, ":")
+    assert chosen.info["eqmol_energy"] == min(results[i].info["eqmol_energy"] for i in (0, 2))
+    printed = capsys.readouterr().out
+    assert "the lowest of 1 of 2 groups" in printed
+    assert f"{chosen.info['eqmol_energy']:.4f}" in printed
+    assert main([*arguments, "--group", "nothing"]) == 2
+    assert "frame 0 has no 'nothing' to group by" in capsys.readouterr().err
+    assert main([*arguments, "--lowest", str(lowest)]) == 2
+    assert "--group KEY" in capsys.readouterr().err

@@ -38,6 +38,7 @@ class Frame:
         reference: eV, energy of slab and adsorbate apart, so that energy - reference is the adsorption energy; NaN if not
             known.
         forces: [N, 3] float64, eV/Å, of all atoms; None for relaxed energies (IS2RE), or if there are none.
+        relaxed: [N, 3] float64, Å, relaxed positions of an initial structure (IS2RE), where the file has them; shards have not.
     """
 
     system: str
@@ -51,6 +52,7 @@ class Frame:
     energy: float
     reference: float
     forces: NDArray[np.float64] | None
+    relaxed: NDArray[np.float64] | None = None
 
 
 def check(frame: Frame, source: str) -> Frame:
@@ -63,6 +65,8 @@ def check(frame: Frame, source: str) -> Frame:
     arrays: dict[str, NDArray[Any]] = {"positions": frame.positions, "tags": frame.tags, "fixed atoms": frame.fixed}
     if frame.forces is not None:
         arrays["forces"] = frame.forces
+    if frame.relaxed is not None:
+        arrays["relaxed positions"] = frame.relaxed
     for name, array in arrays.items():
         if len(array) != count or count == 0:
             raise InputError(f"{source} has {count} atoms, but {len(array)} {name}")
@@ -133,7 +137,7 @@ class Reading:
     Args:
         infer_tags: infer tags that are all 0 or missing, see :func:`eqmol.data.oc20.frame.infer_tags`.
         tags: file name -> [N] tags given apart from the file.
-        total: energies of LMDBs of pickles are totals and not, as OC20's scripts write them, adsorption energies.
+        total: energies of LMDBs of pickles are totals, as in OC22, and not, as OC20's scripts write them, adsorption energies.
         labels: refuse frames without energy or forces; otherwise, as in OC20's test sets, the energy of such a frame is NaN
             and its forces are None.
     """

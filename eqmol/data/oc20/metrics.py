@@ -3,9 +3,12 @@
 energy_mae (eV), forces_mae (eV/Å), forces_cos (mean cosine between predicted and true force of an atom), efwt (fraction of
 structures whose energy is within 0.02 eV and whose force components are all within 0.03 eV/Å), of atoms that were not held
 fixed; forces_mae_of_zero is the forces_mae of predicting none.
+
+Relaxed structures (IS2RS) are judged by the distance of their free atoms from the reference (:func:`mean_distance`): ADwT is the
+fraction of structures below a threshold, averaged over thresholds (:func:`average_distance_within_threshold`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eqmol.graph.neighbors import complete_cell
 from eqmol.graph.targets import FORCES
 
 ENERGY_THRESHOLD = 0.02  #: eV
 FORCE_THRESHOLD = 0.03  #: eV/Å
+DISTANCE_THRESHOLDS = (
+    np.arange(10, 500) / 1000
+)  #: Å, from 0.01 to 0.499; those of the Open Catalyst Project's evaluator
 
 
 class OpenCatalystMetrics:
@@ -64,3 +71,32 @@ class OpenCatalystMetrics:
         if both.any():
             summary["efwt"] = float(np.mean((energy[both] < ENERGY_THRESHOLD) & (largest[both] < FORCE_THRESHOLD)))
         return summary
+
+
+def mean_distance(
+    positions: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    free: NDArray[np.bool_],
+) -> float:
+    """Return the mean distance (Å) of free atoms from their places in the reference; 0 without any.
+
+    Args:
+        positions, reference: [N, 3] Å.
+        cell: [3, 3] Å; differences are taken to the nearest image by rounding fractional coordinates.
+        pbc: [3] bool.
+        free: [N] bool, atoms that count.
+    """
+    difference = (positions - reference)[free]
+    if len(difference) == 0:
+        return 0.0
+    box = complete_cell(cell, pbc)
+    fractional = difference @ np.linalg.inv(box)
+    difference = (fractional - np.where(pbc, np.rint(fractional), 0.0)) @ box
+    return float(np.linalg.norm(difference, axis=1).mean())
+
+
+def average_distance_within_threshold(distances: Sequence[float]) -> float:
+    """Return ADwT of structures by their mean distances (Å); infinity for one that could not be relaxed."""
+    return float((np.array(distances)[:, None] < DISTANCE_THRESHOLDS).mean())

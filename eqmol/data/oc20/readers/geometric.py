@@ -109,6 +109,9 @@ def _frames_of(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame, 
         "fixed": whole("fixed", 0, 1),
     }
     forces = None if label == "y_relaxed" or force is None else numbers(force, 3)
+    relaxed = numbers("pos_relaxed", 3) if "pos_relaxed" in fields else None
+    # OC22 (Tran et al., ACS Catal. 13, 3066 (2023)) marks its records, whose energies are totals
+    total = how.total or ("oc22" in fields and bool(whole("oc22", 0, 1).any()))
     energies = np.full(len(counts), math.nan) if label is None else numbers(label)
     frame_numbers = whole("fid", -(2**53), 2**53) if "fid" in fields else np.zeros(1, np.int64)
     ids = _names(fields["sid"], source)
@@ -132,8 +135,9 @@ def _frames_of(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame, 
             tags=arrays["tags"][rows].astype(np.int8),
             fixed=arrays["fixed"][rows].astype(bool),
             energy=float(energies[i]),
-            reference=math.nan if how.total else 0.0,
+            reference=math.nan if total else 0.0,
             forces=None if forces is None else forces[rows],
+            relaxed=None if relaxed is None else relaxed[rows],
         )
         yield check(frame, place), place
 
