@@ -120,6 +120,39 @@ def _draw_parity(
     block.suptitle(f"{quantity.title} ({quantity.unit})")
 
 
+def profile(curves: Mapping[str, NDArray[np.float64]], path: str | os.PathLike[str], label: str) -> None:
+    """Draw energies along a coordinate, every scan by itself between the same limits, with the error of the prediction.
+
+    Args:
+        curves: name -> coordinate, reference and prediction [3, points], energies in eV; NaN where there is no reference.
+        path: PNG file to write.
+        label: of the coordinate.
+    """
+    columns = min(COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(_WIDTH * columns + 0.5, 3.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    largest = max(float(np.nanmax(np.abs(curve[1:]))) for curve in curves.values())
+    unit, factor = shown_unit([1000.0 * largest], "meV")
+    for place, (name, (coordinate, reference, prediction)) in enumerate(curves.items()):
+        shown = axes[place // columns, place % columns]
+        known = np.isfinite(reference)
+        if known.any():
+            scaled = 1000.0 * factor * reference[known]
+            shown.plot(coordinate[known], scaled, "o", color="0.35", markersize=4, label="reference")
+        shown.plot(coordinate, 1000.0 * factor * prediction, color=COLORS[0], linewidth=1.4, label="prediction")
+        error = 1000.0 * np.sqrt(np.mean((prediction - reference)[known] ** 2)) if known.any() else np.nan
+        shown.set_title(f"{name}: RMSE {amount(error, 'meV')}" if known.any() else name, fontsize="medium")
+        shown.set_xlabel(label)
+        shown.grid(color="0.92")
+        if place % columns == 0:
+            shown.set_ylabel(f"relative energy ({unit})")
+    axes[0, 0].legend(fontsize="small")
+    for empty in axes.ravel()[len(curves) :]:
+        empty.remove()
+    write_png(figure, path)
+
+
 def learning_curve(
     log: str | os.PathLike[str], path: str | os.PathLike[str], curves: Sequence[tuple[str, str]]
 ) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from eqmol.graph.electronic import StateGuard
     from eqmol.inference.comparison import Comparison
+    from eqmol.inference.scan import Profile
     from eqmol.models.predictor import Predictor
 
 TABLES = (".csv", ".tsv")
@@ -69,6 +70,18 @@ def _parser(program: str) -> Parser:
     add("--relax", type=one_file, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
     add_options(parser)
     add("--batch-size", type=positive, default=16, metavar="N", help="structures at a time (default: 16)")
+    add(
+        "--scan",
+        metavar="COORDINATE",
+        help="structures are points of scans along a key of their info, or a distance, angle or dihedral angle of the atoms "
+        "5,13,14,18 (from 0)",
+    )
+    add(
+        "--profile",
+        type=file_path,
+        metavar="OUT.png",
+        help="with --scan, draw the energy along it, beside that of the labels",
+    )
     add("--metrics", type=file_path, metavar="OUT.json", help="also write the errors to this file")
     for label in LABELS:
         add(
@@ -100,18 +113,27 @@ def _run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is not None:
             name = option.replace("_", "-")
             raise InputError(f"--{name} is for molecules ({', '.join(MOLECULES)} or --smiles), not for {inputs[0]}")
-    check_outputs([arguments.output, arguments.metrics], [arguments.model, *inputs])
+    check_outputs([arguments.output, arguments.metrics, arguments.profile], [arguments.model, *inputs])
+    if (arguments.scan is None) != (arguments.profile is None):
+        raise InputError("--scan names a coordinate and --profile the figure of energies along it; give both")
     with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
         output = files.enter_context(replacing(arguments.output))
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
         from eqmol.graph.electronic import StateGuard
         from eqmol.inference.comparison import Comparison
+        from eqmol.inference.scan import Profile
+        from eqmol.models import Potential
 
+        profile = None if arguments.scan is None else Profile(arguments.scan)
         model = load_model(arguments)
+        if profile is not None and not isinstance(model, Potential):
+            raise InputError(f"{arguments.model} predicts no energies, which --profile draws; leave it out")
         comparison = Comparison(model, _keys(arguments))
         comparison.check(inputs, wanted=metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
-        number = _predict_files(arguments, model, comparison, inputs, output, states)
+        number = _predict_files(arguments, model, comparison, inputs, output, states, profile)
+        if profile is not None:
+            profile.draw(arguments.profile)
         if metrics is not None:
             document = {"model": str(arguments.model), "input": _names(inputs), "structures": number}
             metrics.write(json.dumps(document | comparison.named(), indent=2) + "\n")
@@ -166,6 +188,8 @@ def _run_molecules(arguments: argparse.Namespace, inputs: Sequence[Path], consol
     from eqmol.molecules.molecule import from_smiles, read_molecules
     from eqmol.molecules.table import SMILES, read_table
 
+    if arguments.profile is not None or arguments.scan is not None:
+        raise InputError("--scan and --profile are for structures, not for molecules; leave them out")
     if arguments.smiles is not None and inputs:
         raise InputError(f"give either {inputs[0]} or --smiles, not both")
     others = [path for path in inputs if not _holds_molecules(path)]
@@ -281,6 +305,7 @@ def _predict_files(
     inputs: Sequence[Path],
     file: Any,
     states: "StateGuard",
+    profile: "Profile | None" = None,
 ) -> int:
     """Write every frame with its predictions and, of several files, where it comes from; return the number of frames."""
     from rich.console import Console
@@ -300,6 +325,8 @@ def _predict_files(
             attach(atoms, result | ({"source": source} if len(inputs) > 1 else {}), model)
             write_frame(file, atoms)
             comparison.add(frame, result)
+            if profile is not None:
+                profile.add(frame, result)
             number += 1
             progress.update(bar, completed=number)
     return number

@@ -166,6 +166,10 @@ class GraphSets(pl.LightningDataModule):
         """Return errors of others on the same test set: name -> target -> mean absolute error in the unit of tables."""
         return {}
 
+    def published(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return published errors on test sets: name of the set -> model -> errors by their names in metrics.json."""
+        return {}
+
     def baseline(self, recipe: Mapping[str, Any]) -> Baseline | None:
         """Return what a model with a recipe has to beat, if there is something."""
         return None

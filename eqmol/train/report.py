@@ -145,6 +145,7 @@ def write_report(
     baseline = data.baseline(model.recipe) or Simple(task.targets)
     compared: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
     loaders: Mapping[str, Any] = data.evaluation_dataloaders()
+    published = data.published()
     for name, loader in loaders.items():
         learns = name == TRAIN and baseline.learns
         evaluation = Evaluation(task, model, baseline, learns)
@@ -163,6 +164,7 @@ def write_report(
         if len(groups) > 1:
             rows.extend((f"  {group}", errors) for group, errors in groups.items())
             summary = summary | {"config_types": groups}
+        rows.extend((f"  {other} (published)", errors) for other, errors in published.get(name, {}).items())
         if name in (TRAIN, VAL):
             metrics[name] = summary
         else:

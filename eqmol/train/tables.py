@@ -117,8 +117,10 @@ def offset_notes(targets: Sequence[Target], rows: Sequence[Row]) -> list[str]:
 
 
 def structures_shown(errors: Mapping[str, float]) -> str:
-    """Return the number of structures of a row of errors; "1000 of 5000" where they were drawn from more."""
-    number = f"{errors.get('structures', 0):.0f}"
+    """Return the number of structures of a row of errors; "1000 of 5000" where they were drawn from more; "" of published ones."""
+    if "structures" not in errors:
+        return ""
+    number = f"{errors['structures']:.0f}"
     return f"{number} of {errors['sampled_from']:.0f}" if "sampled_from" in errors else number
 
 
@@ -139,7 +141,9 @@ def _energy_table(rows: Sequence[Row]) -> Table:
     table.add_column("forces\nRMSE/RMS", justify="right", no_wrap=True)
     for name, errors in rows:
         cells = [
-            f"{number(factor * errors[mae])} / {number(factor * errors[rmse])}" if mae in errors else ""
+            f"{number(factor * errors[mae]) if mae in errors else '-'} / {number(factor * errors[rmse])}"
+            if rmse in errors
+            else ""
             for mae, rmse, factor in columns
         ]
         rms = errors.get("forces_rms_mev_per_a", 0.0)

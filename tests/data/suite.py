@@ -1,5 +1,6 @@
 """What every data set keeps: a set inherits from :class:`DataSetTests` and says how it is made."""
 
+import copy
 import io
 import json
 import math
@@ -214,6 +215,14 @@ class DataSetTests(ABC):
         assert 0 < len(chosen) == len(set(chosen))
         assert set(chosen) <= sources
         assert chosen == [graph.source for graph in data.sample()]
+
+    def test_debugging_evaluates_few_structures(self, data: GraphSets) -> None:
+        short = copy.copy(data)  # the data are shared by tests
+        short.keep_first(2)
+        loaders = short.evaluation_dataloaders()
+        assert set(loaders) == set(data.evaluation_dataloaders())
+        for loader in (*loaders.values(), short.val_dataloader()):
+            assert 0 < sum(batch.num_graphs for batch in loader) <= 2
 
     def test_comparisons_are_errors_of_others(self, data: GraphSets) -> None:
         for name, errors in data.comparisons().items():

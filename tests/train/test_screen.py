@@ -67,6 +67,17 @@ def test_large_errors_change_their_unit(width):
     assert [line[:8] for line in text.splitlines() if "train" in line] == ["  train "]
 
 
+def test_published_errors_have_their_rows():
+    published = ("  MACE (published)", {"energy_rmse_mev": 3.0, "forces_rmse_mev_per_a": 8.8})
+    errors = {"structures": 5.0, "energy_mae_mev": 4.0, "energy_rmse_mev": 6.0, "forces_mae_mev_per_a": 7.0}
+    errors |= {"forces_rmse_mev_per_a": 9.0, "forces_rms_mev_per_a": 900.0}
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(*error_tables((ENERGY, FORCES), [("300K", errors), published], {}, None, {}))
+    own, other = screen.getvalue().rstrip().splitlines()[-2:]
+    assert own.split() == ["300K", "5", "4", "/", "6", "7", "/", "9", "1.0", "%"]
+    assert other.split() == ["MACE", "(published)", "-", "/", "3", "-", "/", "8.8"]
+
+
 def test_properties_change_their_unit():
     targets = (Target("U0", "extensive", "eV"), Target("mu", "intensive", "D"))
     screen = io.StringIO()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eqmol.data.bpa.download import SHA256, download, verify
+from eqmol.data.bpa.published import PUBLISHED
 from eqmol.data.places import find, not_found
 from eqmol.data.xyz.datamodule import FileSets
 from eqmol.graph import AtomGraph
@@ -45,6 +46,15 @@ class ThreeBPA(FileSets):
         self.test_files = verify(folder)
         self.folder = folder
         super().setup(stage)
+
+    def published(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return the errors of :mod:`eqmol.data.bpa.published`, trained on all 500 frames, for the test sets that are there."""
+        names = ("energy_rmse_mev", "forces_rmse_mev_per_a")
+        return {
+            test: {model: dict(zip(names, errors, strict=True)) for model, errors in PUBLISHED[test].items()}
+            for test in self.test_graphs
+            if test in PUBLISHED
+        }
 
     def read_tests(self) -> dict[str, list[AtomGraph]]:
         """Return the hot frames, and the published test sets where they are."""

@@ -16,20 +16,26 @@ SHA256 = {
     "train_mixedT.xyz": "bc108532964b2ed259eaaabf82e5dfaffa5bda9ac384fc2afabcce192a49250b",
     "iso_atoms.xyz": "e12a2465a2612bf38fd5dabdf64d4b57fc58ce9610a858c54ea1142d517c053f",
 }
-#: Published test sets, used where a person has put them; git blob ids from the same commit.
+#: Published test sets: molecular dynamics at three temperatures, and scans of dihedral angles; git blob ids from the same commit.
 TESTS = {
     "300K": ("test_300K.xyz", "6ea840dfce31bd7667a26e592f3625729c90441b"),
     "600K": ("test_600K.xyz", "681d24eeb4e9193644e6db58193b50e205a5bc0f"),
     "1200K": ("test_1200K.xyz", "94beb5238c3573e4be4d368928460f951e07e513"),
+    "dihedral": ("test_dih.xyz", "7bdd390b9aed0a677dd8036a3a5055a0b648d1f5"),
 }
 
 
 def download(folder: Path) -> None:
-    """Fetch the files of 3BPA into a folder; each appears there only when its sha256 is right."""
+    """Fetch the files of 3BPA into a folder, with the test sets; one whose hash is wrong does not stay there."""
     pooch.get_logger().setLevel("WARNING")
     try:
         for name, expected in SHA256.items():
             pooch.retrieve(URL + name, known_hash=f"sha256:{expected}", fname=name, path=folder)
+        for name, expected in TESTS.values():
+            pooch.retrieve(URL + name, known_hash=None, fname=name, path=folder)
+            if (found := git_blob_id(folder / name)) != expected:
+                (folder / name).unlink()
+                raise ValueError(f"the git blob id of {name} is {found}, not {expected}")
     except (OSError, ValueError) as error:  # no network, folder not writable; wrong hash
         reason = str(error) if isinstance(error, ValueError) else type(error).__name__
         if folder.is_dir() and not any(folder.iterdir()):

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from eqmol.data import places
+from eqmol.data.bpa import datamodule as bpa
+from eqmol.data.bpa import download
 from eqmol.data.bpa.datamodule import Sample, ThreeBPA
 from eqmol.data.bpa.download import SHA256, TESTS, URL, git_blob_id
 from eqmol.data.xyz.reader import read_frames
@@ -109,13 +111,60 @@ def test_what_is_absent_is_fetched_and_checked_by_sha256(nowhere, monkeypatch):
         (path / fname).write_text("of another hash, which pooch would have refused")
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
+    blobs = dict(TESTS.values())
+    monkeypatch.setattr(download, "git_blob_id", lambda path: blobs[path.name])
     datamodule = ThreeBPA(cutoff=5.0)
     datamodule.prepare_data()
-    assert fetched == [(URL + name, f"sha256:{sha}", "data/3bpa") for name, sha in SHA256.items()]
+    files = [(name, f"sha256:{sha}") for name, sha in SHA256.items()] + [(name, None) for name in blobs]
+    assert fetched == [(URL + name, known, "data/3bpa") for name, known in files]
     datamodule.prepare_data()
-    assert len(fetched) == 3
+    assert len(fetched) == 7
     with pytest.raises(InputError, match=r"data/3bpa/train_300K\.xyz is not the published file: its sha256 is"):
         datamodule.setup()
+
+
+def test_a_test_set_of_another_hash_does_not_stay(nowhere, monkeypatch):
+    def retrieve(url, known_hash, fname, path):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / fname).write_text("other content")
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(InputError, match=r"the git blob id of test_300K\.xyz is \w+, not 6ea840"):
+        ThreeBPA(cutoff=5.0).prepare_data()
+    assert not (nowhere / "data" / "3bpa" / "test_300K.xyz").exists()
+
+
+def test_all_test_sets_are_found_and_have_published_errors(tmp_path, monkeypatch):
+    """Files of the form of 3BPA, made from the sample."""
+    folder = tmp_path / "3bpa"
+    folder.mkdir()
+    train = (SAMPLE / "train_300K.xyz").read_text().splitlines(keepends=True)
+    (folder / "train_300K.xyz").write_text("".join(train[: 29 * 20]))
+    (folder / "train_mixedT.xyz").write_text("".join(train[29 * 20 : 29 * 30]))
+    shutil.copyfile(SAMPLE / "iso_atoms.xyz", folder / "iso_atoms.xyz")
+    for number, (file, _) in enumerate(TESTS.values()):
+        (folder / file).write_text("".join(train[29 * (30 + number) : 29 * (33 + number)]))
+    monkeypatch.setenv("EQMOL_DATA", str(tmp_path))
+    for table, hash_of in (
+        (SHA256, lambda file: pooch.file_hash(str(folder / file))),
+        (TESTS, lambda test: (TESTS[test][0], git_blob_id(folder / TESTS[test][0]))),
+    ):
+        for name in table:
+            monkeypatch.setitem(table, name, hash_of(name))
+    monkeypatch.setattr(bpa, "HOT", slice(0, 5))
+    datamodule = ThreeBPA(cutoff=5.0)
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert {name: len(graphs) for name, graphs in datamodule.test_graphs.items()} == {"mixedT_hot": 5} | dict.fromkeys(
+        TESTS, 3
+    )
+    published = datamodule.published()
+    assert list(published) == list(TESTS)
+    assert published["dihedral"]["MACE"] == {"energy_rmse_mev": 7.8, "forces_rmse_mev_per_a": 16.5}
+    (folder / "test_dih.xyz").unlink()
+    again = ThreeBPA(cutoff=5.0)
+    again.setup()
+    assert "dihedral" not in {*again.test_graphs, *again.published()}
 
 
 @pytest.mark.realdata
