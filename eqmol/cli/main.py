@@ -13,6 +13,7 @@ from eqmol.cli.options import exit_code, leave
 COMMANDS = {
     "train": "train a model: eqmol train model=mace backend=grid data=xyz data.train_file=train.xyz",
     "predict": "energies and forces of structures, properties of molecules: eqmol predict MODEL in.xyz -o out.xyz",
+    "examine": "whether a potential can be trusted: eqmol examine MODEL structures.xyz",
     "doctor": "what is wrong with data: eqmol doctor train=A.xyz val=B.xyz test=C.xyz",
     "relax": "relax structures together: eqmol relax MODEL in.xyz -o out.xyz",
     "convert": "a larger model that computes the same: eqmol convert IN OUT --family coupled",

@@ -112,7 +112,7 @@ def _atomic_energies(name: str, statistics: Statistics, graphs: Sequence[AtomGra
     found = []
     if statistics.doubt is not None:
         found.append(Finding("E0", f"'{name}': {statistics.doubt}", True, len(graphs)))
-    if statistics.rank_deficiency:
+    if statistics.rank_deficiency and len({graph.num_nodes for graph in graphs}) > 1:
         words = (
             f"'{name}': the compositions leave {statistics.rank_deficiency} combination(s) of atomic energies undetermined; give "
             "isolated atoms if other compositions or dissociation matter"

@@ -75,6 +75,7 @@ SIGNATURES = {
         "kernels=None",
         "radial_table=None",
     ],
+    "examine": ["model", "structures=None", "picoseconds=10.0"],
     **{operation: ["spec", "backend='cg'"] for operation in ("convolution", "product", "power")},
 }
 

@@ -286,6 +286,8 @@ def test_real_files(tmp_path: Path) -> None:
     bpa = [str(folder / "3bpa" / f"{name}.xyz") for name in ("train_300K", "train_mixedT", "iso_atoms")]
     code, found = diagnosis(tmp_path, *bpa)
     assert (code, culprits(found), found["findings"][0]["words"][:8]) == (1, ["leakage"], "31 pairs")
-    for sound in (bpa[::2], bpa[1:], [str(folder / "oc20/is2re/is2re_bs3.extxyz")], [str(folder / "qm9/raw/gdb9.sdf")]):
-        code, found = diagnosis(tmp_path, *sound)
+    others = ("oc20/is2re/is2re_bs3.extxyz", "oc20/is2re/is2re_bs3.pt", "qm9/raw/gdb9.sdf")
+    for sound in (bpa[::2], bpa[1:], *([str(folder / other)] for other in others)):
+        key = "y_relaxed" if "is2re" in sound[0] else "energy"
+        code, found = diagnosis(tmp_path, *sound, f"--energy-key={key}")
         assert (code, culprits(found)) == (0, []), sound

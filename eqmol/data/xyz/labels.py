@@ -126,5 +126,5 @@ def complete(graphs: Sequence[AtomGraph]) -> None:
 
 def _similar(label: str, keys: Iterable[str]) -> str:
     """Return a key that sounds like a label, "" where there is none."""
-    named = (key for key in keys if not key.startswith("eqmol_"))
+    named = (key for key in keys if not key.startswith("eqmol_") and "init" not in key.lower())  # of initial structures
     return next((key for key in named if any(word in key.lower() for word in WORDS[label])), "")

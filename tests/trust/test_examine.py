@@ -1,0 +1,278 @@
+"""Sound models pass; broken ones fail their own line and none that has nothing to do with it."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+import eqmol
+from eqmol.checkpoint import save
+from eqmol.cli import examine as command
+from eqmol.errors import InputError
+from eqmol.models import Potential
+from eqmol.ops import grid
+from eqmol.trust.dynamics import slope_of
+from eqmol.trust.examine import examine
+from tests.models.systems import make_model
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+def structures() -> list[ase.Atoms]:
+    """A molecule and a crystal of few atoms."""
+    water = molecule("H2O")
+    crystal = bulk("C", "diamond", a=3.6)
+    for atoms in (water, crystal):
+        atoms.rattle(0.05, seed=4)
+    return [water, crystal]
+
+
+class Detached(Potential):
+    """Directions of edges from which no gradient comes back."""
+
+    def _features(self, graph, vectors, species):
+        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        return super()._features(graph, lengths * (vectors / lengths).detach(), species)
+
+
+class HardCutoff(Potential):
+    """An energy for each edge, of whatever length."""
+
+    def _site_energies(self, graph, features, vectors, species, forces):
+        energies, direct = super()._site_energies(graph, features, vectors, species, forces)
+        return energies.index_add(0, graph.edge_index[1], energies.new_full((len(vectors),), 0.02)), direct
+
+
+class Changed(Potential):
+    """Results that are changed afterwards."""
+
+    def forward(self, graph, forces=True, stress=False):
+        results = super().forward(graph, forces, stress)
+        self.change(graph, results)
+        return results
+
+
+class HalfStress(Changed):
+    def change(self, graph, results):
+        if "stress" in results:
+            results["stress"] /= 2
+
+
+class NotConservative(Changed):
+    def change(self, graph, results):
+        if "forces" in results:
+            results["forces"] *= (1 + 0.05 * (graph.atomic_numbers == 8))[:, None]
+
+
+class Sign(Changed):
+    def change(self, graph, results):
+        if "forces" in results:
+            results["forces"] *= -1
+
+
+class WrongE0(Changed):
+    def change(self, graph, results):
+        results["energies"] += 1.0 * (graph.atomic_numbers == 8)
+        owner = torch.zeros(len(graph.pos), dtype=torch.int64) if "batch" not in graph else graph.batch
+        results["energy"] = torch.zeros_like(results["energy"]).index_add(0, owner, results["energies"])
+
+
+class Batches(Changed):
+    def change(self, graph, results):
+        results["energy"] += 1e-3 * (len(graph.cell) - 1)
+
+
+class SinglePrecision(Changed):
+    def change(self, graph, results):
+        results["energy"] = results["energy"].float().double()
+
+
+class Small(Potential):
+    """With a grid that has one row too few."""
+
+
+#: What follows from forces that are no slope of the energy.
+SLOPE = {"forces", "stretch", "order of the integrator", "drift", "supercell"}
+#: Class -> its own line, and others that it may fail.
+BROKEN = {
+    Detached: ("forces", SLOPE | {"stress"}),
+    HardCutoff: ("smooth at the cutoff", {"stretch", "order of the integrator", "drift"}),
+    HalfStress: ("stress", set()),
+    NotConservative: ("forces", SLOPE),
+    Sign: ("forces", SLOPE),
+    WrongE0: ("isolated atoms", set()),
+    Batches: ("batches", set()),
+    SinglePrecision: (
+        "sum of energies",
+        SLOPE | {"rotation, float64", "mirror, float64", "permutation, float64", "translation, float64", "extensivity"}
+        | {"stress", "smooth at the cutoff", "isolated atoms", "batches"},
+    ),
+    Small: ("rotation, float64", {"rotation, as used"}),
+}  # fmt: skip
+
+
+def broken(kind: type[Potential], monkeypatch: pytest.MonkeyPatch) -> Potential:
+    """A model of a class."""
+    options = {"family": "gaunt", "backend": "grid"} if kind is Small else {}
+    if kind is Small:
+        whole = grid.sphere_rule
+        monkeypatch.setattr(grid, "sphere_rule", lambda degree, *rest: whole(max(degree - 2, 0), *rest))
+    model = make_model(**options)
+    model.__class__ = kind
+    return model
+
+
+@pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
+def test_a_broken_model_fails_its_own_line(kind: type[Potential], monkeypatch: pytest.MonkeyPatch) -> None:
+    own, others = BROKEN[kind]
+    failed = set(examine(broken(kind, monkeypatch), structures(), picoseconds=0).failures())
+    assert own in failed
+    assert failed <= {own} | others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
+def test_a_broken_model_in_dynamics(kind: type[Potential], monkeypatch: pytest.MonkeyPatch) -> None:
+    own, others = BROKEN[kind]
+    failed = set(examine(broken(kind, monkeypatch), structures(), picoseconds=0.5).failures())
+    assert own in failed
+    assert failed <= {own} | others
+    if kind in (NotConservative, Sign):
+        assert "order of the integrator" in failed
+
+
+SOUND = {
+    "coupled": {},
+    "gaunt": {"family": "gaunt", "backend": "grid"},
+    "direct": {"variant": "equiformer-gate", "forces": "direct"},
+    "float32": {"dtype": torch.float32},
+    "so3": {"parity": "so3", "zbl": True},
+    "S2": {"variant": "equiformer"},
+}
+
+
+def sound(name: str) -> Potential:
+    options = dict(SOUND[name])
+    torch.set_default_dtype(options.pop("dtype", torch.float64))
+    return make_model(**options)
+
+
+@pytest.mark.parametrize("name", ["coupled", "direct", "float32"])
+def test_sound_models_pass(name: str) -> None:
+    report = examine(sound(name), structures(), picoseconds=0)
+    assert report.failures() == []
+    assert len(report.lines) >= 13
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_models_pass_in_dynamics(name: str) -> None:
+    for given in (structures(), None):
+        report = examine(sound(name), given, picoseconds=0.5)
+        assert report.failures() == []
+        ratio = next(line.value for line in report.lines if line.name == "order of the integrator")
+        assert name == "direct" or ratio < 0.6
+
+
+def test_a_calculator_of_ase() -> None:
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    report = examine(EMT(), [atoms, atoms.copy()], picoseconds=0.01)
+    assert report.failures() == []
+    assert {"forces", "stress", "order of the integrator", "drift"} <= {line.name for line in report.lines}
+
+
+def test_the_drift_is_a_slope_with_its_error() -> None:
+    rng = np.random.default_rng(0)
+    times = np.linspace(0, 10, 10_000)
+    slopes = [slope_of(times, 0.3 * times + rng.normal(size=10_000)) for _ in range(50)]
+    drifts, errors = np.array(slopes).T
+    assert abs(drifts.mean() - 0.3) < 3 * drifts.std() / 50**0.5
+    assert 0.6 < errors.mean() / drifts.std() < 1.6
+
+
+def labelled(model: Potential) -> list[ase.Atoms]:
+    """Structures with labels that are the model's but for a constant and some noise."""
+    rng, found = np.random.default_rng(0), []
+    for seed in range(4):
+        atoms = molecule("CH3OH")
+        atoms.rattle(0.05, seed=seed)
+        result = eqmol.predict(atoms, model, close_contacts="warn")
+        atoms.info["config_type"] = "ab"[seed % 2]
+        forces = result["forces"] + rng.normal(0, 0.01, (6, 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=result["energy"] + 6.0, forces=forces)
+        found.append(atoms)
+    return found
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model()
+    model.set_domain(torch.full((3, 3), 0.9), 4)
+    save(model, tmp_path / "model.safetensors")
+    write(tmp_path / "a.xyz", labelled(model), format="extxyz")
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["model.safetensors", "a.xyz", "--time", "0", "--card", "-o", "out"]) == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    lines = {line["name"]: line for line in report["lines"]}
+    assert report["passed"]
+    assert lines["constant in the energies"]["status"] == "warn"
+    assert "-1e+03" in lines["constant in the energies"]["words"]
+    assert report["facts"]["force RMSE"].endswith("meV/Å")
+    assert [table["title"][17:] for table in report["tables"]] == ["by element", "by their size", "by config_type"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("<canvas") == 3
+    names = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org", "https://matplotlib.org")  # of SVG
+    assert not [found for found in re.findall(r"https?://[\w.]+", page) if found not in names]
+    assert "| ✓ | forces |" in (tmp_path / "out/card.md").read_text()
+    assert "No check failed" in page
+    assert "constant in the energies" in capsys.readouterr().out
+
+
+def test_a_broken_model_ends_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Potential, "element_values", lambda self, name: torch.zeros(3))
+    save(make_model(), tmp_path / "model.safetensors")
+    assert command.main([str(tmp_path / "model.safetensors"), "--time", "0", "-o", str(tmp_path)]) == 1
+    assert "Failed: isolated atoms" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium")
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    model = make_model()
+    examine(model, labelled(model), picoseconds=0).write(tmp_path)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=2000"]
+    picture = tmp_path / "page.png"
+    done = subprocess.run(
+        [CHROMIUM, *options, f"--screenshot={picture}", "--window-size=1100,2600", (tmp_path / "report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert picture.stat().st_size > 30_000
+    assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((EMT(), None), "does not say which elements"),
+        ((EMT(), []), "no structures"),
+        ((EMT(), [molecule("H2O")], -1), "picoseconds=-1"),
+    ],
+)
+def test_wrong_arguments(arguments, words: str) -> None:
+    model, given, *time = arguments
+    with pytest.raises(InputError, match=words):
+        examine(model, given, picoseconds=time[0] if time else 0)
