@@ -13,6 +13,7 @@ from eqmol.cli.options import exit_code, leave
 COMMANDS = {
     "train": "train a model: eqmol train model=mace backend=grid data=xyz data.train_file=train.xyz",
     "predict": "energies and forces of structures, properties of molecules: eqmol predict MODEL in.xyz -o out.xyz",
+    "md": "molecular dynamics that continues and stops itself: eqmol md MODEL start.xyz --temperature 300",
     "examine": "whether a potential can be trusted: eqmol examine MODEL structures.xyz",
     "doctor": "what is wrong with data: eqmol doctor train=A.xyz val=B.xyz test=C.xyz",
     "relax": "relax structures together: eqmol relax MODEL in.xyz -o out.xyz",

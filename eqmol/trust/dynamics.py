@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import ase
 import numpy as np
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from numpy.typing import NDArray
 
+from eqmol.inference.dynamics import thermal_momenta
 from eqmol.trust.report import Curve, Line, judge
 from eqmol.trust.subject import Subject
 
@@ -25,12 +25,9 @@ COMPATIBLE = 3.0
 def trajectory(subject: Subject, atoms: ase.Atoms, step: float, number: int) -> NDArray[np.float64]:
     """Total energies (eV) of so many steps (fs) of velocity Verlet from the same velocities of 300 K; also the first."""
     atoms = atoms.copy()
-    rng = np.random.default_rng(3)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=TEMPERATURE, rng=rng)
-    Stationary(atoms)
     evaluate = subject.moving()
     masses = atoms.get_masses()[:, None]
-    velocities = atoms.get_velocities()
+    velocities = thermal_momenta(atoms, TEMPERATURE, seed=3) / masses
     potential, forces = evaluate(atoms)
     energies = [potential + 0.5 * float((masses * velocities**2).sum())]
     for _ in range(number):

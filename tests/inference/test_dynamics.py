@@ -1,0 +1,106 @@
+"""Runs that go on where they were, and that stop themselves."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.io import read, write
+
+from eqmol.checkpoint import save
+from eqmol.cli import md
+from eqmol.errors import InputError
+from eqmol.inference.dynamics import STATE, STOPPED, TABLE, TRAJECTORY, Settings, Simulation
+from tests.recipes import model
+
+SHORT = Settings(interval=5.0, temperature=300.0, seed=3)
+
+
+def start(name: str = "bulk") -> ase.Atoms:
+    atoms = bulk("Cu", cubic=True) if name == "bulk" else molecule("C2H6")
+    atoms.calc = EMT()
+    return atoms
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
+def test_a_run_that_was_killed_is_the_same_as_one_that_was_not(ensemble: str, tmp_path: Path) -> None:
+    settings = replace(SHORT, ensemble=ensemble)
+    whole = Simulation(start(), tmp_path / "whole", settings)
+    assert whole.run(0.04).picoseconds == pytest.approx(0.04)
+    Simulation(start(), tmp_path / "cut", settings).run(0.02)
+    for name in (TRAJECTORY, TABLE):  # what a kill leaves: a frame that is not in the state
+        with open(tmp_path / "cut" / name, "a") as file:
+            file.write("4\nLattice=")
+    assert Simulation(start(), tmp_path / "cut", settings).run(0.04).stopped == ""
+    for name in (TRAJECTORY, TABLE):
+        cut, uncut = ((tmp_path / part / name).read_text().split() for part in ("cut", "whole"))
+        assert len(cut) == len(uncut)
+    tables = [np.genfromtxt(tmp_path / part / TABLE, delimiter=",", skip_header=1) for part in ("cut", "whole")]
+    np.testing.assert_allclose(*tables, rtol=1e-9, atol=1e-9)  # neighbour lists sum in another order
+    frames = read(tmp_path / "whole" / TRAJECTORY, ":")
+    assert [atoms.info["time_ps"] for atoms in frames] == pytest.approx(np.arange(9) * 0.005)
+    assert len((tmp_path / "whole" / TABLE).read_text().splitlines()) == 10
+    last = whole.atoms
+    np.testing.assert_array_equal(frames[-1].positions, last.positions)
+    np.testing.assert_array_equal(frames[-1].get_momenta(), last.get_momenta())
+
+
+@pytest.mark.slow
+def test_temperature_and_energy(tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+    atoms.calc = EMT()
+    settings = replace(SHORT, interval=50.0, timestep=5.0, temperature=400.0)
+    Simulation(atoms, tmp_path / "nvt", settings).run(4.0)
+    temperatures = np.loadtxt(tmp_path / "nvt" / TABLE, delimiter=",", skiprows=20, usecols=1)
+    assert abs(temperatures.mean() / 400.0 - 1) < 0.15
+    Simulation(atoms, tmp_path / "nve", replace(settings, ensemble="nve")).run(0.5)
+    totals = np.loadtxt(tmp_path / "nve" / TABLE, delimiter=",", skiprows=1, usecols=3)
+    assert np.ptp(totals) < 0.01
+
+
+def test_it_stops_itself(tmp_path: Path) -> None:
+    atoms = start()
+    atoms.positions[1] += [0.0, 0.9, 0.9]
+    outcome = Simulation(atoms, tmp_path, replace(SHORT, largest_force=5.0)).run(0.1)
+    assert "more than the 5 eV/Å that are allowed" in outcome.stopped
+    assert outcome.picoseconds < 0.1
+    assert read(tmp_path / STOPPED).info["stopped"] == outcome.stopped
+
+
+def test_broken_bonds_are_named(tmp_path: Path) -> None:
+    simulation = Simulation(start("molecule"), tmp_path, SHORT)
+    assert simulation.broken() == ()
+    assert len(simulation.bonds) == 7
+    hydrogen = int(np.flatnonzero(simulation.atoms.numbers == 1)[0])
+    simulation.atoms.positions[hydrogen] *= 3.0
+    assert [words.split()[0] for words in simulation.broken()] == [f"C0-H{hydrogen}"]
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="whole number of steps"):
+        Settings(interval=2.5)
+    with pytest.raises(InputError, match="periodic in three directions"):
+        Simulation(start("molecule"), tmp_path / "a", replace(SHORT, ensemble="npt"))
+    Simulation(start(), tmp_path / "b", SHORT).run(0.005)
+    with pytest.raises(InputError, match=r"temperature=300\.0, not 400\.0"):
+        Simulation(start(), tmp_path / "b", replace(SHORT, temperature=400.0))
+    with pytest.raises(InputError, match="other atoms"):
+        Simulation(start("molecule"), tmp_path / "b", SHORT)
+    (tmp_path / "b" / STATE).unlink()
+    with pytest.raises(InputError, match="holds another run"):
+        Simulation(start(), tmp_path / "b", SHORT)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(model(), tmp_path / "model.safetensors")
+    write(tmp_path / "start.xyz", molecule("CH3OH"))
+    options = [str(tmp_path / "model.safetensors"), str(tmp_path / "start.xyz"), "-o", str(tmp_path / "run")]
+    short = ["--time", "0.004", "--interval", "1", "--timestep", "0.5", "--temperature", "50", "--largest-force", "1e4"]
+    assert md.main([*options, *short]) == 0
+    assert capsys.readouterr().out.startswith("0.004 ps in ")
+    assert md.main([*options[:3], str(tmp_path / "other"), *short[:-1], "1e-3"]) == 1
+    assert "more than the 0.001 eV/Å that are allowed" in capsys.readouterr().err
+    assert (tmp_path / "other" / STOPPED).is_file()
