@@ -17,7 +17,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto
 h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; margin: .5rem 0; width: 100% }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top }
-td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .s { font-weight: 600; white-space: nowrap } .pass { color: #00734f } .warn { color: #9a6700 } .fail { color: #b3261e }
 .small { color: #666; font-size: .87rem } svg { max-width: 100%; height: auto }
 canvas { border: 1px solid #ddd; touch-action: none; cursor: grab; max-width: 100% }
@@ -71,7 +71,7 @@ def page(report: Report) -> str:
         f'<td class="small">{escape(line.reason)}</td></tr>'
         for line in report.lines
     )
-    header = "<tr><th></th><th>check</th><th>found</th><th>allowed</th><th>unit</th><th>why</th></tr>"
+    header = "<tr><th></th><th>check</th><th class=n>found</th><th class=n>allowed</th><th>unit</th><th>why</th></tr>"
     parts = [
         f"<h1>{escape(report.title)}</h1><p class='s {'fail' if failed else 'pass'}'>{escape(verdict)}</p>",
         f"<table>{facts}</table><h2>Checks</h2><table>{header}{lines}</table>",
@@ -90,7 +90,7 @@ def page(report: Report) -> str:
 
 
 def _table(table: Rows) -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in table.header)
+    header = "".join(f"<th{' class=n' * (column > 0)}>{escape(name)}</th>" for column, name in enumerate(table.header))
     rows = "".join(
         f"<tr><td>{escape(row[0])}</td>{''.join(f'<td class=n>{escape(cell)}</td>' for cell in row[1:])}</tr>"
         for row in table.rows
