@@ -13,7 +13,7 @@ from ase.build import molecule
 from ase.calculators.emt import EMT
 
 from benchmarks import degree
-from eqmol.cli import convert, predict
+from eqmol.cli import convert, predict, relax
 from eqmol.cli.help import page
 from eqmol.cli.main import COMMANDS
 from eqmol.cli.main import main as eqmol
@@ -57,8 +57,8 @@ def test_commands_have_options_that_exist(file: str, line: str) -> None:
             name, value = option.split("=", 1)
             is_group = (shipped("conf") / name / f"{value}.yaml").is_file() or option in OWN
             assert is_group or name in keys, f"{file}: {option}"
-    elif command in ("predict", "convert"):
-        module = {"predict": predict, "convert": convert}[command]
+    elif command in ("predict", "relax", "convert"):
+        module = {"predict": predict, "relax": relax, "convert": convert}[command]
         module._parser("eqmol").parse_args(arguments)  # exits with an option that it does not know
     else:
         assert command in COMMANDS or command == "--help"

@@ -93,20 +93,20 @@ def together(potential: Potential, structures: list[ase.Atoms], settings: Settin
 @pytest.mark.parametrize("optimizer", ASE)
 def test_steps_are_those_of_ase(potential: Potential, optimizer: str) -> None:
     calculator = eqmol.Calculator(potential)
-    settings = Settings(optimizer, fmax=1e-3, steps=6, max_step=0.05)
+    settings = Settings(optimizer, fmax=1e-3, steps=5, max_step=0.05)
     for one, atoms in zip(together(potential, several(), settings), several(), strict=True):
         atoms.calc = calculator
         slow = ASE[optimizer](atoms, logfile=None, maxstep=0.05)
-        converged = slow.run(fmax=1e-3, steps=6)
+        converged = slow.run(fmax=1e-3, steps=5)
         assert (one.steps, one.converged(1e-3)) == (slow.nsteps, converged)
         assert np.abs(one.atoms.positions - atoms.positions).max() < 1e-10
         assert abs(one.result["energy"] - atoms.get_potential_energy()) < 1e-10
 
 
 def test_minima_do_not_depend_on_the_batch(potential: Potential) -> None:
-    settings = Settings(fmax=2e-2, batch_size=2)
+    settings = Settings(fmax=1e-1, batch_size=2)
     batched = together(potential, crystals(), settings)
-    assert all(one.converged(2e-2) for one in batched)
+    assert all(one.converged(1e-1) for one in batched)
     assert len({one.steps for one in batched}) > 1
     for one, atoms in zip(batched, crystals(), strict=True):
         (alone,) = together(potential, [atoms], settings)
@@ -183,7 +183,7 @@ def run(potential: Potential, out: Path, kill_after: int = 0, **options: Any) ->
         if rounds == kill_after:
             raise KilledError
 
-    settings = Settings(options.pop("optimizer", "lbfgs"), fmax=0.02, steps=6, batch_size=2)
+    settings = Settings(options.pop("optimizer", "lbfgs"), fmax=0.05, steps=4, batch_size=2)
     relax_files.relax_files(potential, starts(), out, settings, tell=tell, **options)
 
 
@@ -197,7 +197,7 @@ def test_killed_and_continued_is_uninterrupted(
     for seconds in (0.0, 1e9):  # after every step, and never
         monkeypatch.setattr(relax_files, "SAVE_SECONDS", seconds)
         with pytest.raises(KilledError):
-            run(potential, tmp_path / names[0], 4, trajectory=tmp_path / names[1], optimizer=optimizer)
+            run(potential, tmp_path / names[0], 3, trajectory=tmp_path / names[1], optimizer=optimizer)
         assert not (tmp_path / names[0]).exists()
     run(potential, tmp_path / names[0], trajectory=tmp_path / names[1], optimizer=optimizer)
     for name in names:
