@@ -25,7 +25,7 @@ THEORY = {
     ("convolution", "cg"): (5, f"L³ paths of L² coefficients, {_XIE}"),
     ("convolution", "escn"): (3, "Passaro and Zitnick 2023, arXiv:2302.03655"),
     ("convolution", "gaunt"): (3, "L² points × L degrees of the filter"),
-    ("convolution", "gaunt_fft"): (3, "L² points × L degrees of the filter"),
+    ("convolution", "gaunt_fft"): (3, "rotations, series and FFTs of every order"),
     ("convolution", "grid"): (3, "L² points × L degrees of the filter"),
     ("product", "cg"): (5, f"L³ paths of L² coefficients, {_XIE}"),
     ("product", "gaunt"): (3, f"two steps from degree 6, {_XIE}"),

@@ -5,18 +5,17 @@ computed on the smallest sufficient equispaced torus. The discrete Fourier trans
 basis, which is faster than the FFTs of :mod:`eqmol.ops.gaunt_fft` at the degrees of molecules.
 """
 
-from eqmol.ops.sampled import SampledProduct
+from eqmol.ops.sampled import Sampled, SampledProduct
 from eqmol.ops.sampled_convolution import SampledConvolution
 from eqmol.ops.sampled_power import SampledPower
 from eqmol.so3.quadrature import ProductRule
 from eqmol.so3.torus import torus_rule
 
 
-class OnTorus:
+class OnTorus(Sampled):
     """Equispaced points of the torus."""
 
-    @staticmethod
-    def rule(band: int, degree_out: int) -> ProductRule:
+    def rule(self, band: int, degree_out: int) -> ProductRule:
         return torus_rule(band, degree_out)
 
 

@@ -1,4 +1,4 @@
-"""Gaunt family on a Gauss-Legendre × uniform grid on the sphere."""
+"""Gaunt family on points of the sphere: Gauss-Legendre × uniform, or Lebedev's where one table is used and they are fewer."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,22 @@ import torch
 from torch import Tensor
 
 from eqmol.ops.multilinear import Form
-from eqmol.ops.sampled import SampledProduct
+from eqmol.ops.sampled import Sampled, SampledProduct
 from eqmol.ops.sampled_convolution import SampledConvolution
 from eqmol.ops.sampled_power import SampledPower
 from eqmol.ops.spec import Spec
 from eqmol.ops.transforms import chunks
 from eqmol.so3.layout import degrees
-from eqmol.so3.quadrature import ProductRule, sphere_rule
+from eqmol.so3.quadrature import Rule, lebedev_rule, sphere_rule
 
 
-class OnSphere:
-    """Gauss-Legendre × uniform points."""
+class OnSphere(Sampled):
+    """The fewest points that are exact."""
 
-    @staticmethod
-    def rule(band: int, degree_out: int) -> ProductRule:
-        return sphere_rule(band, degree_out)
+    def rule(self, band: int, degree_out: int) -> Rule:
+        rule = sphere_rule(band, degree_out)
+        fewer = None if self.is_separable else lebedev_rule(band, degree_out)
+        return rule if fewer is None or len(fewer.azimuth) >= len(rule.azimuth) else fewer
 
 
 class GridConvolution(OnSphere, SampledConvolution):
@@ -30,6 +31,7 @@ class GridConvolution(OnSphere, SampledConvolution):
 class GridProduct(OnSphere, SampledProduct):
     """Product on the grid; at degree 1 on an octahedron."""
 
+    separable_degree = 8  # up to 7 Lebedev's points are few enough for one table
     scale: Tensor
 
     def __init__(self, spec: Spec) -> None:

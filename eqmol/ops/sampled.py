@@ -25,7 +25,7 @@ from eqmol.ops.multilinear import Form, partials
 from eqmol.ops.spec import Spec
 from eqmol.ops.transforms import Dense, Separable, Transform, Transforms, chunks
 from eqmol.so3.layout import degree_slice, degrees
-from eqmol.so3.quadrature import Factors, ProductRule
+from eqmol.so3.quadrature import Factors, Rule
 
 
 class Sampled(TensorProduct):
@@ -33,16 +33,20 @@ class Sampled(TensorProduct):
 
     has_kernels = True
     #: From this degree on two steps are faster than dense tables; a constant, so that results do not depend on the machine.
-    separable_degree: ClassVar[int] = 6
+    separable_degree: ClassVar[int] = 7
 
-    @staticmethod
     @abstractmethod
-    def rule(band: int, degree_out: int) -> ProductRule:
+    def rule(self, band: int, degree_out: int) -> Rule:
         """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
 
-    def transform(self, factors: Factors, rule: ProductRule) -> Transform:
+    @property
+    def is_separable(self) -> bool:
+        """Whether tables are applied in two steps, for which the points must be a product."""
+        return max(self.spec.degree_in, self.spec.degree_filter) >= self.separable_degree
+
+    def transform(self, factors: Factors, rule: Rule) -> Transform:
         """The transform of a table, of one kind for all tables of an operation."""
-        if max(self.spec.degree_in, self.spec.degree_filter) >= self.separable_degree:
+        if self.is_separable:
             return Separable(factors, rule.columns)
         return Dense(factors.dense(rule.columns))
 
@@ -64,7 +68,7 @@ class Pairing(NamedTuple):
     own: np.ndarray
 
 
-def pairings(rule: ProductRule, spec: Spec) -> list[Pairing]:
+def pairings(rule: Rule, spec: Spec) -> list[Pairing]:
     """What a convolution or product multiplies: that of f g, then, if it has a curl, those of f_θ g_φ and f_φ g_θ."""
     (component, own), curl = (_weighted(spec, kind) for kind in (0, 1))
     second = rule.factors(spec.degree_filter).take(component)
@@ -86,7 +90,7 @@ def _weighted(spec: Spec, kind: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([none, *components]), np.concatenate([none, *own])
 
 
-def projection(rule: ProductRule, spec: Spec) -> Factors:
+def projection(rule: Rule, spec: Spec) -> Factors:
     """The way back, with the constants of the outputs."""
     polar, order = rule.projection_factors
     return Factors(polar * spec.gaunt_scale[degrees(spec.degree_out)], order)

@@ -64,7 +64,7 @@ class EdgeFrame(NamedTuple):
         return _Bound(self, *arguments).derivatives
 
 
-class _Side:
+class Side:
     """Features or the cotangent, which stand on either side of the weights, with their rotation and frame.
 
     Attributes:
@@ -89,6 +89,12 @@ class _Side:
         for l, outside, inside in zip(self.degrees, self.outside, self.inside, strict=True):
             matmul(self.matrices[l], outside, inside)
 
+    def put(self, mixed: Tensor) -> None:
+        """Set ``mixed`` [e, rows, C]."""
+        rows = [part.shape[1] for part in self.mixed]
+        for own, part in zip(self.mixed, mixed.split(rows, dim=1), strict=True):
+            own.copy_(part)
+
     def leave(self) -> Tensor:
         parts = [matmul(self.matrices[l].mT, mixed) for l, mixed in zip(self.degrees, self.mixed, strict=True)]
         return torch.cat(parts, dim=1)
@@ -108,8 +114,8 @@ class _Bound:
 
     def __init__(self, frame: EdgeFrame, weight: Tensor, x: Tensor, inward: Tensor, outward: Tensor, v: Tensor) -> None:
         self.blocks, self.weight = frame.blocks, weight
-        self.sender = _Side(frame.degrees_in, frame.rotation_shapes(frame.degrees_in), inward, x)
-        self.receiver = _Side(frame.degrees_out, frame.rotation_shapes(frame.degrees_out), outward, v)
+        self.sender = Side(frame.degrees_in, frame.rotation_shapes(frame.degrees_in), inward, x)
+        self.receiver = Side(frame.degrees_out, frame.rotation_shapes(frame.degrees_out), outward, v)
 
     def derivatives(self, slots: Sequence[int]) -> list[Tensor]:
         if set(slots) - {1, 2}:

@@ -21,7 +21,7 @@ from eqmol.ops.contract import RadialWeight, TensorProduct
 from eqmol.ops.grid import OnSphere
 from eqmol.ops.registry import candidates, create
 from eqmol.so3.layout import degree_slice, degrees
-from eqmol.so3.quadrature import sphere_rule
+from eqmol.so3.quadrature import ProductRule, sphere_rule
 from tests.ops.cases import spec_id
 
 L = 2
@@ -169,7 +169,10 @@ def test_missing_curl_shows(operation: Any, monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.family == "gaunt" and s.parity == "o3"], ids=spec_id)
 def test_one_row_too_few_shows(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure(spec, "grid").right
-    coarse = staticmethod(lambda band, degree_out: sphere_rule(band, degree_out, rows=(band + degree_out) // 2))
+
+    def coarse(self: OnSphere, band: int, degree_out: int) -> ProductRule:
+        return sphere_rule(band, degree_out, rows=(band + degree_out) // 2)
+
     monkeypatch.setattr(OnSphere, "rule", coarse)
     space = measure(spec, "grid")
     assert not space.right

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.signal import convolve2d
 
-from eqmol.so3.quadrature import harmonics_at, sphere_rule
+from eqmol.so3.quadrature import LEBEDEV_DEGREES, harmonics_at, lebedev_rule, sphere_rule
 from eqmol.so3.torus import fourier_series, from_fourier_series, torus_rule
 
 BANDS = [(0, 0), (3, 2), (6, 3), (8, 4), (9, 1), (4, 7), (16, 8)]
@@ -25,7 +25,7 @@ def error(rule, band, degree_out):
     return np.abs(rule.projection.T @ rule.sample(band) - expected).max()
 
 
-@pytest.mark.parametrize("factory", [sphere_rule, torus_rule])
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, lebedev_rule])
 @pytest.mark.parametrize(("band", "degree_out"), BANDS)
 def test_exact(factory, band, degree_out):
     assert error(factory(band, degree_out), band, degree_out) < 1e-13
@@ -39,6 +39,17 @@ def test_smallest_sufficient(factory, band, degree_out):
     assert error(factory(band, degree_out, rows, columns - 1), band, degree_out) > 1e-2
 
 
+@pytest.mark.parametrize("degree", LEBEDEV_DEGREES)
+def test_points_of_lebedev_have_positive_weights_and_are_about_two_thirds(degree):
+    rule, product = lebedev_rule(degree, 0), sphere_rule(degree, 0)
+    assert (rule.projection > 0).all()
+    assert 0.6 < len(rule.azimuth) / len(product.azimuth) < 0.85
+    assert lebedev_rule(LEBEDEV_DEGREES[-1], 1) is None
+    if degree < 17:
+        assert error(rule, degree, 0) < 1e-13
+        assert error(rule, degree + 1, 0) > 1e-3
+
+
 @pytest.mark.parametrize(("band", "degree_out"), BANDS)
 def test_stated_sizes(band, degree_out):
     columns = band + degree_out + 1
@@ -46,7 +57,7 @@ def test_stated_sizes(band, degree_out):
     assert shape(torus_rule, band, degree_out) == (band + 1, columns)
 
 
-@pytest.mark.parametrize("factory", [sphere_rule, torus_rule])
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, lebedev_rule])
 def test_gradients_are_tangential_derivatives(factory):
     rule, step = factory(5, 2), 1e-6
     south, east = rule.tangents
@@ -58,7 +69,7 @@ def test_gradients_are_tangential_derivatives(factory):
         np.testing.assert_allclose(slope * scale, expected, atol=1e-8)  # finite differences
 
 
-@pytest.mark.parametrize("factory", [sphere_rule, torus_rule])
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, lebedev_rule])
 def test_tables_are_products(factory):
     rule = factory(7, 3)
     tables = [rule.factors(5), *rule.gradient_factors(5), rule.projection_factors]

@@ -1,0 +1,103 @@
+"""Where products in O(L³) begin to pay: processor time of products L x L -> L of the gaunt family against L.
+
+    EQMOL_KERNELS=off python benchmarks/crossover.py [FOLDER]        (default: docs/benchmarks)
+
+Writes crossover.csv and crossover.png. ``table`` is one dense table on the Gauss-Legendre grid, what ``grid`` would be without
+Lebedev's points and without two steps. All run interleaved on one thread after a warm-up, float32, 256 rows, 32 channels: least and
+median milliseconds of processor time, of the forward pass and of training on forces (forward, gradient, gradient of its square).
+"""
+
+import csv
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from eqmol.ops import Product, Spec, product
+from eqmol.ops.grid import GridProduct
+from eqmol.plots import COLORS, write_png
+from eqmol.so3.layout import dim
+from eqmol.so3.quadrature import Rule, sphere_rule
+
+ROWS, CHANNELS = 256, 32
+DEGREES = (2, 3, 4, 5, 6, 7, 8, 10, 12)
+REPEATS = {"forward": 9, "training": 4}
+
+
+class Table(GridProduct):
+    """One dense table at every degree."""
+
+    separable_degree = 99
+
+    def rule(self, band: int, degree_out: int) -> Rule:
+        return sphere_rule(band, degree_out)
+
+
+def run(op: Product, x: Tensor, y: Tensor, weight: Tensor, mode: str) -> float:
+    """Milliseconds of processor time."""
+    begin = time.process_time()
+    if mode == "forward":
+        with torch.no_grad():
+            op(x, y, weight)
+    else:
+        leaves = [t.detach().requires_grad_() for t in (x, y, weight)]
+        slopes = torch.autograd.grad(op(*leaves).square().sum(), leaves[:2], create_graph=True)
+        torch.autograd.grad(torch.stack([s.square().sum() for s in slopes]).sum(), leaves)
+    return 1e3 * (time.process_time() - begin)
+
+
+def measure(degree: int) -> list[dict[str, str | int | float]]:
+    """A row for every algorithm and mode."""
+    torch.manual_seed(0)
+    spec = Spec("product", "gaunt", "o3", degree, degree, degree)
+    ops = {"table": Table(spec)} | {name: product(spec, name) for name in ("grid", "gaunt", "gaunt_fft")}
+    x, y = (torch.randn(ROWS, dim(degree), CHANNELS) for _ in range(2))
+    weight = torch.randn(spec.num_weights, CHANNELS)
+    rows: list[dict[str, str | int | float]] = []
+    for mode, repeats in REPEATS.items():
+        times: dict[str, list[float]] = {name: [] for name in ops}
+        for number in range(repeats + 1):
+            for name, op in ops.items():
+                # one repetition of the slowest says enough
+                if number < 3 or name != "gaunt_fft":
+                    times[name].append(run(op, x, y, weight, mode))
+        for name, found in times.items():
+            least, median = min(found[1:]), statistics.median(found[1:])
+            rows.append({"degree": degree, "mode": mode, "backend": name, "least_ms": least, "median_ms": median})
+    return rows
+
+
+def draw(rows: list[dict[str, str | int | float]], path: Path) -> None:
+    """Write the figure: a panel per mode, a curve per algorithm."""
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    for axes, mode in zip(figure.subplots(1, 2), REPEATS, strict=True):
+        for color, name in zip(COLORS, ("table", "grid", "gaunt", "gaunt_fft"), strict=False):
+            own = [row for row in rows if (row["mode"], row["backend"]) == (mode, name)]
+            x, t = ([float(row[key]) for row in own] for key in ("degree", "least_ms"))
+            label = "one dense table" if name == "table" else name
+            axes.plot(x, t, "--" if name == "table" else "-", marker="o", markersize=4, color=color, label=label)
+        axes.set(title=mode, xlabel="degree", yscale="log")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("processor time / ms")
+    figure.axes[0].legend(frameon=False)
+    write_png(figure, path)
+
+
+def main() -> None:
+    """Measure, and write both files."""
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "benchmarks"
+    rows = [row for degree in DEGREES for row in measure(degree)]
+    with (folder / "crossover.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    draw(rows, folder / "crossover.png")
+
+
+if __name__ == "__main__":
+    main()
