@@ -85,19 +85,19 @@ def write(folder: Path, suite: str, rows: list[Row], baseline: str) -> None:
         table = csv.DictWriter(file, list(records[0]), lineterminator="\n")
         table.writeheader()
         table.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in record.items()} for record in records)
-    for suffix, text in ((".md", markdown(rows, baseline)), (".txt", machine())):
+    for suffix, text in ((".md", markdown(suite, rows, baseline)), (".txt", machine())):
         with replacing(folder / f"{suite}{suffix}") as file:
             file.write(text)
     plot(folder / f"{suite}.png", rows)
 
 
-def markdown(rows: list[Row], baseline: str) -> str:
+def markdown(suite: str, rows: list[Row], baseline: str) -> str:
     """How many times less CPU time, wall time and memory than the baseline, a row per case."""
     methods = list(dict.fromkeys(row.method for row in rows))
     by_case = {case: {r.method: r for r in rows if r.case == case} for case in dict.fromkeys(row.case for row in rows)}
     lines = [
         f"Times faster than {baseline} with `EQMOL_KERNELS={KERNELS}`: CPU on one thread | wall on two threads | memory saved. In "
-        "brackets: weights per channel.",
+        "brackets: weights per channel. [What is compared, and how](README.md#what-is-compared).",
         "",
         "| case | " + " | ".join(methods) + " |",
         "|---" * (len(methods) + 1) + "|",
@@ -105,7 +105,7 @@ def markdown(rows: list[Row], baseline: str) -> str:
     for case, found in by_case.items():
         cells = [_cell(found[method], baseline) if method in found else "" for method in methods]
         lines.append(f"| {case.name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"![CPU time of every method]({suite}.png)"]) + "\n"
 
 
 def _cell(row: Row, baseline: str) -> str:

@@ -1,4 +1,4 @@
-"""First floor: tensor products.
+"""Tensor products.
 
 A :class:`Spec` says what is computed, :func:`convolution`, :func:`mixing`, :func:`product` and :func:`power` make the algorithm
 that computes it:

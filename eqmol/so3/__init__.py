@@ -1,1 +1,1 @@
-"""Ground floor: rotations. Knows neither graphs nor networks."""
+"""Rotations: harmonics, couplings, Wigner matrices, quadratures. Knows neither graphs nor networks."""
