@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from eqmol.data.checks.finding import TRAIN, Finding, Sets, about, share
 from eqmol.graph import AtomGraph
@@ -15,6 +16,12 @@ from eqmol.graph.keys import ENERGY, FORCES
 SAME = 1e-4
 #: Å; the same where it is only said that they are alike.
 NEAR = 0.02
+#: Random directions; standard deviations of a projection that none exceeds (2e-9).
+DIRECTIONS, SURE = 6, 6.0
+#: Frames of a set that are compared with nearly the same ones of another.
+MOST = 2000
+#: Distances of a structure that are compared: all of some twenty atoms.
+COMPARED = 300
 #: eV per atom and eV/Å; labels of one structure that differ by more contradict each other.
 ENERGY_DIFFERENCE, FORCE_DIFFERENCE = 1e-3, 0.05
 
@@ -31,7 +38,7 @@ def repeated(
 ) -> list[tuple[Frame, Frame]]:
     """Pairs of frames with the same atoms at the same places, translation aside where nothing is periodic.
 
-    Vectors are projected on one direction and sorted: the same structures then stand side by side.
+    Vectors are projected on a few random directions, where the same structures stand side by side.
 
     Args:
         sets: structures by the name of their set.
@@ -49,17 +56,15 @@ def _pairs(
     frames: Sequence[Frame], vector: Callable[[AtomGraph], NDArray[np.float64]], reach: float
 ) -> Iterator[tuple[Frame, Frame]]:
     places = np.stack([vector(frame.graph) for frame in frames])
-    direction = np.random.default_rng(0).normal(size=places.shape[1])
-    height = places @ (direction / np.linalg.norm(direction))
-    order = np.argsort(height, kind="stable")
-    apart = reach * np.sqrt(places.shape[1])  # no projection of a smaller difference is longer
-    for rank, first in enumerate(order):
-        for second in order[rank + 1 :]:
-            if height[second] - height[first] > apart:
-                break
-            if np.abs(places[first] - places[second]).max() < reach:
-                a, b = sorted((int(first), int(second)))
-                yield frames[a], frames[b]
+    directions, _ = np.linalg.qr(
+        np.random.default_rng(0).normal(size=(places.shape[1], min(places.shape[1], DIRECTIONS)))
+    )
+    # on a random direction a difference is as long as its components are large; beyond so many times that, it never is
+    apart = reach * min(np.sqrt(places.shape[1]), SURE)
+    found = cKDTree(places @ directions).query_pairs(apart, p=np.inf, output_type="ndarray")
+    for a, b in found[np.lexsort(found.T[::-1])].tolist():
+        if np.abs(places[a] - places[b]).max() < reach:
+            yield frames[a], frames[b]
 
 
 def _place(graph: AtomGraph) -> NDArray[np.float64]:
@@ -71,11 +76,13 @@ def _place(graph: AtomGraph) -> NDArray[np.float64]:
 
 
 def _shape(graph: AtomGraph) -> NDArray[np.float64]:
-    """All distances as one vector, which rotations do not change; of periodic structures positions and cell."""
+    """Distances, of large molecules some, which rotations do not change; of periodic structures positions and cell."""
     if graph.pbc.any():
         return _place(graph)
     positions = graph.pos.numpy()
     rows, columns = np.triu_indices(len(positions), 1)
+    chosen = slice(None, None, max(1, len(rows) // COMPARED))
+    rows, columns = rows[chosen], columns[chosen]
     return np.linalg.norm(positions[rows] - positions[columns], axis=1)
 
 
@@ -135,16 +142,21 @@ def _repeats(sets: Sets, pairs: Sequence[tuple[Frame, Frame]]) -> list[Finding]:
     return found
 
 
+def _some(graphs: Sequence[AtomGraph]) -> Sequence[AtomGraph]:
+    """At most :data:`MOST` or nearly twice as many, evenly spread."""
+    return graphs[:: max(1, len(graphs) // MOST)]
+
+
 def _near(sets: Sets, pairs: Sequence[tuple[Frame, Frame]]) -> list[Finding]:
     """Frames of other sets that are nearly, or but for a rotation, those of the training set."""
     if TRAIN not in sets:
         return []
     same = {id(frame.graph) for pair in pairs for frame in pair}
     found = []
-    for name, graphs in sets.items():
+    for name in sets:
         if name == TRAIN:
             continue
-        both = {TRAIN: sets[TRAIN], name: graphs}
+        both = {part: _some(sets[part]) for part in (TRAIN, name)}
         near = {
             id(frame.graph): frame.graph
             for pair in repeated(both, _shape, NEAR)
@@ -154,7 +166,7 @@ def _near(sets: Sets, pairs: Sequence[tuple[Frame, Frame]]) -> list[Finding]:
         }
         if near:
             words = (
-                f"{share(len(near), len(graphs), name)} are within {NEAR:g} Å of one of '{TRAIN}', or turned copies (first: "
+                f"{share(len(near), len(both[name]), name)} are within {NEAR:g} Å of one of '{TRAIN}', or turned copies (first: "
                 f"{next(iter(near.values())).source}): the errors on '{name}' are those of frames that are nearly known"
             )
             found.append(about("near duplicates", words, list(near.values()), culprit=False))
