@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from eqmol.data.oc20.anomalies import anomaly
 from eqmol.data.oc20.metrics import ENERGY_THRESHOLD, average_distance_within_threshold, mean_distance
 from eqmol.data.xyz.reader import read_frames
 from eqmol.inference.extxyz import move_mask
@@ -25,11 +26,13 @@ class Group:
     Args:
         starts: how many.
         relaxed: of these.
-        lowest: that of the lowest energy among the relaxed ones; None without any.
+        anomalies: of these, see :mod:`eqmol.data.oc20.anomalies`.
+        lowest: that of the lowest energy among the relaxed ones without; None without any.
     """
 
     starts: int = 0
     relaxed: int = 0
+    anomalies: int = 0
     lowest: ase.Atoms | None = None
 
     def energy(self) -> float:
@@ -73,7 +76,7 @@ class Outcomes:
         for (atoms, _, _), (start, _) in zip(read_frames(path), starts, strict=True):
             outcomes._add(atoms, start)
             if group is not None:
-                outcomes._join(atoms, group)
+                outcomes._join(atoms, start, group)
         return outcomes
 
     def _add(self, atoms: ase.Atoms, start: ase.Atoms) -> None:
@@ -92,12 +95,14 @@ class Outcomes:
         if RELAXED_ENERGY in start.info and not problem:
             self.energy_errors.append(float(atoms.info["eqmol_energy"]) - float(start.info[RELAXED_ENERGY]))
 
-    def _join(self, atoms: ase.Atoms, key: str) -> None:
+    def _join(self, atoms: ase.Atoms, start: ase.Atoms, key: str) -> None:
         group = self.groups.setdefault(str(atoms.info[key]), Group())
         group.starts += 1
         if "eqmol_problem" not in atoms.info and atoms.info["eqmol_converged"]:
             group.relaxed += 1
-            if atoms.info["eqmol_energy"] < group.energy():
+            if anomaly(start, atoms):
+                group.anomalies += 1
+            elif atoms.info["eqmol_energy"] < group.energy():
                 group.lowest = atoms
 
     def words(self) -> str:
@@ -143,11 +148,14 @@ class Outcomes:
                     )
             tables.append(table)
         if self.groups:
-            table = Table("group", "starts", "relaxed", "lowest energy\neV", "from", title="lowest of each group")
+            table = Table(
+                "group", "starts", "relaxed", "anomalies", "lowest energy\neV", "from", title="lowest of each group"
+            )
             for name, group in self.groups.items():
                 source = "" if group.lowest is None else str(group.lowest.info["eqmol_source"])
-                energy = f"{group.energy():.4f}" if group.relaxed else ""
-                table.add_row(Text(name), str(group.starts), str(group.relaxed), energy, Text(source))
+                energy = "" if group.lowest is None else f"{group.energy():.4f}"
+                counts = (str(number) for number in (group.starts, group.relaxed, group.anomalies))
+                table.add_row(Text(name), *counts, energy, Text(source))
             tables.append(table)
         return tables
 

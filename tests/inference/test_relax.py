@@ -14,7 +14,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk, fcc111, molecule
+from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLengths, FixCartesian
 from ase.io import read, write
@@ -23,6 +23,7 @@ from ase.optimize import FIRE, LBFGS
 import eqmol
 from eqmol.checkpoint import save
 from eqmol.cli.main import main
+from eqmol.data.oc20.anomalies import anomaly
 from eqmol.data.oc20.metrics import average_distance_within_threshold, mean_distance
 from eqmol.errors import InputError
 from eqmol.graph.electronic import StateGuard
@@ -430,3 +431,26 @@ def test_groups(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "frame 0 has no 'nothing' to group by" in capsys.readouterr().err
     assert main([*arguments, "--lowest", str(lowest)]) == 2
     assert "--group KEY" in capsys.readouterr().err
+
+
+def test_anomalies_do_not_count(tmp_path: Path) -> None:
+    start = fcc111("Cu", (2, 2, 2), vacuum=8.0)
+    add_adsorbate(start, molecule("CO"), 1.9, "ontop")
+    start.positions[-2:, 2] = np.array([0.0, 1.15]) + start.positions[:, 2].max()
+    start.set_tags([0] * 4 + [1] * 4 + [2] * 2)
+    start.info = {"system": "a"}
+    kept, broken, gone = (start.copy() for _ in range(3))
+    broken.positions[-1] += [1.5, 0.0, 0.0]
+    gone.positions[-2:, 2] += 3.0
+    assert [anomaly(start, atoms) for atoms in (kept, broken, gone)] == ["", "dissociated", "desorbed"]
+    untagged = start.copy()
+    untagged.set_tags(0)
+    assert anomaly(untagged, gone) == ""
+    results = {"kept": (kept, -1.0), "broken": (broken, -3.0), "gone": (gone, -2.0)}
+    for name, (atoms, energy) in results.items():
+        atoms.info |= {"eqmol_converged": True, "eqmol_steps": 1, "eqmol_energy": energy, "eqmol_source": name}
+    write(tmp_path / "out.xyz", [atoms for atoms, _ in results.values()])
+    (group,) = Outcomes.read(tmp_path / "out.xyz", [(start, "")] * 3, "system").groups.values()
+    assert (group.starts, group.relaxed, group.anomalies, group.energy()) == (3, 3, 2, -1.0)
+    assert group.lowest is not None
+    assert group.lowest.info["eqmol_source"] == "kept"
