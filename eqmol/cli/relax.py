@@ -91,16 +91,18 @@ def _parser(program: str) -> Parser:
 def _run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from eqmol.inference.relax_starts import OC20_ONLY, read_starts
+
     inputs = expand_paths(arguments.input, "IN")
     for path in inputs:
-        check_file(path)
+        if path.suffix not in OC20_ONLY or not path.is_file():  # which are packed, and checked by their readers
+            check_file(path)
     check_outputs([arguments.output, arguments.trajectory, arguments.lowest], [arguments.model, *inputs])
     if arguments.lowest is not None and arguments.group is None:
         raise InputError("--lowest writes the lowest structure of each group; name the groups by --group KEY")
     from eqmol.inference.relax import Settings
     from eqmol.inference.relax_files import STATE, progress_folder, relax_files
     from eqmol.inference.relax_report import Outcomes
-    from eqmol.inference.relax_starts import read_starts
     from eqmol.models import Potential
     from eqmol.train.lock import FolderLock
 

@@ -100,7 +100,7 @@ def relax_files(
             assert records is not None
             records.copy(target)
         to_disk(*targets)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # a lock in it may be open
 
 
 class Records:

@@ -121,7 +121,7 @@ class Outcomes:
             if distances:
                 named[f"{name}average_distance_within_threshold"] = average_distance_within_threshold(distances)
                 known = [distance for distance in distances if np.isfinite(distance)]
-                named[f"{name}mean_distance"] = float(np.mean(known)) if known else np.nan
+                named |= {f"{name}mean_distance": float(np.mean(known))} if known else {}
         if self.energy_errors:
             errors = np.abs(self.energy_errors)
             named["energy_mae"] = float(errors.mean())
@@ -138,11 +138,12 @@ class Outcomes:
                 energies = title == "relaxed" and bool(self.energy_errors)
                 if distances or energies:
                     adwt = named.get(f"{prefix}average_distance_within_threshold")
+                    mean = named.get(f"{prefix}mean_distance")
                     table.add_row(
                         title,
                         str(len(distances) or len(self.energy_errors)),
                         "" if adwt is None else f"{adwt:.2%}",
-                        f"{named[f'{prefix}mean_distance']:.4f}" if distances else "",
+                        "" if mean is None else f"{mean:.4f}",
                         f"{named['energy_mae']:.4f}" if energies else "",
                         f"{named['energy_within_threshold']:.2%}" if energies else "",
                     )

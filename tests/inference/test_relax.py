@@ -381,6 +381,16 @@ def test_first_of_a_relaxation(path: Path, tmp_path: Path) -> None:
         list(read_starts([tmp_path / "bad.traj"], first=True))
 
 
+def test_a_packed_file_of_oc20(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = relaxation()[0]
+    relaxed = torch.tensor(atoms.positions)
+    torch.save(record(atoms, "random1", 0, pos_relaxed=relaxed, y_relaxed=-1.5), tmp_path / "is2re.pt")
+    arguments = ["relax", str(path), str(tmp_path / "is2re.pt"), "-o", str(tmp_path / "out.xyz"), "--steps", "1"]
+    assert main([*arguments, "--close-contacts", "warn"]) == 0
+    assert "100.00%" in capsys.readouterr().out
+    assert read(tmp_path / "out.xyz").info["system"] == "random1"
+
+
 def test_initial_structures_of_oc20_and_totals_of_oc22(tmp_path: Path) -> None:
     pytest.importorskip("lmdb")
     atoms = relaxation()[0]
