@@ -253,14 +253,27 @@ def _extended_xyz(path: Path) -> Iterator[ase.Atoms]:
             ):  # lattice vectors after the atoms
                 lines.append(header)
                 header = _next_line(file)
-            yield from _parse(lines)
+            yield from _parse(lines, f"{path}, frame {number}")
 
 
-def _parse(lines: list[str]) -> Iterator[ase.Atoms]:
-    """Yield the structure of a frame, with a stress or virial that are no 9 numbers, at which ASE stops, as they are written."""
+def _parse(lines: list[str], source: str) -> Iterator[ase.Atoms]:
+    """Yield the structure of a frame, with a stress or virial that are no 9 numbers, at which ASE stops, as they are written.
+
+    Raises:
+        InputError: an atom is called what no element is called.
+    """
     try:
         yield from list(ase.io.iread(StringIO("".join(lines)), ":", "extxyz"))
         return
+    except KeyError as error:  # of ASE, which writes symbols with a capital
+        name = str(error.args[0])
+        for index, line in enumerate(lines[2:]):
+            if name.lower() in line.lower().split():
+                raise InputError(
+                    f"{source}: atom {index} is called {printable(name)!r}, which is no symbol of an element; write symbols "
+                    "such as H and Cl, hydrogen for its isotopes too"
+                ) from None
+        raise
     except ValueError as error:
         if "special 3x3 matrix" not in str(error):
             raise

@@ -158,7 +158,7 @@ def header(**values) -> str:
         (header(forces="forces:R:1", rows="H 0 0 0 0.1\nO 0 0 1 0.4\n"), ["'forces'", "shape [2]"]),
         (header(rows="H 0 0 0 0.1 0.2 0.3\nO 0 0 1 0.4 0.5\n"), ["cannot be read"]),
         (header(rows="H 0 0 0 0.1 0.2 0.3\nO 0 0 one 0.4 0.5 0.6\n"), ["cannot be read", "one"]),
-        (header(rows="H 0 0 0 0.1 0.2 0.3\nQq 0 0 1 0.4 0.5 0.6\n"), ["cannot be read", "Qq"]),
+        (header(rows="H 0 0 0 0.1 0.2 0.3\nQq 0 0 1 0.4 0.5 0.6\n"), ["atom 1 is called 'Qq'"]),
         (header(energy='energy=0 stress="1 2 3"'), ["'stress' in info has shape [3]"]),
         (header(energy='energy=0 my_stress="1 2 3 4"'), ["'my_stress'", "shape"]),
         (header(energy='energy=0 my_stress="1 2 3 4 5 6 7 8 9"'), ["'my_stress'", "not symmetric"]),
@@ -296,4 +296,12 @@ def test_truncated_trajectories_are_noticed(tmp_path):
     content = (tmp_path / "a.traj").read_bytes()
     path = write_bytes(tmp_path / "b.traj", content[: len(content) * 2 // 3])
     with pytest.raises(InputError, match=r"b\.traj.*cannot be read"):
+        list(read_frames(path))
+
+
+@pytest.mark.parametrize("name", ["D", "O1", "8"])
+def test_names_that_are_no_symbols_are_told(tmp_path, name):
+    path = tmp_path / "names.xyz"
+    path.write_text(f"2\n\nH 0 0 0\n{name} 0 0 1\n")
+    with pytest.raises(InputError, match=rf"names.xyz, frame 0: atom 1 is called '{name}', which is no symbol"):
         list(read_frames(path))
