@@ -25,6 +25,7 @@ from eqmol.train import processes, stop
 from eqmol.train.task import Task
 
 SHARE = 0.05  #: of the time, kept at least
+TRAINING_SHARE = 0.1  #: of the time, kept at most for the evaluation of the training set
 FINISH_SECONDS = 5.0  #: of the processor, for loading the model, tables and figures
 BUSIEST = 10.0  #: times as long as the processor works: what a busy machine is taken for at most
 TOLD = 0.2  #: change of the reserve, relative, from which on it is said again
@@ -50,7 +51,8 @@ class Deadline(Callback):
         console: where to print.
 
     Attributes:
-        reserve: seconds for what follows the training; None until they are measured.
+        reserve: seconds for what follows the training, without and for the evaluation of the training set; None until they
+            are measured.
         until: training seconds of all starts at which to stop.
         by_job: whether that is because of the queue.
     """
@@ -63,10 +65,10 @@ class Deadline(Callback):
     validated: int
     first: int
     console: Console
-    reserve: float | None = field(default=None, init=False)
+    reserve: tuple[float, float] | None = field(default=None, init=False)
     until: float = field(default=math.inf, init=False)
     by_job: bool = field(default=False, init=False)
-    _estimate: float = field(default=0.0, init=False)
+    _estimate: tuple[float, float] = field(default=(0.0, 0.0), init=False)
     _besides: float = field(default=0.0, init=False)
     _job: tuple[float, float] | None = field(default=None, init=False)
     _began: tuple[float, float] = field(default=(0.0, 0.0), init=False)
@@ -110,17 +112,24 @@ class Deadline(Callback):
                 )
 
     def begin(self) -> None:
-        """Set the deadline, now that everything is restored and the training begins, and say it."""
+        """Set the deadline, now that everything is restored and the training begins, and say it.
+
+        Raises:
+            InputError: see :meth:`check`.
+        """
         elapsed, self._besides, left = processes.of_first(
             (self.clock.elapsed(), self.clock.besides(), self._job_left())
         )
         if left is not None:
             self._job = (elapsed + left, left)
+        if elapsed == 0.0:
+            self.check()
         self._set()
 
     def kept(self, length: float) -> float:
         """Return the seconds of a limit that are kept for what follows the training."""
-        return max(SHARE * length, self._estimate if self.reserve is None else self.reserve)
+        needed, training = self._estimate if self.reserve is None else self.reserve
+        return max(SHARE * length, needed + min(training, TRAINING_SHARE * length))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to measure."""
@@ -131,7 +140,7 @@ class Deadline(Callback):
         if not self.is_limited:
             return
         first, self.reserve = self.reserve is None, self._following(self._began, self.validated)
-        self._set(say=first or abs(self.reserve - self._told) > TOLD * self._told)
+        self._set(first)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Take note that this start of the run trains."""
@@ -148,7 +157,8 @@ class Deadline(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it over."""
-        self.reserve = None if state_dict["reserve"] is None else float(state_dict["reserve"])
+        reserve = state_dict["reserve"]
+        self.reserve = None if reserve is None else (float(reserve[0]), float(reserve[1]))
 
     def watch(self, name: str) -> Callable[[float], bool]:
         """Begin the evaluation of a set; return what tells, given the part that is done, whether to end it there.
@@ -164,8 +174,9 @@ class Deadline(Callback):
 
         return is_over if self._trains and name == next(iter(self.work)) else lambda _: False
 
-    def _following(self, began: tuple[float, float], done: int, margin: float = 1.0) -> float:
-        """Return the seconds of one more validation and of what follows the training, the same in all processes.
+    def _following(self, began: tuple[float, float], done: int, margin: float = 1.0) -> tuple[float, float]:
+        """Return the seconds of one more validation and of what follows the training, the same in all processes: without and for
+        the evaluation of the training set.
 
         Args:
             began: when the work was begun that tells the pace.
@@ -174,9 +185,9 @@ class Deadline(Callback):
         """
         wall, processor = (end - begin for begin, end in zip(began, now(), strict=True))
         busy = min(max(wall / max(processor, 1e-9), 1.0), BUSIEST)
-        work = self.validated + sum(self.work.values())
-        seconds, self._finish = processes.highest(margin * wall / done * work, busy * FINISH_SECONDS)
-        return seconds + self._finish
+        own, *further = self.work.values()
+        pace, self._finish = processes.highest(margin * wall / done, busy * FINISH_SECONDS)
+        return pace * (self.validated + sum(further)) + self._finish, pace * own
 
     def _left(self) -> float:
         """Return the seconds until the run, or its job, must be over."""
@@ -189,7 +200,7 @@ class Deadline(Callback):
         return None if self.job_end is None else self.job_end - time()
 
     def _set(self, say: bool = True) -> None:
-        """Set the deadline, and perhaps say it."""
+        """Set the deadline; say it, at least where it changed much."""
         limits = []
         if self.max_time is not None:
             self.clock.limit = max(self.max_time - self.kept(self.max_time) - self._besides, 0.0)
@@ -201,7 +212,7 @@ class Deadline(Callback):
         if not limits:
             return
         self.until, kept = min(limits)
-        if not say:
+        if not say and abs(kept - self._told) <= TOLD * self._told:
             return
         self._told = kept
         ending = f" until the job ends at {datetime.fromtimestamp(self.job_end or 0.0)}" if self.by_job else ""

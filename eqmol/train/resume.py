@@ -35,7 +35,7 @@ from eqmol.train.deadline import Deadline
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.task import Task
 
-FORMAT = 7
+FORMAT = 8
 #: What the restored parts of a checkpoint are; what they hold is checked by whoever takes them over.
 PARTS: dict[str, type] = {
     "epoch": int,

@@ -79,11 +79,11 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
         device = trainer.strategy.root_device
         settled = model.settle_algorithms(predictor, data, out, device, options.verify)
         deadline.estimate(task, lambda: first_batch(validation).to(device))
+        print_summary(console, task, data, out, device, [started, constants, *settled])
         if out.checkpoint is None:
             deadline.check()
         if processes.is_first():
             out.begin(cfg)
-        print_summary(console, task, data, out, device, [started, constants, *settled])
         with interrupt:
             lightning.fit(trainer, task, data, out.checkpoint)
             if not processes.is_first():

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import signal
 import time
 from types import SimpleNamespace
@@ -77,7 +78,7 @@ def timed(clock, folder, out, *options, set_up=SET_UP):
 def saved(folder, out="run"):
     """The reserve and the clock in last.ckpt."""
     state = torch.load(folder / out / "last.ckpt", weights_only=True)["callbacks"]
-    return state["Deadline"]["reserve"], state["LastCheckpoint"]["clock"]
+    return sum(state["Deadline"]["reserve"]), state["LastCheckpoint"]["clock"]
 
 
 def log(folder, out="run"):
@@ -186,11 +187,12 @@ def test_the_estimate_before_the_training_counts(tmp_path, clock, monkeypatch):
     original = Task.__call__
 
     def slow(self, batch):
-        clock.now += 2.0 * batch.num_graphs
+        clock.now += 3.0 * batch.num_graphs
         return original(self, batch)
 
     monkeypatch.setattr(Task, "__call__", slow)
-    with pytest.raises(InputError, match=rf"and {deadline.MARGIN * 2 * 23 + deadline.FINISH_SECONDS:.0f} s are kept"):
+    kept = deadline.MARGIN * 3 * (4 + 3 + 4) + deadline.FINISH_SECONDS + deadline.TRAINING_SHARE * 50
+    with pytest.raises(InputError, match=rf"and {int(kept)} s are kept"):
         timed(clock, tmp_path, "run", *LIMITED)
 
 
@@ -224,7 +226,9 @@ def test_a_machine_that_becomes_busy(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(Task, "on_train_epoch_end", becoming_busy, raising=False)
     _, screen, total = timed(clock, tmp_path, "run", *LIMITED)
     assert 50.0 - STEP <= total <= 50.0 + STEP + 2 * STRUCTURE * 4
-    assert [f"{share * RESERVE:.0f} s are kept" in screen for share in (1, 2)] == [True, True]
+    kept = (RESERVE, 2 * (RESERVE - STRUCTURE * 12) + 50 * deadline.TRAINING_SHARE)
+    said = [float(words) for words in re.findall(r"(\d+) s are kept for .*\(measured\)", screen)]
+    assert said == pytest.approx(kept, abs=1.0)
     assert saved(tmp_path)[0] == pytest.approx(2 * RESERVE, rel=0.01)
 
 
