@@ -17,6 +17,8 @@ COMMANDS = {
     "examine": "whether a potential can be trusted: eqmol examine MODEL structures.xyz",
     "doctor": "what is wrong with data: eqmol doctor train=A.xyz val=B.xyz test=C.xyz",
     "relax": "relax structures together: eqmol relax MODEL in.xyz -o out.xyz",
+    "lammps": "LAMMPS with a model as its potential: mpiexec -n 4 eqmol lammps MODEL data.lmp in.lmp",
+    "engines": "simulation programs that run a model: which are installed, and do they agree: eqmol engines MODEL",
     "convert": "a larger model that computes the same: eqmol convert IN OUT --family coupled",
     "report": "what tensor products can express and what they cost here: eqmol report --degree 4 --parity so3",
     "prepare": "files of OC20 into shards: eqmol prepare SOURCE TARGET",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from eqmol.graph.electronic import StateGuard
     from eqmol.inference.comparison import Comparison
+    from eqmol.inference.parts import Part
     from eqmol.inference.scan import Profile
     from eqmol.models.predictor import Predictor
 
@@ -82,6 +83,13 @@ def _parser(program: str) -> Parser:
         metavar="OUT.png",
         help="with --scan, draw the energy along it, beside that of the labels",
     )
+    add(
+        "--part",
+        type=_part,
+        metavar="K/N",
+        help="predict each N-th structure from the K-th on; whichever of the N parts, in processes or jobs of an array, ends last "
+        "writes OUT, in the order of the input. A part that is there already is not predicted again",
+    )
     add("--metrics", type=file_path, metavar="OUT.json", help="also write the errors to this file")
     for label in LABELS:
         add(
@@ -98,7 +106,12 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.smiles is None and not arguments.input:
         raise InputError("give a file of structures and -o OUT.xyz, or --smiles SMILES; --help shows how")
-    if arguments.output is not None and arguments.output.suffix == ".npz" and arguments.smiles is None:
+    is_npz = arguments.output is not None and arguments.output.suffix == ".npz" and arguments.smiles is None
+    if arguments.part is not None and (
+        is_npz or arguments.smiles is not None or any(map(_holds_molecules, map(Path, arguments.input)))
+    ):
+        raise InputError("--part is for structures that become an extended XYZ file, -o OUT.xyz; leave it out")
+    if is_npz:
         _run_oc20_server(arguments, Console())
         return
     inputs = expand_paths(arguments.input, "IN") if arguments.input else []
@@ -116,8 +129,12 @@ def _run(arguments: argparse.Namespace) -> None:
     check_outputs([arguments.output, arguments.metrics, arguments.profile], [arguments.model, *inputs])
     if (arguments.scan is None) != (arguments.profile is None):
         raise InputError("--scan names a coordinate and --profile the figure of energies along it; give both")
+    part = None if arguments.part is None else _open_part(arguments, inputs)
+    if part is not None and part.is_done():
+        _say(Console(), f"part {part.index} is there already", _joined(part))
+        return
     with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
-        output = files.enter_context(replacing(arguments.output))
+        output = files.enter_context(replacing(arguments.output if part is None else part.path))
         metrics = None if arguments.metrics is None else files.enter_context(replacing(arguments.metrics))
         from eqmol.graph.electronic import StateGuard
         from eqmol.inference.comparison import Comparison
@@ -131,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> None:
         comparison = Comparison(model, _keys(arguments))
         comparison.check(inputs, wanted=metrics is not None)
         states = StateGuard(model.electronic_state, arguments.electronic_state)
-        number = _predict_files(arguments, model, comparison, inputs, output, states, profile)
+        number = _predict_files(arguments, model, comparison, inputs, output, states, profile, part)
         if profile is not None:
             profile.draw(arguments.profile)
         if metrics is not None:
@@ -146,7 +163,36 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     console = Console()
     _print_errors(console, comparison)
-    _say(console, *notes, f"{number} structures -> {arguments.output}")
+    _say(console, *notes, f"{number} structures -> {arguments.output if part is None else part.path}")
+    if part is not None:
+        _say(console, _joined(part))
+
+
+def _part(text: str) -> tuple[int, int]:
+    """The type of an argument like 3/10."""
+    index, _, total = text.partition("/")
+    if not (index.isdecimal() and total.isdecimal() and 1 <= int(index) <= int(total)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; give one like 3/10, counted from 1")
+    return int(index), int(total)
+
+
+def _open_part(arguments: argparse.Namespace, inputs: Sequence[Path]) -> "Part":
+    from eqmol.inference.parts import Part
+
+    if arguments.metrics is not None or arguments.scan is not None:
+        raise InputError("--metrics and --scan are of all structures, and a part has some; leave them or --part out")
+    index, total = arguments.part
+    return Part(arguments.output, index, total, arguments.model, inputs)
+
+
+def _joined(part: "Part") -> str:
+    """What became of all parts."""
+    number = part.join()
+    return (
+        f"{part.missing()} of {part.total} parts are missing"
+        if number is None
+        else f"{number} structures -> {part.output}"
+    )
 
 
 def _say(console: "Console", *sentences: str) -> None:
@@ -306,6 +352,7 @@ def _predict_files(
     file: Any,
     states: "StateGuard",
     profile: "Profile | None" = None,
+    part: "Part | None" = None,
 ) -> int:
     """Write every frame with its predictions and, of several files, where it comes from; return the number of frames."""
     from rich.console import Console
@@ -317,7 +364,7 @@ def _predict_files(
     number = 0
     columns = (SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn())
     console = Console(stderr=True)
-    frames = comparison.frames(inputs)
+    frames = comparison.frames(inputs) if part is None else part.own(comparison.frames(inputs))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
         for frame, result in evaluated(model, frames, arguments.batch_size, arguments.close_contacts, states):

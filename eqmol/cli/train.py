@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONF = shipped("conf")
+SLURM_TASKS = "SLURM_NTASKS"  #: set where SLURM has started the processes of a job
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python train.py") -> int:
@@ -137,8 +138,11 @@ def _run(cfg: "DictConfig", program: str) -> None:
     context = HydraConfig.get()
     is_first_job = context.mode != RunMode.MULTIRUN or context.job.num == 0
     if context.mode == RunMode.MULTIRUN:
-        if cfg.trainer.devices != 1:
-            _fail("several runs of one command (-m) use one device each: set trainer.devices=1", 2)
+        if cfg.trainer.devices * cfg.trainer.num_nodes != 1 and SLURM_TASKS not in os.environ:
+            _fail(
+                "several runs of one command (-m) use one device each here: set trainer.devices=1 trainer.num_nodes=1",
+                2,
+            )
         cfg.output_dir = str(Path(cfg.output_dir or context.sweep.dir) / str(context.job.num))
     options = list(context.overrides.task)
     # handled here and not in main(), as Hydra prints a line of its own about exceptions that leave the job
@@ -157,7 +161,13 @@ def _run(cfg: "DictConfig", program: str) -> None:
     except RuntimeError as error:
         if not processes.is_loss_of_another(error):
             raise
-        sys.exit(1)
+        if processes.rank() > 0:
+            sys.exit(1)
+        command = _resume_command(program, options, cfg.output_dir)
+        _fail(
+            f"another process of this run has ended; what it said is above, unless it was killed. To continue: {command}",
+            1,
+        )
     except Interrupted as stop:
         if processes.rank() > 0:
             sys.exit(128 + stop.signum)

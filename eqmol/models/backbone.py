@@ -23,6 +23,7 @@ class Backbone(nn.Module, ABC):
         channels: C.
         num_outputs: how many sets of features :meth:`forward` returns.
         degree_out: highest degree of the last set.
+        hops: how many edges away an atom may be and still act on the features; None where that is not known.
         checkpointing: recompute each layer's activations when they are needed again, instead of storing them.
     """
 
@@ -31,6 +32,7 @@ class Backbone(nn.Module, ABC):
     channels: int
     num_outputs: int = 1
     degree_out: int = 0
+    hops: int | None = None
     checkpointing: bool = False
 
     @abstractmethod

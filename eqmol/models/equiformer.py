@@ -182,6 +182,7 @@ class Equiformer(Backbone):
         self.elements = check_elements(elements)
         self.checkpointing = check_flag("checkpointing", checkpointing)
         self.num_outputs = 1
+        self.hops = layers + 1  # the embedding of edges is one more
         neighbors = check_number("avg_num_neighbors", avg_num_neighbors, 0.0, 1e6)
         selfmix = check_flag("selfmix", selfmix)
         if messages not in (*MESSAGES, "so2"):

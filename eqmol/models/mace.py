@@ -188,7 +188,7 @@ class MACE(Backbone):
         self.cutoff = check_number("cutoff", cutoff, 0.1, 100.0)
         self.elements = check_elements(elements)
         self.channels = channels
-        self.num_outputs = layers
+        self.num_outputs = self.hops = layers
         neighbors = check_number("avg_num_neighbors", avg_num_neighbors, 0.0, 1e6)
 
         message_size = [1.0] * layers if message_size is None else check_list("message_size", message_size, layers)

@@ -93,7 +93,9 @@ class Potential(Predictor):
         """The properties besides energies, by name."""
         return {} if self.heads is None else self.heads.targets
 
-    def forward(self, graph: Data, forces: bool = True, stress: bool = False) -> dict[str, Tensor]:
+    def forward(
+        self, graph: Data, forces: bool = True, stress: bool = False, owned: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Predict.
 
         In training mode the results can be differentiated again; in evaluation mode they are detached. Works under
@@ -103,6 +105,8 @@ class Potential(Predictor):
             graph: one or several, see :class:`eqmol.graph.AtomGraph`.
             forces: also return forces.
             stress: also return virial and stress.
+            owned: [N] bool, the atoms whose energies are summed and differentiated; None: all. The others are neighbours that
+                belong to another part of a divided structure.
 
         Returns:
             energy [G] eV; energies [N] eV per atom; forces [N, 3] eV/Å; virial [G, 3, 3] = -dE/dstrain in eV;
@@ -128,7 +132,8 @@ class Potential(Predictor):
                 vectors.requires_grad_()
             features = self._features(graph, vectors, species)
             energies, direct = self._site_energies(graph, features, vectors, species, forces)
-            energy = energies.new_zeros(len(graph.cell)).index_add(0, batch, energies)
+            parts = energies if owned is None else energies * owned
+            energy = energies.new_zeros(len(graph.cell)).index_add(0, batch, parts)
             results = self._properties(graph, features, species) | {"energy": energy, "energies": energies}
             if direct is not None:
                 results["forces"] = direct

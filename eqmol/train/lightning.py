@@ -151,6 +151,7 @@ def make_trainer(settings: DictConfig, logger: DictConfig, out: RunFolder, callb
         default_root_dir=out.path,
         accelerator=settings.accelerator,
         devices=settings.devices,
+        num_nodes=settings.num_nodes,
         # every step has the same graph, which may leave out a head; buffers are tables that never change
         strategy=DDPStrategy(static_graph=True, broadcast_buffers=False) if processes.several() else "auto",
         use_distributed_sampler=False,  # the loaders know which batches are whose

@@ -4,6 +4,7 @@ Every process holds the whole model and takes its share of the batches; gradient
 prints and writes. Without other processes all of this does nothing.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,16 +14,33 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from eqmol.errors import InputError
+
 T = TypeVar("T")
+TORCHRUN = "TORCHELASTIC_RUN_ID"  #: set in processes that torchrun has started
 
 
-def start(accelerator: str, devices: int) -> None:
-    """Start the other processes, unless torchrun or a queue has done so, and connect all of them.
+def start(accelerator: str, devices: int, num_nodes: int) -> None:
+    """Start the other processes of this machine, unless torchrun or SLURM has done so, and connect those of all machines.
 
-    They run the same command. Only the first process gets here with ``devices`` = 1.
+    They run the same command.
+
+    Args:
+        accelerator: as Lightning names it.
+        devices: processes of a machine.
+        num_nodes: machines.
+
+    Raises:
+        InputError: torchrun has started another number of processes.
     """
-    if devices > 1 and not several():
-        Fabric(accelerator=accelerator, devices=devices, strategy="ddp").launch()
+    wanted, started = devices * num_nodes, os.environ.get("WORLD_SIZE", "")
+    if TORCHRUN in os.environ and started != str(wanted):
+        raise InputError(
+            f"torchrun has started {started} processes, and trainer.devices={devices} trainer.num_nodes={num_nodes} are "
+            f"{wanted}; make them the same"
+        )
+    if wanted > 1 and not several():
+        Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp").launch()
 
 
 def several() -> bool:

@@ -56,7 +56,7 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
     options = settings.check(cfg)
     objective: Objective = make(cfg.task, _convert_="all")
     with lightning.quiet():
-        processes.start(cfg.trainer.accelerator, cfg.trainer.devices)
+        processes.start(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
         out = open_run(cfg)
     if not processes.is_first():
         console = Console(quiet=True)
@@ -89,6 +89,7 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
             if not processes.is_first():
                 return {}
             times = timings(trainer, clock, callbacks.best)
+            print_rate(console, len(data.train_graphs), times["seconds_per_epoch"])
             metrics = write_report(
                 out, data, task, device, times, console, interrupt.check, options.verify, deadline.watch
             )
@@ -173,6 +174,13 @@ def make_callbacks(
     minutes = settings.checkpoint_minutes
     last = LastCheckpoint(out.path / folder.LAST, config, name, clock, interrupt, deadline, minutes, held)
     return Callbacks(ema, best, deadline, patience, log, Screen(console, log), last)
+
+
+def print_rate(console: Console, structures: int, seconds: float) -> None:
+    """Print how many structures of the training set each of several processes took per second, validation included."""
+    if processes.several() and seconds > 0:
+        rate = structures / seconds / processes.size()
+        console.print(f"{processes.size()} processes, {rate:.3g} structures per second in each", highlight=False)
 
 
 def timings(trainer: Trainer, clock: Clock, best: BestModel) -> dict[str, Any]:

