@@ -1,4 +1,4 @@
-"""``eqmol convert IN OUT --family coupled``: go on in a larger space of functions."""
+"""``eqmol convert IN OUT``: a model of mace-torch as one of eqmol, or one of eqmol in a larger space of functions."""
 
 import argparse
 import sys
@@ -34,18 +34,27 @@ def main(argv: Sequence[str], program: str = "eqmol convert") -> int:
 def _parser(program: str) -> Parser:
     parser = Parser(
         prog=program,
-        description="Write a larger model that computes the same as IN, to be trained further (init_from=OUT). Nothing is "
-        "written unless energies, forces and stress of both models agree.",
+        description="Write a larger model that computes the same as IN, to be trained further (init_from=OUT). Or read a model "
+        "that mace-torch has written, without running anything that it holds. Nothing is written unless energies, forces and "
+        "stress of both models agree.",
         epilog="What is not given stays as it is in IN. Another algorithm needs no conversion: give --backend or backend= "
         "where the model is used.",
     )
     add = parser.add_argument
-    add("source", type=one_file, metavar="IN", help="model.safetensors of a training run")
+    add("source", type=one_file, metavar="IN", help="model.safetensors of a training run, or a .model of mace-torch")
     add("target", type=file_path, metavar="OUT", help="model file to write")
     add("--family", choices=("coupled", "gaunt"), help="coupled: a weight for every path")
     add("--parity", choices=("o3", "so3"), help="so3: all paths, also those that tell mirror images apart")
     for name, (kind, text) in SIZES.items():
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
+    add("--head", metavar="NAME", help="of a model of mace-torch with several heads, the one to take")
+    add("--dtype", choices=("float32", "float64"), help="of OUT, from a model of mace-torch (default: as in IN)")
+    add(
+        "--mace-python",
+        type=file_path,
+        metavar="PATH",
+        help="an interpreter that has mace-torch, with which it is compared; it unpickles IN, which may run code: trust IN",
+    )
     add("--structures", nargs="+", metavar="FILE", help="structures for the proof (default: generated ones)")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of the new random weights (default: 0)")
@@ -57,10 +66,20 @@ def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from eqmol.checkpoint import for_prediction, load, read_header, save
+    from eqmol.cli import convert_mace
     from eqmol.convert.convert import EXACT, ROUNDED, convert, differences, num_parameters
+    from eqmol.convert.mace_torch.parts import is_archive
     from eqmol.models import Potential
 
     source, target = arguments.source, arguments.target
+    wanted = {name: getattr(arguments, name) for name in ("family", "parity", *SIZES)}
+    if is_archive(source):
+        given = [f"--{name.replace('_', '-')}" for name, value in wanted.items() if value is not None]
+        arguments.examples = lambda model: _structures(arguments.structures, model)
+        return convert_mace.run(arguments, given)
+    for name in ("head", "dtype", "mace_python"):
+        if getattr(arguments, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for models of mace-torch; {source} is none")
     header = read_header(source)
     if target.exists() and (target.samefile(source) or not arguments.overwrite):
         hint = "give another name" if target.samefile(source) else "give another name, or --overwrite"
@@ -68,7 +87,6 @@ def _run(arguments: argparse.Namespace) -> int:
     old = load(source, dtype=torch.float64)
     if not isinstance(old, Potential):
         raise InputError(f"{source} holds a {type(old).__name__}; only potentials can be converted yet")
-    wanted = {name: getattr(arguments, name) for name in ("family", "parity", *SIZES)}
     new = convert(old, {name: value for name, value in wanted.items() if value is not None}, arguments.seed)
     stored = for_prediction(new, dtype=header.dtype)
     rounded = for_prediction(stored, dtype=torch.float64)

@@ -88,6 +88,8 @@ def _able_backend(backend: str | Mapping[str, str], family: str | Mapping[str, s
 def _refuse_losses(old: Potential, new: Potential, changes: Mapping[str, Any]) -> None:
     growth, before = _growth_of(old), _arguments(old)
     for name in growth.sizes:
+        if name in changes and isinstance(before[name], str):
+            raise InputError(f"{name}={before[name]} of this model cannot become {changes[name]}; leave --{name} out")
         if name in changes and changes[name] < before[name]:
             missing = num_parameters(old) - num_parameters(new)
             raise InputError(
@@ -121,16 +123,35 @@ def differences(old: Potential, new: Potential, structures: Iterable[ase.Atoms],
     Raises:
         InputError: an element that the models do not know, or a result that is not finite.
     """
-    units = {"energies": ("energy", "eV/atom"), "forces": ("forces", "eV/Å"), "stress": ("stress", "eV/Å³")}
-    units |= {name: (name, target.unit) for name, target in old.targets.items()}
-    largest, size = dict.fromkeys(units, 0.0), dict.fromkeys(units, 1.0)
-    sized_by = dict.fromkeys(("energies", "stress"), "forces")
+    results: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for number, atoms in enumerate(structures):
         graph = graph_of(old, atoms, f"structure {number}")
-        expected, result = (evaluate_graphs(model, [graph])[0] for model in (old, new))
-        for name in largest.keys() & expected.keys():
-            size[name] = max(size[name], float(np.abs(expected[name]).max()))
-            largest[name] = max(largest[name], float(np.abs(result[name] - expected[name]).max()))
+        for model, found in zip((old, new), results, strict=True):
+            found.append(evaluate_graphs(model, [graph])[0])
+    return compare(*results, allowed, {name: target.unit for name, target in old.targets.items()})
+
+
+def compare(
+    expected: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    allowed: float,
+    properties: Mapping[str, str] | None = None,
+) -> list[Difference]:
+    """Largest differences between results of the same structures, as :func:`eqmol.inference.evaluate.evaluate_graphs` returns them.
+
+    Args:
+        expected, results: of each structure.
+        allowed: as of :func:`differences`.
+        properties: units of properties, by name.
+    """
+    units = {"energies": ("energy", "eV/atom"), "forces": ("forces", "eV/Å"), "stress": ("stress", "eV/Å³")}
+    units |= {name: (name, unit) for name, unit in (properties or {}).items()}
+    largest, size = dict.fromkeys(units, 0.0), dict.fromkeys(units, 1.0)
+    sized_by = dict.fromkeys(("energies", "stress"), "forces")
+    for wanted, found in zip(expected, results, strict=True):
+        for name in largest.keys() & wanted.keys():
+            size[name] = max(size[name], float(np.abs(wanted[name]).max()))
+            largest[name] = max(largest[name], float(np.abs(found[name] - wanted[name]).max()))
     tolerances = {name: allowed * size[sized_by.get(name, name)] for name in units}
     return [Difference(units[name][0], value, tolerances[name], units[name][1]) for name, value in largest.items()]
 

@@ -46,12 +46,28 @@ def _fill_mace_layer(old: MACELayer, new: MACELayer) -> None:
         _check_new_degrees_learn(old, new)
     put_linear(new.up, old.up, closed=True)
     put_radial(new.radial, old.radial, convolution.matrix, convolution.feeds)
-    put_linear(new.mix, old.mix, closed=shared)
-    fields = old.mix.weight.shape[2]
-    new.mix.weight[: len(convolution.scale), :, :fields] *= convolution.scale.to(new.mix.weight)[:, None, None]
+    _put_mix(new, old, shared)
+    fields = old.mix.weight.shape[-1]
+    new.mix.weight[..., : len(convolution.scale), :, :fields] *= convolution.scale.to(new.mix.weight)[:, None, None]
     put_weights(new.power_weight, old.power_weight, power.matrix, power.feeds)
     put_linear(new.down, old.down)
-    put_linear(new.residual, old.residual)
+    if old.residual is not None and new.residual is not None:
+        put_linear(new.residual, old.residual)
+    if old.density is not None and new.density is not None:
+        new.density.copy_(old.density)
+
+
+def _put_mix(new: MACELayer, old: MACELayer, closed: bool) -> None:
+    """Blocks of separate paths lie side by side, each with channels of its own."""
+    blocks = old.convolution.spec.num_blocks
+    if blocks == 1:
+        put_linear(new.mix, old.mix, closed=closed)
+        return
+    if new.convolution.spec != old.convolution.spec:
+        raise InputError("a model with widen=paths grows in channels, fields and order only; train a new model instead")
+    parts = (layer.mix.weight.chunk(blocks, dim=-2) for layer in (new, old))
+    for after, before in zip(*parts, strict=True):
+        put_matrix(after, before)
 
 
 def _check_new_degrees_learn(old: MACELayer, new: MACELayer) -> None:

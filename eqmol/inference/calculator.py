@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ase
+import numpy as np
 import torch
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
 
 from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError
-from eqmol.graph import NeighborList
+from eqmol.graph import AtomGraph, NeighborList
 from eqmol.graph.electronic import StateGuard
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
@@ -26,8 +28,9 @@ class Calculator(ASECalculator):
 
     Results are float64 NumPy arrays in eV, eV/Å and eV/Å³: ``energy`` (= ``free_energy``), ``energies`` [N], ``forces``
     [N, 3] and, for structures that are periodic in three directions and no others, ``stress`` [6] in ASE's order
-    (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V). Properties that the model predicts besides are there by their names, as of
-    :func:`eqmol.predict`; ``dipole`` alone is in ASE's unit, e·Å.
+    (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V); and ``node_energy`` [N], ``energies`` less those of isolated atoms.
+    Properties that the model predicts besides are there by their names, as of :func:`eqmol.predict`; ``dipole`` alone is in ASE's
+    unit, e·Å.
 
     Threads may share a calculator: they take turns, and ``atoms.get_forces()`` is right in each of them.
 
@@ -124,6 +127,53 @@ class Calculator(ASECalculator):
         with self._turn:
             self._calculate(self._last_atoms() if atoms is None else atoms, properties, system_changes)
 
+    def get_descriptors(self, atoms: ase.Atoms | None = None, num_layers: int = -1) -> NDArray[np.float64]:
+        """Invariant features of every atom after each layer, one layer after another.
+
+        Args:
+            atoms: by default those of the last calculation.
+            num_layers: of the first so many layers; -1: of all.
+
+        Returns:
+            [N, layers · channels].
+
+        Raises:
+            InputError: as a calculation, or more layers than the model has.
+        """
+        layers = self.model.backbone.num_outputs
+        if type(num_layers) is not int or not (num_layers == -1 or 1 <= num_layers <= layers):
+            raise InputError(f"num_layers={num_layers!r} must be -1 or an integer from 1 to {layers}")
+        with self._turn:
+            graph = self._graph(self._last_atoms() if atoms is None else atoms).to(next(self.model.parameters()).device)
+            found = self.model.descriptors(graph).cpu().double().numpy()
+        kept = layers if num_layers == -1 else num_layers
+        return found[:, : kept * self.model.backbone.channels]
+
+    def get_hessian(self, atoms: ase.Atoms | None = None) -> NDArray[np.float64]:
+        """Second derivatives of the energy by the positions, in float64 whatever the precision of the calculator.
+
+        Args:
+            atoms: by default those of the last calculation.
+
+        Returns:
+            [3 N, N, 3], eV/Å².
+
+        Raises:
+            InputError: as a calculation, or a model with direct forces.
+        """
+        if not self.model.conservative:
+            raise InputError("this model's forces are no derivatives (forces=direct); it has no Hessian")
+        with self._turn:
+            graph = self._graph(self._last_atoms() if atoms is None else atoms)
+            model = for_prediction(self.model, dtype="float64", radial_table="off")
+            model.training = True  # forces with a graph of their own; the parts stay as they are for prediction
+            graph.pos.requires_grad_()
+            forces = model(graph.to(next(self.model.parameters()).device))["forces"].flatten()
+            rows = [
+                torch.autograd.grad(force, graph.pos, retain_graph=True, materialize_grads=True)[0] for force in forces
+            ]
+            return -torch.stack(rows).cpu().numpy()
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or another process gets: all but the turn of threads."""
         return {name: value for name, value in self.__dict__.items() if name != "_turn"}
@@ -138,6 +188,12 @@ class Calculator(ASECalculator):
             )
         return self.atoms
 
+    def _graph(self, atoms: ase.Atoms, neighbors: NeighborList | None = None) -> AtomGraph:
+        """The graph of a structure that the model may see."""
+        graph = graph_of(self.model, atoms, neighbors=neighbors, contacts=self._contacts)
+        self._states.check(atoms)
+        return graph
+
     def _calculate(self, atoms: ase.Atoms, properties: Sequence[str], system_changes: Sequence[str]) -> None:
         if "stress" in properties and not atoms.pbc.all():
             raise PropertyNotImplementedError(
@@ -151,10 +207,10 @@ class Calculator(ASECalculator):
         self.results = {}
         if self._neighbors.skin and "numbers" in system_changes:
             self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
-        graph = graph_of(self.model, atoms, neighbors=self._neighbors, contacts=self._contacts)
-        self._states.check(atoms)
-        self.results = evaluate_graphs(self.model, [graph])[0]
+        self.results = evaluate_graphs(self.model, [self._graph(atoms, self._neighbors)])[0]
         self.results["free_energy"] = self.results["energy"]
+        free = self.model.reference.e0.cpu().numpy()
+        self.results["node_energy"] = self.results["energies"] - free[self.model.species_of.cpu()[atoms.numbers]]
         if "dipole" in self.results:
             self.results["dipole"] = DEBYE * self.results["dipole"]
         if "stress" in self.results:

@@ -7,9 +7,9 @@ Shapes: N nodes, E edges, lm = (degree + 1)² components, C channels, K fields.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -29,7 +29,18 @@ from eqmol.models.arguments import (
 from eqmol.models.backbone import Backbone, edge_geometries
 from eqmol.models.mixing import MixingSum, make_convolution
 from eqmol.models.radial_tables import FIRST, Grid
-from eqmol.nn import BesselBasis, ElementEmbedding, GroupLinear, Groups, Linear, RadialNetwork, group_nodes, pad_degrees
+from eqmol.nn import (
+    DISTANCE_TRANSFORMS,
+    BesselBasis,
+    DistanceTransform,
+    ElementEmbedding,
+    GroupLinear,
+    Groups,
+    Linear,
+    RadialNetwork,
+    group_nodes,
+    pad_degrees,
+)
 from eqmol.ops import RadialWeight
 from eqmol.ops.radial_table import Places, RadialTable, convolve
 from eqmol.ops.registry import Backend
@@ -43,7 +54,7 @@ class MACELayer(nn.Module):
     (this + linear of x by element) / √2
 
     Each block has its own radial weights: with as many blocks as paths lead into one degree, the paths of a channel are sums of
-    their own until channels mix, as in MACE.
+    their own until channels mix, as in MACE. Without residual, messages are mixed to fields by the element of the receiver.
 
     Args:
         convolution: spec of the convolution, or of a mixing, from the features' degree to the degree of the power's input.
@@ -51,12 +62,15 @@ class MACELayer(nn.Module):
         backend: algorithm, as :func:`eqmol.ops.registry.create` takes it.
         channels: C.
         widen: largest B, the number of blocks of C channels that are convolved; more than paths into one degree are not made.
+            ``paths``: the features' own channels are convolved, and every path into a degree goes to a block of its own.
         fields: K, how many differently mixed fields are raised to the power.
         num_elements: number of sets of power and residual weights.
         num_bessel, radial_hidden: sizes of the radial network.
         pair_radial: the radial network knows the elements of both ends.
         avg_num_neighbors: n, mean number of edges per receiver.
         message_size: m, root mean square of the messages / n in the untrained layer.
+        is_residual: whether there is a residual.
+        is_density: n is 1 + Σ_j tanh(f(r_ij)²) for each atom, f a linear map of the radial basis.
     """
 
     def __init__(
@@ -65,7 +79,7 @@ class MACELayer(nn.Module):
         power: Spec,
         backend: Backend,
         channels: int,
-        widen: int,
+        widen: int | Literal["paths"],
         fields: int,
         num_elements: int,
         num_bessel: int,
@@ -73,44 +87,72 @@ class MACELayer(nn.Module):
         pair_radial: bool,
         avg_num_neighbors: float,
         message_size: float,
+        is_residual: bool = True,
+        is_density: bool = False,
     ) -> None:
         super().__init__()
         degree, middle, degree_out = convolution.degree_in, convolution.degree_out, power.degree_out
-        self.message_scale = 1 / (avg_num_neighbors * message_size)
+        self.message_scale = 1 / (message_size if is_density else avg_num_neighbors * message_size)
         self.power = ops.power(power, backend)
-        wide = channels * min(widen, int(np.bincount(convolution.path_degrees).max()))
-        self.convolution, num_weights = make_convolution(convolution, backend, wide)
-        self.up = Linear(degree, degree, channels, wide)
-        self.radial = RadialNetwork(num_bessel, radial_hidden, num_weights, wide, num_elements if pair_radial else 0)
-        self.mix = Linear(middle, middle, wide, fields * channels)
+        if widen == "paths":
+            convolution, copies = convolution.with_separate_paths(), 1
+        else:
+            copies = min(widen, int(np.bincount(convolution.path_degrees).max()))
+        wide = convolution.num_blocks * copies * channels
+        self.convolution, num_weights = make_convolution(convolution, backend, copies * channels)
+        self.up = Linear(degree, degree, channels, copies * channels)
+        self.radial = RadialNetwork(
+            num_bessel, radial_hidden, num_weights, copies * channels, num_elements if pair_radial else 0
+        )
+        self.density = nn.Parameter(torch.randn(num_bessel)) if is_density else None
+        self.mix: Linear | GroupLinear
+        self.residual: GroupLinear | None
+        if is_residual:
+            self.mix = Linear(middle, middle, wide, fields * channels)
+        else:
+            self.mix = GroupLinear(num_elements, middle, middle, wide, fields * channels)
         self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
-        self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)
+        if is_residual:
+            self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)
+        else:
+            self.residual = None
         self.table: RadialTable | None = None
 
     def forward(
         self,
         x: Tensor,
-        radial: Tensor | Places,
+        basis: Tensor | None,
+        places: Places | None,
         ends: tuple[Tensor, Tensor],
         geometry: object,
         edges: tuple[Tensor, Tensor],
         species: Tensor,
         groups: Groups,
     ) -> Tensor:
-        """Features [N, lm_in, C] -> [N, lm_out, C], given radial basis or places in the table, elements of both ends, geometry and
-        ends of the edges.
+        """Features [N, lm_in, C] -> [N, lm_out, C], given radial basis [E, B] or places in the table, elements of both ends,
+        geometry and ends of the edges.
         """
-        if isinstance(radial, Places):
+        if places is not None:
             assert self.table is not None
             assert not isinstance(self.convolution, MixingSum)
-            messages = convolve(self.convolution, self.up(x), geometry, self.table, radial, *edges, len(x))
+            messages = convolve(self.convolution, self.up(x), geometry, self.table, places, *edges, len(x))
         else:
-            weight = RadialWeight(*self.radial(radial, ends))
+            assert basis is not None
+            weight = RadialWeight(*self.radial(basis, ends))
             messages = self.convolution(self.up(x), geometry, weight, *edges, len(x))
-        power = self.power(self.mix(messages * self.message_scale), self.power_weight, species)
+        messages = messages * self.message_scale
+        if self.density is not None:
+            assert basis is not None
+            near = torch.tanh((basis @ self.density / math.sqrt(len(self.density))) ** 2)
+            crowd = near.new_ones(len(x)).index_add(0, edges[1], near)
+            messages = messages / crowd[:, None, None]
+        fields = self.mix(messages, groups) if isinstance(self.mix, GroupLinear) else self.mix(messages)
+        power = self.down(self.power(fields, self.power_weight, species))
+        if self.residual is None:
+            return power
         residual = pad_degrees(self.residual(x, groups), self.power.spec.degree_out)
-        return (self.down(power) + residual) * math.sqrt(1 / 2)
+        return (power + residual) * math.sqrt(1 / 2)
 
 
 class MACE(Backbone):
@@ -136,9 +178,15 @@ class MACE(Backbone):
         message_size: per layer, what messages are divided by besides ``avg_num_neighbors``; None: 1.
         checkpointing: recompute the activations of each layer in the backward pass: less memory, more time.
         widen: how many blocks of C channels are convolved, each with radial weights of its own, before they mix to fields; at most
-            as many as a layer has paths into one degree, which then are kept apart as in MACE.
+            as many as a layer has paths into one degree, which then are kept apart as in MACE. ``paths``: no more than that, each
+            path into a degree goes to a block of its own, which costs less; coupled family only.
         messages: ``depthwise``, channel by channel, or ``so2``, in which channels and degrees mix, see
             :class:`eqmol.ops.Mixing`: coupled family, whatever that of the powers.
+        first_residual: whether the first layer has a residual; without, its messages are mixed by element.
+        density: divide messages by 1 + Σ_j tanh(f(r_ij)²), f a learnt linear map of the radial basis, in place of
+            ``avg_num_neighbors``.
+        distance_transform: ``agnesi`` or ``soft``, what radial functions see in place of the distance; or a mapping of ``kind`` and
+            constants, see :mod:`eqmol.nn.distance`. None: the distance.
 
     Raises:
         InputError: an argument of the wrong type or out of bounds, or a backend that cannot run the family.
@@ -165,8 +213,11 @@ class MACE(Backbone):
         degree_out: int = 0,
         checkpointing: bool = False,
         message_size: Sequence[float] | None = None,
-        widen: int = 1,
+        widen: int | Literal["paths"] = 1,
         messages: str = "depthwise",
+        first_residual: bool = True,
+        density: bool = False,
+        distance_transform: str | Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         if messages not in ("depthwise", "so2"):
@@ -177,7 +228,13 @@ class MACE(Backbone):
         check_integer("channels", channels, 1, 2048)
         check_integer("layers", layers, 1, 16)
         check_integer("fields", fields, 1, 16)
-        check_integer("widen", widen, 1, 64)
+        if widen != "paths":
+            check_integer("widen", widen, 1, 64)
+        elif family != "coupled" or messages != "depthwise":
+            raise InputError(
+                f"widen=paths is for family=coupled and messages=depthwise; with family={family} and messages={messages} give a "
+                f"number of blocks"
+            )
         check_integer("num_bessel", num_bessel, 1, 256)
         check_integer("envelope_exponent", envelope_exponent, 2, 32)
         hidden = check_widths("radial_hidden", radial_hidden)
@@ -185,6 +242,8 @@ class MACE(Backbone):
         self.degree_out = check_integer("degree_out", degree_out, 0, MAX_DEGREE)
         self.checkpointing = check_flag("checkpointing", checkpointing)
         check_flag("pair_radial", pair_radial)
+        check_flag("first_residual", first_residual)
+        check_flag("density", density)
         self.cutoff = check_number("cutoff", cutoff, 0.1, 100.0)
         self.elements = check_elements(elements)
         self.channels = channels
@@ -196,7 +255,8 @@ class MACE(Backbone):
             raise InputError(f"message_size has {len(message_size)} numbers for {layers} layers; give one per layer")
 
         self.embedding = ElementEmbedding(len(self.elements), channels)
-        self.basis = BesselBasis(self.cutoff, num_bessel, envelope_exponent)
+        transform = _transform(distance_transform, self.elements)
+        self.basis = BesselBasis(self.cutoff, num_bessel, envelope_exponent, transform)
         # the first layer's features are scalars, and the readout of energies needs no more of the last
         degrees = [0, *[degree] * (layers - 1), degree_out]
         self.layers = nn.ModuleList(
@@ -215,10 +275,13 @@ class MACE(Backbone):
                 pair_radial,
                 max(neighbors, 1.0),
                 check_number("each of message_size", rms, 1e-9, 1e9),
+                first_residual or number > 0,
+                density,
             )
-            for (degree_in, degree_out), rms in zip(pairwise(degrees), message_size, strict=True)
+            for number, ((degree_in, degree_out), rms) in enumerate(zip(pairwise(degrees), message_size, strict=True))
         )
-        self.pair_radial = pair_radial
+        self.density = density
+        self.is_pairwise = pair_radial or transform is not None
         self.grid: Grid | None = None
 
     def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
@@ -226,7 +289,7 @@ class MACE(Backbone):
         lengths = torch.linalg.vector_norm(vectors, dim=-1)
         ends = species.index_select(0, senders), species.index_select(0, receivers)
         places = None if self.grid is None or self.training else self.grid.places(lengths, ends)
-        radial = self.basis(lengths) if places is None else places
+        basis = self.basis(lengths, ends) if places is None or self.density else None
         groups = group_nodes(species, len(self.elements))
         geometries = edge_geometries(self, vectors)
         x = self.embedding(species)
@@ -234,7 +297,7 @@ class MACE(Backbone):
         for layer in self.layers:
             assert isinstance(layer, MACELayer)
             geometry = geometries[layer.convolution.geometry_key]
-            x = self.run(layer, x, radial, ends, geometry, (senders, receivers), species, groups)
+            x = self.run(layer, x, basis, places, ends, geometry, (senders, receivers), species, groups)
             features.append(x)
         return features
 
@@ -247,7 +310,7 @@ class MACE(Backbone):
         mixes = any(isinstance(layer.convolution, MixingSum) for layer in layers)
         if nodes is None or self.cutoff < 2 * FIRST or mixes:
             return False
-        grid = Grid(self.cutoff, nodes, len(self.elements) if self.pair_radial else 0)
+        grid = Grid(self.cutoff, nodes, len(self.elements) if self.is_pairwise else 0)
         for layer in layers:
             layer.table = grid.tabulate(self.basis, layer.radial)
             if layer.table is None:
@@ -274,3 +337,21 @@ class MACE(Backbone):
     def table_nodes(self) -> int | None:
         """As :attr:`Backbone.table_nodes` describes."""
         return None if self.grid is None else self.grid.nodes
+
+
+def _transform(given: object, elements: list[int]) -> DistanceTransform | None:
+    """The transform of a name, or of a mapping of ``kind`` and constants."""
+    if given is None:
+        return None
+    constants = dict(given) if isinstance(given, Mapping) else {"kind": given}
+    kind = constants.pop("kind", None)
+    if not isinstance(kind, str) or kind not in DISTANCE_TRANSFORMS:
+        raise InputError(
+            f"distance_transform={short(given)} is unknown; choose {' or '.join(DISTANCE_TRANSFORMS)}, or null"
+        )
+    transform, known = DISTANCE_TRANSFORMS[kind]
+    for name in constants:
+        if name not in known:
+            raise InputError(f"distance_transform={kind} has no constant {short(name)}; it has {', '.join(known)}")
+    numbers = {str(name): check_number(f"{name} of {kind}", value, 1e-3, 1e3) for name, value in constants.items()}
+    return transform(elements, **numbers)

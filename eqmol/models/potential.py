@@ -5,21 +5,22 @@ Shapes: N atoms, E edges, G graphs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, short
 from eqmol.graph import edge_vectors, owners
 from eqmol.graph.targets import Target, check_beside_energies
-from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
+from eqmol.models.arguments import check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
 from eqmol.models.predictor import Predictor
 from eqmol.models.properties import PropertyHeads, check_pooling
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
-from eqmol.models.repulsion import ZBLRepulsion
+from eqmol.models.repulsion import make_repulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Potential(Predictor):
         elements: atomic numbers, the same as the backbone's.
         e0: energy of the isolated atom of each element, eV.
         scale: eV, unit of the network's energies; the root mean square of force components in eV/Å serves well.
-        zbl: add the screened repulsion of nuclei.
+        zbl: add the screened repulsion of nuclei; true, or as :func:`eqmol.models.repulsion.make_repulsion` describes.
         readout_hidden: width of the last readout's hidden layer.
         forces: ``conservative``, minus the derivative of the energy, or ``direct``, an equivariant reading of the features
             that is cheaper but is the derivative of nothing: no energy is conserved and there is no stress.
@@ -62,7 +63,7 @@ class Potential(Predictor):
         elements: list[int],
         e0: list[float],
         scale: float,
-        zbl: bool = False,
+        zbl: bool | str | Mapping[str, object] = False,
         readout_hidden: int = 16,
         forces: str = "conservative",
         gain: float = 1.0,
@@ -83,7 +84,7 @@ class Potential(Predictor):
         self.gain = check_number("gain", gain, 1e-12, 1e12)
         self.force_gain = check_number("force_gain", force_gain, 1e-12, 1e12)
         self.binding = None if binding is None else BindingEnergy(self._per_element("binding", binding), self.cutoff)
-        self.repulsion = ZBLRepulsion(self.elements, self.cutoff) if check_flag("zbl", zbl) else None
+        self.repulsion = make_repulsion(zbl, self.elements, self.cutoff)
         check_pooling(pooling)
         self.heads = None if properties is None else PropertyHeads(backbone, properties, readout_hidden, pooling)
         check_beside_energies(self.targets)
@@ -152,6 +153,17 @@ class Potential(Predictor):
         """Energies of isolated atoms, eV, or atom references of a property."""
         return self.reference.e0 if self.heads is None or name == "energy" else self.heads.element_values(name)
 
+    @torch.no_grad()
+    def descriptors(self, graph: Data) -> Tensor:
+        """Invariant features of the atoms after every layer, one layer after another, [N, layers · C].
+
+        Raises:
+            InputError: as :meth:`forward`.
+        """
+        species = self.species(graph)
+        features = self._features(graph, edge_vectors(graph), species)
+        return torch.cat([x[: len(species), 0] for x in features], -1)
+
     def _features(self, graph: Data, vectors: Tensor, species: Tensor) -> list[Tensor]:
         """Features of the atoms, followed by those of one atom without neighbours of each element."""
         extended = torch.cat([species, torch.arange(len(self.elements), device=species.device)])
@@ -203,7 +215,7 @@ class Potential(Predictor):
         return energies
 
 
-def _check_forces(forces: object, backbone: Backbone, zbl: bool) -> bool:
+def _check_forces(forces: object, backbone: Backbone, zbl: object) -> bool:
     """Whether forces are conservative."""
     if forces not in FORCES:
         raise InputError(f"forces={forces!r} is unknown; choose from {', '.join(FORCES)}")
@@ -213,7 +225,9 @@ def _check_forces(forces: object, backbone: Backbone, zbl: bool) -> bool:
             "backbone (model.degree_out) to 1"
         )
     if forces == "direct" and zbl:
-        raise InputError("zbl=True is a repulsive energy, which direct forces would not feel; use forces=conservative")
+        raise InputError(
+            f"zbl={short(zbl)} is a repulsive energy, which direct forces would not feel; use forces=conservative"
+        )
     return forces == "conservative"
 
 

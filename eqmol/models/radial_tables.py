@@ -92,7 +92,7 @@ class Grid(NamedTuple):
             r = distances.clone().requires_grad_()
             zero = torch.zeros(len(r), dtype=torch.int64, device=r.device)
             ends = zero + pair // max(self.num_elements, 1), zero + pair % max(self.num_elements, 1)
-            return r, *exact(basis(r), ends)
+            return r, *exact(basis(r, ends), ends)
 
 
 def jvp(values: Tensor, r: Tensor) -> Tensor:

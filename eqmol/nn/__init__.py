@@ -2,6 +2,7 @@
 
 from eqmol.nn.attention import AttentionLogits, attention_weights
 from eqmol.nn.cutoff import polynomial_envelope
+from eqmol.nn.distance import DISTANCE_TRANSFORMS, DistanceTransform
 from eqmol.nn.drop import DropPath
 from eqmol.nn.embedding import ElementEmbedding
 from eqmol.nn.gate import Gate
@@ -13,8 +14,10 @@ from eqmol.nn.readout import LinearReadout, NonlinearReadout
 from eqmol.nn.sphere import SphereActivation, SphereNetwork
 
 __all__ = [
+    "DISTANCE_TRANSFORMS",
     "AttentionLogits",
     "BesselBasis",
+    "DistanceTransform",
     "DropPath",
     "ElementEmbedding",
     "Gate",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.nn.cutoff import polynomial_envelope
+from eqmol.nn.distance import DistanceTransform
 from eqmol.nn.parameter_groups import WithMatrices
 
 
@@ -22,20 +23,33 @@ class BesselBasis(nn.Module):
     are orthogonal over the ball of radius r_c, with unit mean square.
 
     Source: Gasteiger et al. 2020, arXiv:2003.03123, equation 7, in another normalisation.
+
+    Args:
+        cutoff: r_c, Å.
+        size: B.
+        envelope_exponent: of :func:`polynomial_envelope`.
+        transform: what the Bessel functions, not the envelope, see in place of the distance.
     """
 
     order: Tensor
 
-    def __init__(self, cutoff: float, size: int, envelope_exponent: int = 6) -> None:
+    def __init__(
+        self, cutoff: float, size: int, envelope_exponent: int = 6, transform: DistanceTransform | None = None
+    ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.envelope_exponent = envelope_exponent
+        self.transform = transform
         self.register_buffer("order", torch.tensor(range(1, size + 1)), persistent=False)
 
-    def forward(self, lengths: Tensor) -> Tensor:
-        """Edge lengths [E] in Å, all positive -> [E, B]."""
+    def forward(self, lengths: Tensor, ends: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Edge lengths [E] in Å, all positive, and, for a transform, elements of both ends [E] -> [E, B]."""
         x = lengths / self.cutoff
-        amplitude = math.sqrt(2 / 3) * polynomial_envelope(x, self.envelope_exponent) / x
+        envelope = polynomial_envelope(x, self.envelope_exponent)
+        if self.transform is not None:
+            assert ends is not None
+            x = self.transform(lengths, ends) / self.cutoff
+        amplitude = math.sqrt(2 / 3) * envelope / x
         return torch.sin((math.pi * x).unsqueeze(-1) * self.order) * amplitude.unsqueeze(-1)
 
 

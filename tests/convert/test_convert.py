@@ -77,6 +77,17 @@ def test_function_is_kept_from_other_sizes(family: str, degrees: tuple[int, int]
     assert max(difference.largest for difference in found) <= 1e-10
 
 
+def test_separate_paths_grow_in_channels() -> None:
+    old = old_model("coupled", "o3", widen="paths", first_residual=False, density=True)
+    new = convert(old, {"channels": 5, "fields": 2, "correlation": 3})
+    found = differences(old, new, example_structures(old.elements, old.cutoff), EXACT)
+    assert max(difference.largest for difference in found) <= 1e-10
+    with pytest.raises(InputError, match="widen=paths grows in channels, fields and order only"):
+        convert(old, {"degree": 2})
+    with pytest.raises(InputError, match="widen=paths of this model cannot become 2"):
+        convert(old, {"widen": 2})
+
+
 def gradients(potential: Potential) -> dict[str, torch.Tensor]:
     potential.train().zero_grad()
     structures = example_structures(potential.elements, potential.cutoff)

@@ -76,6 +76,48 @@ def test_agrees_with_the_model(path: Path, make) -> None:
         assert isinstance(value, float) or value.dtype == np.float64
 
 
+def test_descriptors_are_the_invariant_features(path: Path) -> None:
+    calculator = eqmol.Calculator(path)
+    atoms = ethanol()
+    found = calculator.get_descriptors(atoms)
+    layers, channels = calculator.model.backbone.num_outputs, calculator.model.backbone.channels
+    assert found.shape == (len(atoms), layers * channels)
+    turned = atoms.copy()
+    turned.rotate(50, (1, 2, 3))
+    np.testing.assert_allclose(calculator.get_descriptors(turned), found, atol=1e-10)
+    assert np.array_equal(calculator.get_descriptors(atoms, num_layers=1), found[:, :channels])
+    for number in (0, 3, True, -2):
+        with pytest.raises(InputError, match="num_layers"):
+            calculator.get_descriptors(atoms, num_layers=number)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_hessian_is_the_derivative_of_forces(path: Path, dtype: str) -> None:
+    atoms = molecule("H2O")
+    calculator = eqmol.Calculator(path, dtype=dtype)
+    found = calculator.get_hessian(atoms)
+    assert found.shape == (9, 3, 3)
+    assert found.dtype == np.float64
+    matrix = found.reshape(9, 9)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-9 * np.abs(matrix).max())
+    atoms.calc = eqmol.Calculator(path, dtype="float64")
+    step, changes = 1e-5, []
+    for sign in (1, -1):
+        atoms.positions[1, 2] += sign * step
+        changes.append(-atoms.get_forces())
+        atoms.positions[1, 2] -= sign * step
+    numerical = (changes[0] - changes[1]) / (2 * step)
+    np.testing.assert_allclose(found[5], numerical, rtol=0, atol=1e-4 * np.abs(numerical).max())
+
+
+def test_energies_less_those_of_isolated_atoms(path: Path) -> None:
+    atoms = copper()
+    atoms.calc = eqmol.Calculator(path)
+    atoms.get_potential_energy()
+    expected = atoms.get_potential_energies() - recipe()["e0"][3]
+    np.testing.assert_allclose(atoms.calc.results["node_energy"], expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("make", [ethanol, copper])
 def test_float32_is_close(path: Path, make) -> None:
     atoms, low = make(), make()

@@ -39,6 +39,7 @@ def graph_of(atoms: Atoms) -> AtomGraph:
 #: Models that the laws are tested on, by name.
 VARIANTS: dict[str, dict] = {
     "mace": {"widen": 2},
+    "mace-density": {"first_residual": False, "density": True, "distance_transform": "agnesi"},
     "equiformer": {},
     "equiformer-gate": {"feedforward": "gate", "norm": "rms"},
     "equiformer-nonlinear": {"messages": "nonlinear", "selfmix": True},

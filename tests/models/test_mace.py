@@ -11,8 +11,8 @@ from eqmol.errors import InputError
 from eqmol.graph import collate, edge_vectors
 from eqmol.models import MACE
 from eqmol.models.mace import MACELayer
+from eqmol.nn import GroupLinear
 from eqmol.ops import RadialWeight, Spec
-from eqmol.ops.contract import default_dtype
 from eqmol.so3.layout import degree_slice, dim
 from tests.models.systems import ELEMENTS, FAMILIES, graph_of, structures
 
@@ -56,40 +56,102 @@ def test_features_stay_of_order_one_at_initialisation(family: str, backend: str,
         assert 0.1 < x[:, 0].pow(2).mean().sqrt() < 3
 
 
-def test_as_many_blocks_as_paths_keep_paths_apart_until_channels_mix() -> None:
-    with default_dtype(torch.float64):
-        spec = Spec("convolution", "coupled", "o3", 1, 2, 2)
-        power = Spec("power", "coupled", "o3", 2, 0, 1, 1)
-        wide = MACELayer(spec, power, "cg", 4, 9, 1, 1, 3, [8], False, 1.0, 1.0)
-        one = ops.convolution(Spec("convolution", "coupled", "o3", 1, 2, 2), "cg")
-    blocks = wide.up.weight.shape[-1] // 4
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("widen", [9, "paths"])
+def test_blocks_keep_paths_apart_until_channels_mix(widen: int | str) -> None:
+    spec = Spec("convolution", "coupled", "o3", 1, 2, 2)
+    wide = MACELayer(spec, Spec("power", "coupled", "o3", 2, 0, 1, 1), "cg", 4, widen, 1, 1, 3, [8], False, 1.0, 1.0)
+    one = ops.convolution(spec, "cg")
+    paths = spec.pair_paths
+    blocks = wide.mix.weight.shape[1] // 4
     assert blocks == 3  # (0, 1), (1, 0) and (1, 2) lead to vectors
-    ranks = [sum(l3 == spec.pair_paths[p][2] for p in range(q)) for q, (_, _, l3) in enumerate(spec.pair_paths)]
-    with torch.no_grad():
-        wide.up.weight.copy_(wide.up.weight[..., :4].repeat(1, 1, blocks))
-        for q, rank in enumerate(ranks):
-            for k in range(blocks):
-                wide.radial.matrix[:, q, 4 * k : 4 * k + 4] *= float(k == rank)
-    x, vectors, basis = (torch.randn(*size, dtype=torch.float64) for size in ((5, 4, 4), (7, 3), (7, 3)))
+    ranks = [sum(l3 == paths[p][2] for p in range(q)) for q, (_, _, l3) in enumerate(paths)]
+    x, vectors, basis = torch.randn(5, 4, 4), torch.randn(7, 3), torch.randn(7, 3)
     senders, receivers = torch.randint(5, (7,)), torch.randint(5, (7,)).sort().values
-    hidden, matrix = wide.radial(basis)
     geometry = one.geometry(vectors)
-    found = wide.mix(one(wide.up(x), geometry, RadialWeight(hidden, matrix), senders, receivers, 5))
+    with torch.no_grad():
+        if widen != "paths":
+            wide.up.weight.copy_(wide.up.weight[..., :4].repeat(1, 1, blocks))
+            for q, rank in enumerate(ranks):
+                for k in range(blocks):
+                    wide.radial.matrix[:, q, 4 * k : 4 * k + 4] *= float(k == rank)
+    hidden, matrix = wide.radial(basis)
+    found = wide.mix(wide.convolution(wide.up(x), geometry, RadialWeight(hidden, matrix), senders, receivers, 5))
     expected = torch.zeros_like(found)
-    for q, (_, _, l3) in enumerate(spec.pair_paths):
-        block = slice(4 * ranks[q], 4 * ranks[q] + 4)
-        only = torch.zeros_like(matrix[..., block])
-        only[:, q] = matrix[:, q, block]
+    for q, (path, rank) in enumerate(zip(paths, ranks, strict=True)):
+        block = slice(4 * rank, 4 * rank + 4)
+        only = torch.zeros(8, len(paths), 4)
+        if widen == "paths":  # each is the only one into its degree there
+            own = wide.convolution.spec.pair_paths.index(path)
+            only[:, q] = matrix[:, own] * math.sqrt(sum(p[2] == path[2] for p in paths))
+        else:
+            only[:, q] = matrix[:, q, block]
         message = one(wide.up(x)[..., :4], geometry, RadialWeight(hidden, only), senders, receivers, 5)
-        rows = degree_slice(l3)
-        expected[:, rows] += message[:, rows] @ wide.mix.weight[l3, block] / math.sqrt(4 * blocks)
+        rows = degree_slice(path[2])
+        expected[:, rows] += message[:, rows] @ wide.mix.weight[path[2], block] / math.sqrt(4 * blocks)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("widen", "blocks"), [(1, [1, 1]), (2, [1, 2]), (64, [1, 3])])
+@pytest.mark.parametrize(("widen", "blocks"), [(1, [1, 1]), (2, [1, 2]), (64, [1, 3]), ("paths", [1, 3])])
 def test_no_more_blocks_than_paths(widen: int, blocks: list[int]) -> None:
     model = MACE(**ARGUMENTS | {"widen": widen, "layers": 2})
-    assert [layer.up.weight.shape[-1] // 8 for layer in model.layers] == blocks
+    assert [layer.mix.weight.shape[1] // 8 for layer in model.layers] == blocks
+
+
+@pytest.mark.usefixtures("float64")
+def test_messages_are_divided_by_the_density_of_neighbours() -> None:
+    sizes = {"layers": 1, "density": True, "correlation": 1, "degree": 0, "filter_degree": 0, "num_bessel": 2}
+    model = MACE(**ARGUMENTS | sizes)
+    layer = model.layers[0]
+    seen = []
+    layer.mix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    vectors = torch.tensor([[0.9, 0, 0], [0, 1.2, 0], [0, 0, 1.1]])
+    senders, receivers = torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1])
+    species = torch.tensor([0, 1, 2])
+    model(vectors, species, senders, receivers)
+    ends = species[senders], species[receivers]
+    basis = model.basis(torch.linalg.vector_norm(vectors, dim=-1), ends)
+    weight = RadialWeight(*layer.radial(basis, ends)).dense()
+    x = layer.up(model.embedding(species))
+    for atom, edges in enumerate(([0, 1], [2], [])):
+        total = sum((weight[e] * x[senders[e]] for e in edges), torch.zeros(1, 8))
+        crowd = sum(torch.tanh((basis[e] @ layer.density) ** 2 / 2) for e in edges)
+        torch.testing.assert_close(seen[0][atom], total / (1 + crowd), atol=1e-13, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_without_residual_messages_are_mixed_by_element() -> None:
+    model = MACE(**ARGUMENTS | {"layers": 2, "first_residual": False, "correlation": 1})
+    layer = model.layers[0]
+    assert isinstance(layer.mix, GroupLinear)
+    assert layer.residual is None
+    assert model.layers[1].residual is not None
+    seen = {}
+    for name in ("mix", "power", "down"):
+        getattr(layer, name).register_forward_hook(lambda _, i, o, name=name: seen.update({name: (i[0], o)}))
+    graph = graph_of(structures()["molecule"])
+    species = torch.tensor([ELEMENTS.index(z) for z in graph.atomic_numbers.tolist()])
+    found = model(edge_vectors(graph), species, *graph.edge_index)[0]
+    messages, fields = seen["mix"]
+    for atom, z in enumerate(species):
+        for l in range(4):
+            rows = degree_slice(l)
+            expected = messages[atom, rows] @ layer.mix.weight[z, l] / math.sqrt(8)
+            torch.testing.assert_close(fields[atom, rows], expected, atol=1e-13, rtol=1e-12)
+    assert torch.equal(found, seen["down"][1])
+
+
+@pytest.mark.parametrize(
+    "given", ["Agnesi", 1, {"kind": "soft", "p": 2.0}, {"a": 1.0}, {"kind": "agnesi", "a": 0}, {"kind": "soft", 5: 5}]
+)
+def test_other_transforms_are_refused(given: object) -> None:
+    with pytest.raises(InputError, match=r"distance_transform|agnesi"):
+        MACE(**ARGUMENTS | {"distance_transform": given})
+
+
+def test_constants_of_transforms_are_taken() -> None:
+    transform = MACE(**ARGUMENTS | {"distance_transform": {"kind": "agnesi", "a": 1.5}}).basis.transform
+    assert (transform.a, transform.q) == (1.5, 0.9183)
 
 
 def test_geometry_is_computed_once_per_kind() -> None:
@@ -116,6 +178,8 @@ def test_geometry_is_computed_once_per_kind() -> None:
         ({"channels": 10**5000}, "channels=an integer of more than 30 digits"),
         ({"fields": 0}, "fields=0"),
         ({"widen": 65}, "widen=65"),
+        ({"widen": "path"}, "widen='path'"),
+        ({"widen": "paths", "family": "gaunt"}, "widen=paths is for family=coupled and messages=depthwise"),
         ({"cutoff": float("nan")}, "cutoff=nan"),
         ({"cutoff": -1.0}, "cutoff=-1.0"),
         ({"cutoff": "5"}, "cutoff='5'"),

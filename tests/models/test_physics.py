@@ -43,6 +43,7 @@ def slope(function) -> float:
     ("variant", "options"),
     [
         *(("mace", {"correlation": order, "pair_radial": order == 3, "zbl": order == 4}) for order in (1, 3, 4)),
+        ("mace", {"distance_transform": "soft", "zbl": "mace"}),
         *((name, {}) for name in VARIANTS),
     ],
     ids=str,

@@ -11,7 +11,7 @@ from ase.units import Bohr, Hartree
 from eqmol.errors import InputError
 from eqmol.graph import collate
 from eqmol.models import MACE, Potential
-from eqmol.models.repulsion import SCREENING, ZBLRepulsion
+from eqmol.models.repulsion import UNIVERSAL, make_repulsion
 from tests.models.systems import CUTOFF, E0, ELEMENTS, graph_of, make_model, structures
 from tests.models.test_mace import ARGUMENTS
 
@@ -145,8 +145,9 @@ def test_direct_forces_refuse_repulsion() -> None:
         make_model(forces="direct", zbl=True)
 
 
-def pair_energy(distance: float, elements: tuple[int, int] = (0, 2)) -> float:
-    repulsion = ZBLRepulsion(ELEMENTS, CUTOFF)
+def pair_energy(distance: float, elements: tuple[int, int] = (0, 2), zbl: object = True) -> float:
+    repulsion = make_repulsion(zbl, ELEMENTS, CUTOFF)
+    assert repulsion is not None
     lengths = torch.full((2,), distance, dtype=torch.float64)
     energies = repulsion(lengths, torch.tensor(elements), torch.tensor([0, 1]), torch.tensor([1, 0]))
     assert energies[0] == energies[1]
@@ -154,7 +155,7 @@ def pair_energy(distance: float, elements: tuple[int, int] = (0, 2)) -> float:
 
 
 def test_repulsion_is_the_universal_potential_at_short_distance() -> None:
-    assert abs(sum(c for c, _ in SCREENING) - 1) < 1e-5
+    assert abs(sum(c for c, _ in UNIVERSAL.terms) - 1) < 1e-5
     # H-O: a = 0.8854 · 0.529177 / (1 + 8^0.23) = 0.178978 Å; the envelope takes off 28 (r/0.97 Å)^6
     r = 0.1
     x = r / (0.8854 * Bohr / (1 + 8**0.23))
@@ -163,6 +164,27 @@ def test_repulsion_is_the_universal_potential_at_short_distance() -> None:
     assert abs(pair_energy(r) / (8 * Hartree * Bohr / r * phi) - 1) < 1e-4
     # closer, it becomes the bare Coulomb repulsion of the nuclei
     assert abs(pair_energy(1e-5) / (8 * 14.399645 / 1e-5) - 1) < 1e-3
+
+
+def test_repulsion_with_the_constants_of_mace() -> None:
+    # C-O: a = 0.4543 · 0.529 Å / (6^0.3 + 8^0.3)
+    r, reach = 0.9, 0.76 + 0.66
+    x = r * (6**0.3 + 8**0.3) / (0.4543 * 0.529)
+    phi = 0.1818 * math.exp(-3.2 * x) + 0.5099 * math.exp(-0.9423 * x)
+    phi += 0.2802 * math.exp(-0.4028 * x) + 0.02817 * math.exp(-0.2016 * x)
+    u = 1 - 21 * (r / reach) ** 5 + 35 * (r / reach) ** 6 - 15 * (r / reach) ** 7
+    expected = 0.7 * 14.3996 * 48 / r * phi * u
+    given = {"screening": "mace", "scale": 0.7, "envelope_exponent": 5}
+    assert pair_energy(r, (1, 2), given) == pytest.approx(expected, rel=1e-12)
+    assert pair_energy(r, (1, 2), "mace") != pair_energy(r, (1, 2), True)
+
+
+@pytest.mark.parametrize(
+    "zbl", ["MACE", 1, {"screening": "other"}, {"power": 0.3}, {"scale": -1.0}, {"envelope_exponent": 1}]
+)
+def test_other_repulsions_are_refused(zbl: object) -> None:
+    with pytest.raises(InputError, match="zbl"):
+        make_repulsion(zbl, ELEMENTS, CUTOFF)
 
 
 def test_repulsion_ends_smoothly_at_the_sum_of_covalent_radii() -> None:

@@ -26,6 +26,7 @@ def training_step(model: Potential, name: str) -> tuple[dict[str, torch.Tensor],
 def test_algorithms_of_one_family_agree(family: str, parity: str, name: str, variant: str) -> None:
     sizes = {"degree": 2, "filter_degree": 3, "layers": 3}
     sizes |= {"correlation": 3, "fields": 2} if variant == "mace" else {}
+    sizes |= {"widen": "paths"} if variant == "mace-density" and family == "coupled" else {}
     first = make_model("cg", family, parity, variant, **sizes)
     results, gradients = training_step(first, name)
     for backend in ALGORITHMS:

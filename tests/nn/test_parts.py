@@ -17,6 +17,7 @@ from eqmol.nn import (
     polynomial_envelope,
 )
 from eqmol.nn.activation import SILU_GAIN, silu
+from eqmol.nn.distance import AgnesiTransform, SoftTransform
 from eqmol.so3.layout import dim
 from eqmol.so3.wigner import wigner_matrices
 
@@ -61,6 +62,42 @@ def test_bessel_basis_is_orthonormal_and_vanishes_at_the_cutoff() -> None:
     bare = basis(4 * x) / polynomial_envelope(x).unsqueeze(-1) * x.unsqueeze(-1)
     torch.testing.assert_close(3 * bare.T @ bare / len(x), torch.eye(6))
     assert basis(torch.tensor([4.0, 4.5])).abs().max() == 0
+
+
+H_O = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+
+
+def test_agnesi_transform() -> None:
+    transform = AgnesiTransform([1, 8])  # covalent radii 0.31 and 0.66 Å
+    for r in (0.01, 0.485, 1.4, 6.0):
+        x = r / 0.485
+        expected = 1 / (1 + 1.0805 * x**0.9183 / (1 + x ** (0.9183 - 4.5791)))
+        torch.testing.assert_close(transform(torch.tensor([r]), H_O), torch.tensor([expected]), rtol=1e-14, atol=0)
+    half = AgnesiTransform([1, 8], a=2.0, q=1.0, p=5.0)(torch.tensor([0.485]), H_O)
+    torch.testing.assert_close(half, torch.tensor([0.5]), rtol=1e-14, atol=0)  # x = 1: 1 / (1 + a / 2)
+
+
+def test_soft_transform() -> None:
+    bond = 0.31 + 0.66
+    low, high = 0.75 * bond, 4 / 3 * bond
+    transform = SoftTransform([1, 8])
+    middle = (low + high) / 2
+    r = torch.tensor([0.05, middle, 6.0])
+    found = transform(r, tuple(end.expand(3) for end in H_O))
+    expected = torch.tensor([low, low + (middle - low) / 2, 6.0])
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found[1], expected[1], atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("transform", [AgnesiTransform, SoftTransform])
+def test_bessel_functions_see_the_transform_and_the_envelope_the_distance(transform: type) -> None:
+    r = torch.tensor([0.9, 2.5, 3.5])
+    ends = tuple(end.expand(3) for end in H_O)
+    moved = transform([1, 8])(r, ends)
+    found = BesselBasis(4.0, 5, 6, transform([1, 8]))(r, ends)
+    plain = BesselBasis(4.0, 5)
+    expected = plain(moved) * (polynomial_envelope(r / 4) / polynomial_envelope(moved / 4)).unsqueeze(-1)
+    torch.testing.assert_close(found, expected, atol=1e-14, rtol=1e-12)
 
 
 @pytest.mark.parametrize("elements", [0, 2])

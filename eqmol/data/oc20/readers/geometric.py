@@ -1,8 +1,7 @@
 """``torch_geometric`` objects in LMDBs and in files of ``torch.save``, without unpickling."""
 
 import math
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqmol.data.oc20.frame import Frame, Reading, check, integers, system_name
-from eqmol.data.oc20.readers import unpickle
 from eqmol.data.oc20.readers.lmdb_files import Entries
-from eqmol.data.oc20.readers.pickle_names import KNOWN, storage_of
 from eqmol.errors import InputError, printable, reason_of
 from eqmol.graph import check_numbers
+from eqmol.pickles import machine
+from eqmol.pickles.archive import read_archive
+from eqmol.pickles.machine import Record
+from eqmol.pickles.tensors import TENSORS
+
+_GEOMETRIC = (
+    "data.data.Data", "data.data.DataEdgeAttr", "data.data.DataTensorAttr", "data.batch.Batch", "data.batch.DataBatch",
+    "data.batch.DynamicInheritanceGetter", "data.storage.BaseStorage", "data.storage.GlobalStorage",
+)  # fmt: skip
+#: What OC20's files name: tensors, and ``torch_geometric`` objects of every version.
+KNOWN: Mapping[str, Any] = TENSORS | {
+    "builtins.object": Record,
+    "__builtin__.object": Record,
+    "copyreg._reconstructor": lambda *_: Record(),
+    "copy_reg._reconstructor": lambda *_: Record(),
+    **{f"torch_geometric.{name}": Record for name in _GEOMETRIC},
+}
 
 
 def read_lmdb(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
@@ -23,52 +37,19 @@ def read_lmdb(path: Path, start: int, stop: int | None, how: Reading) -> Iterato
     with Entries(path) as entries:
         for index in range(len(entries.keys))[start:stop]:
             source = f"{path}, frame {entries.keys[index].decode()}"
-            yield from _from_record(_record(BytesIO(entries.value(index)), None, source), how, source)
+            yield from _from_record(_record(BytesIO(entries.value(index)), source), how, source)
 
 
 def read_torch(path: Path, start: int, stop: int | None, how: Reading) -> Iterator[tuple[Frame, str]]:
     """Read ``torch_geometric`` objects from a file of ``torch.save``, without unpickling."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            value = _read_archive(archive, path)
-    except InputError:
-        raise
-    except Exception as error:  # zipfile raises many, for a file of any content
-        raise InputError(f"{path} is truncated, or no file of torch.save ({reason_of(error)})") from error
+    value = read_archive(path, KNOWN)
     for index, record in enumerate(value if isinstance(value, list) else [value]):
         yield from _from_record(record, how, f"{path}, entry {index}")
 
 
-def _read_archive(archive: zipfile.ZipFile, path: Path) -> Any:
-    """Interpret the pickle of a file of ``torch.save``; its members are stored as they are, each in a place of its own."""
-    members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
-        raise InputError(f"{path} has compressed or encrypted members, which torch.save does not write; save it again")
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise InputError(f"{path} is damaged: its members overlap")
-    names = [member.filename for member in members]
-    root = next((name for name in names if name.endswith("data.pkl")), None)
-    if root is None or len(set(names)) < len(names):
-        raise InputError(f"{path} is no file of torch.save")
-    root = root.removesuffix("data.pkl")
-    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-        raise InputError(f"{path} was written by a big-endian machine; save it again on another one")
-    known: dict[str, NDArray[Any]] = {}
-
-    def storage(reference: Any) -> NDArray[Any]:
-        dtype, key, count = storage_of(reference)
-        if key not in known:
-            known[key] = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
-        if len(known[key]) != count or known[key].dtype != dtype:
-            raise InputError(f"a tensor announces {count} numbers of type {dtype} and the file has others")
-        return known[key]
-
-    return _record(BytesIO(archive.read(f"{root}data.pkl")), storage, str(path))
-
-
-def _record(file: BytesIO, storage: Callable[[Any], Any] | None, source: str) -> Any:
+def _record(file: BytesIO, source: str) -> Any:
     try:
-        return unpickle.load(file, KNOWN, storage)
+        return machine.load(file, KNOWN)
     except InputError as error:
         raise type(error)(f"{source}: {error}") from error
 
@@ -84,7 +65,7 @@ def _from_record(record: Any, how: Reading, source: str) -> list[tuple[Frame, st
 
 
 def _frames_of(record: Any, how: Reading, source: str) -> Iterator[tuple[Frame, str]]:
-    fields = record.fields() if isinstance(record, unpickle.Record) else {}
+    fields = record.fields() if isinstance(record, Record) else {}
     named = printable(", ".join(list(fields)[:50])) or "none"
     missing = [name for name in ("pos", "cell", "atomic_numbers", "tags", "fixed", "sid") if name not in fields]
     if missing:

@@ -14,10 +14,9 @@ import torch
 from torch_geometric.data import Batch, Data
 
 from eqmol.data.oc20.frame import Reading
-from eqmol.data.oc20.readers.geometric import read_torch
-from eqmol.data.oc20.readers.pickle_names import KNOWN
-from eqmol.data.oc20.readers.unpickle import ForbiddenPickleError, load
+from eqmol.data.oc20.readers.geometric import KNOWN, read_torch
 from eqmol.errors import InputError
+from eqmol.pickles.machine import ForbiddenPickleError, load
 from tests.data.oc20.files import record, relaxation
 
 REAL = Path(os.environ.get("EQMOL_DATA", "")) / "oc20" / "is2re"

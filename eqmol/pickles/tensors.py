@@ -1,17 +1,16 @@
-"""What the pickles of OC20 may name: tensors, NumPy's arrays and ``torch_geometric`` objects of every version.
+"""What pickles of tensors may name: tensors, NumPy's arrays and plain containers.
 
 Tensors become arrays, made here from the bytes of their storages.
 """
 
 import math
-from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
 
-from eqmol.data.oc20.readers.unpickle import ForbiddenPickleError, Record, keys, load, pairs, require
 from eqmol.errors import InputError, printable
+from eqmol.pickles.machine import ForbiddenPickleError, Record, keys, load, pairs, require
 
 
 class _Array(Record):
@@ -149,7 +148,8 @@ _COLLECTIONS: dict[str, Any] = {
 }
 #: What the pickles inside of tensors may name.
 TORCH: dict[str, Any] = _COLLECTIONS | {f"torch.{kind}Storage": np.dtype(code) for kind, code in _CODES.items()}
-_NUMPY: dict[str, Any] = {
+#: NumPy's arrays and numbers.
+NUMPY: dict[str, Any] = {
     "numpy.dtype": _dtype,
     "numpy.ndarray": Record,
     **{
@@ -160,24 +160,15 @@ _NUMPY: dict[str, Any] = {
     "numpy.core.numeric._frombuffer": _buffer,
     "numpy._core.numeric._frombuffer": _buffer,
 }
-_GEOMETRIC = (
-    "data.data.Data", "data.data.DataEdgeAttr", "data.data.DataTensorAttr", "data.batch.Batch", "data.batch.DataBatch",
-    "data.batch.DynamicInheritanceGetter", "data.storage.BaseStorage", "data.storage.GlobalStorage",
-)  # fmt: skip
-#: What OC20's files name.
-KNOWN: Mapping[str, Any] = (
+#: What any file with tensors names.
+TENSORS: dict[str, Any] = (
     TORCH
-    | _NUMPY
+    | NUMPY
     | {
         "torch._utils._rebuild_tensor_v2": _tensor,
         "torch._utils._rebuild_tensor": _tensor,
         "torch.storage._load_from_bytes": load_storages,
         "torch.Size": lambda size: tuple(require(size, list | tuple)),
         "_codecs.encode": lambda text, _: require(text, str).encode("latin1"),  # bytes in old protocols
-        "builtins.object": Record,
-        "__builtin__.object": Record,
-        "copyreg._reconstructor": lambda *_: Record(),
-        "copy_reg._reconstructor": lambda *_: Record(),
-        **{f"torch_geometric.{name}": Record for name in _GEOMETRIC},
     }
 )

@@ -58,7 +58,13 @@ class Record:
         return self
 
 
-def load(file: BytesIO, table: Mapping[str, Any], persistent: Callable[[Any], Any] | None = None) -> Any:
+def load(
+    file: BytesIO,
+    table: Mapping[str, Any],
+    persistent: Callable[[Any], Any] | None = None,
+    allowance: int = 0,
+    most: int | None = None,
+) -> Any:
     """Interpret one pickle and leave the file behind its end.
 
     Args:
@@ -66,14 +72,20 @@ def load(file: BytesIO, table: Mapping[str, Any], persistent: Callable[[Any], An
         table: "module.name" -> function or constant that builds data. A function takes no more memory and time than a
             small multiple of its arguments, its result or the pickle.
         persistent: resolves the persistent ids of ``torch.save``.
+        allowance: bytes of memory that the data may take besides.
+        most: operations that the pickle may have.
 
     Raises:
         ForbiddenPickleError: a name or an operation that data do not need, or more memory or nesting than data have.
         InputError: truncated or damaged.
     """
-    machine = _Machine(table, persistent, FREE + FACTOR * (len(file.getbuffer()) - file.tell()))
+    machine = _Machine(table, persistent, allowance + FREE + FACTOR * (len(file.getbuffer()) - file.tell()))
     try:
-        for opcode, argument, _ in pickletools.genops(file):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if number == most:
+                raise ForbiddenPickleError(
+                    f"the pickle has more than {most} operations, as its data do not; it was not read"
+                )
             machine.run(opcode.name, argument)
     except InputError:
         raise
