@@ -55,6 +55,7 @@ def _parser(program: str) -> Parser:
         metavar="PATH",
         help="an interpreter that has mace-torch, with which it is compared; it unpickles IN, which may run code: trust IN",
     )
+    add("--to", choices=("mace",), help="write a model of eqmol as one of mace-torch; needs --mace-python")
     add("--structures", nargs="+", metavar="FILE", help="structures for the proof (default: generated ones)")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of the new random weights (default: 0)")
@@ -73,10 +74,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     source, target = arguments.source, arguments.target
     wanted = {name: getattr(arguments, name) for name in ("family", "parity", *SIZES)}
-    if is_archive(source):
+    if is_archive(source) or arguments.to == "mace":
         given = [f"--{name.replace('_', '-')}" for name, value in wanted.items() if value is not None]
         arguments.examples = lambda model: _structures(arguments.structures, model)
-        return convert_mace.run(arguments, given)
+        return convert_mace.run(arguments, given) if is_archive(source) else convert_mace.write(arguments, given)
     for name in ("head", "dtype", "mace_python"):
         if getattr(arguments, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is for models of mace-torch; {source} is none")

@@ -1,7 +1,9 @@
-"""``eqmol convert IN.model OUT.safetensors``: a model of mace-torch as one of eqmol."""
+"""``eqmol convert IN.model OUT.safetensors``: a model of mace-torch as one of eqmol, and with ``--to mace`` the way back."""
 
 import argparse
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ def run(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
     from rich.console import Console
 
     from eqmol.checkpoint import as_dtype, for_prediction, save
-    from eqmol.convert.convert import EXACT, ROUNDED, compare, example_structures, num_parameters
+    from eqmol.convert.convert import EXACT, ROUNDED, compare, num_parameters
     from eqmol.convert.mace_torch import proof
     from eqmol.convert.mace_torch.model import convert_mace
     from eqmol.convert.mace_torch.parts import read_model
@@ -49,9 +51,7 @@ def run(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
     stored = for_prediction(model, dtype=dtype)
     rounded = for_prediction(stored, dtype=torch.float64)
     assert isinstance(rounded, Potential)
-    structures = (
-        arguments.examples(model) if arguments.structures else list(example_structures(model.elements, model.cutoff))
-    )
+    structures = arguments.examples(model)
     head = found.head if len(found.heads) > 1 else None
     answer = arguments.mace_python and proof.ask_mace(arguments.mace_python, source, head, structures)
     own = evaluate(model, structures)
@@ -64,6 +64,58 @@ def run(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
     console = Console()
     console.print(_description(found))
     console.print(_table(checks, len(structures)))
+    if _differ(checks):
+        return 1
+    if arguments.mace_python is None:
+        console.print("not compared with mace-torch; --mace-python PATH of an interpreter that has it does that")
+    save(stored, target, recipe=model.recipe)
+    console.print(f"{num_parameters(model)} parameters: {source} -> {target}", soft_wrap=True, highlight=False)
+    console.print(f"to train it further: {training_command(model.recipe, target)}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def write(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
+    """Write a model of eqmol as one of mace-torch, after a proof by mace-torch itself; arguments as of :func:`run`."""
+    import torch
+    from rich.console import Console
+
+    from eqmol.checkpoint import load
+    from eqmol.convert.convert import EXACT, compare
+    from eqmol.convert.mace_torch import proof
+    from eqmol.convert.mace_torch.export import export
+    from eqmol.convert.mace_torch.proof import evaluate
+    from eqmol.models import Potential
+
+    source, target = arguments.source, arguments.target
+    if elsewhere:
+        raise InputError(f"{', '.join(elsewhere)} and --to mace cannot be given together; convert twice")
+    if arguments.mace_python is None:
+        raise InputError(
+            "--to mace needs --mace-python PATH, an interpreter that has mace-torch, which writes the file"
+        )
+    if target.exists() and (target.samefile(source) or not arguments.overwrite):
+        raise InputError(f"{target} exists; give another name, or --overwrite")
+    model = load(source, dtype=torch.float64)
+    if not isinstance(model, Potential):
+        raise InputError(f"{source} holds a {type(model).__name__}; mace-torch has potentials only")
+    model.requires_grad_(False)
+    structures = arguments.examples(model)
+    with tempfile.TemporaryDirectory(dir=target.resolve().parent, prefix=".eqmol-") as folder:
+        written = Path(folder) / "model"
+        export(model, arguments.mace_python, written)
+        answer = proof.ask_mace(arguments.mace_python, written, None, structures)
+        checks = {"mace-torch": compare(answer, evaluate(model, structures), EXACT)}
+        console = Console()
+        console.print(_table(checks, len(structures)))
+        if _differ(checks):
+            return 1
+        os.replace(written, target)
+    console.print(f"{source} -> {target}, a model of mace-torch in float64", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _differ(checks: "dict[str, list[Difference]]") -> bool:
+    """Say what differs most, of the first check that fails."""
     wrong = [(kind, d) for kind, differences in checks.items() for d in differences if not d.acceptable]
     if wrong:
         kind, worst = wrong[0]
@@ -72,13 +124,7 @@ def run(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
             f"{worst.tolerance:.2e}; nothing was written",
             file=sys.stderr,
         )
-        return 1
-    if arguments.mace_python is None:
-        console.print("not compared with mace-torch; --mace-python PATH of an interpreter that has it does that")
-    save(stored, target, recipe=model.recipe)
-    console.print(f"{num_parameters(model)} parameters: {source} -> {target}", soft_wrap=True, highlight=False)
-    console.print(f"to train it further: {training_command(model.recipe, target)}", soft_wrap=True, highlight=False)
-    return 0
+    return bool(wrong)
 
 
 def training_command(recipe: dict[str, Any], path: Path) -> str:

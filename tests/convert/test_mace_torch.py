@@ -24,14 +24,17 @@ import pytest
 import torch
 
 import eqmol
-from eqmol.checkpoint import load
+from eqmol.checkpoint import build, default_dtype, load
 from eqmol.cli import convert_mace as command
 from eqmol.cli.convert import main
+from eqmol.convert.convert import EXACT, differences
 from eqmol.convert.mace_torch import proof
+from eqmol.convert.mace_torch.export import config_of, weights_of
 from eqmol.convert.mace_torch.model import convert_mace
 from eqmol.convert.mace_torch.parts import KNOWN, Part, Thing, read_model
 from eqmol.convert.mace_torch.proof import ask_mace, evaluate, invariances, isolated_atoms
 from eqmol.errors import InputError
+from tests.recipes import model as small_model
 
 STORED = Path(__file__).parents[1] / "stored"
 EXPECTED = json.loads((STORED / "mace.json").read_text())
@@ -179,6 +182,70 @@ def test_other_interpreters_are_asked(files: dict[str, Path], tmp_path: Path) ->
 def test_options_for_mace_are_refused_for_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(STORED / "potential-1.safetensors"), str(tmp_path / "out"), "--head", "first"]) == 2
     assert "--head is for models of mace-torch" in capsys.readouterr().err
+
+
+# --- the way back
+
+
+def put_back(root: Part, weights: dict[str, np.ndarray]) -> None:
+    """Set parameters and buffers of the modules of a file by their names."""
+    for name, values in weights.items():
+        path, _, last = name.rpartition(".")
+        state = root.part(path)._thing.state
+        group = "_parameters" if last in state["_parameters"] else "_buffers"
+        state[group][last] = values.reshape(state[group][last].shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "widen"), [("mace_residual", "paths"), ("mace_density", "paths"), ("mace_residual", 1)]
+)
+def test_weights_go_back(files: dict[str, Path], name: str, widen: int | str) -> None:
+    root = read_model(files[name])
+    if name == "mace_residual":  # of two heads, which models of eqmol do not have
+        kept = thing(root, "scale_shift").state["_buffers"]
+        kept |= {key: kept[key][:1] for key in ("scale", "shift")}
+        root._thing.state["heads"] = ["only"]
+        for readout, width in (("readouts.0.linear", 1), ("readouts.1.linear_1", 8), ("readouts.1.linear_2", 1)):
+            weight = thing(root, readout).state["_parameters"]
+            weight["weight"] = weight["weight"][: 4 * width if width == 8 or "0" in readout else 8]
+        thing(root, "readouts.1").state["hidden_irreps"] = "8x0e"
+        thing(root, "readouts.1").state["num_heads"] = 1
+    model = convert_mace(Part(root._thing, "")).model
+    with default_dtype(torch.float64):
+        new = (
+            build(model.recipe | {"backbone": model.recipe["backbone"] | {"widen": widen}}).eval().requires_grad_(False)
+        )
+    config = config_of(new)
+    assert config["interaction_cls_first"] == root.parts("interactions")[0].kind
+    put_back(root, weights_of(new, root))
+    energies = np.array(config["atomic_energies"])
+    thing(root, "atomic_energies_fn").state["_buffers"]["atomic_energies"] = energies
+    thing(root, "scale_shift").state["_buffers"]["shift"] = np.zeros(1)
+    again = convert_mace(Part(root._thing, "")).model
+    found = differences(new, again, STRUCTURES.values(), EXACT)
+    assert max(difference.largest for difference in found) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "gaunt"}, "model.family='gaunt'; it has coupled"),
+        ({"fields": 2}, "model.fields=2; it has 1"),
+        ({"widen": 2}, "model.widen=2; it has widen=1 or widen=paths"),
+        ({"layers": 1}, "model.layers=1; it has two layers or more"),
+        ({}, "a repulsion with its own constants"),
+    ],
+    ids=str,
+)
+def test_what_mace_cannot_hold_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config_of(small_model(**changes))
+
+
+def test_the_way_back_needs_an_interpreter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(STORED / "potential-1.safetensors")
+    assert main([source, str(tmp_path / "out.model"), "--to", "mace"]) == 2
+    assert "--to mace needs --mace-python PATH" in capsys.readouterr().err
 
 
 # --- what has no counterpart

@@ -78,7 +78,7 @@ def _convert(root: Part, head: str | None) -> Found:
         fill_layer(layer, interaction, product, elements, channels, backbone.cutoff)
     fill_readouts(model, root, number, len(heads), channels)
     shift = per_head(root.part("scale_shift"), "shift", number) if "scale_shift" in root else 0.0
-    e0 = atomic_energies(root, number, elements) + shift + model.reference.scale.item() * _isolated(model)
+    e0 = atomic_energies(root, number, elements) + shift + model.reference.scale.item() * isolated(model)
     recipe["e0"] = e0.tolist()
     model.reference.e0.copy_(torch.tensor(recipe["e0"], dtype=torch.float64))
     model.recipe = recipe
@@ -89,7 +89,8 @@ def _convert(root: Part, head: str | None) -> Found:
     return Found(model.eval(), heads[number], heads, [part.kind for part in interactions], shift, single)
 
 
-def _isolated(model: Potential) -> Array:
+@torch.no_grad()
+def isolated(model: Potential) -> Array:
     """What the network returns for atoms without neighbours, [elements]."""
     nodes = torch.arange(len(model.elements))
     none = torch.zeros(0, dtype=torch.int64)

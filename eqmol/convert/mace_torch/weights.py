@@ -65,7 +65,7 @@ def fill_layer(layer: MACELayer, interaction: Part, product: Part, elements: int
         wide /= neighbors * layer.message_scale
     else:
         density = interaction.part("density_fn.layer0").array("weight", len(layer.density))
-        put(layer.density, density * _basis_scale(cutoff))
+        put(layer.density, density * basis_scale(cutoff))
     skip = interaction.part("skip_tp")
     if layer.residual is None:
         by_element = skip.array("weight", degree + 1, channels, elements, channels) / math.sqrt(channels * elements)
@@ -83,24 +83,32 @@ def _fill_radial(layer: MACELayer, interaction: Part, spec: Spec, channels: int,
     *hidden, last = radial_layers(interaction)
     activations = [interaction.part(f"conv_tp_weights.layer{number}.act") for number in range(len(hidden))]
     for number, (parameter, matrix) in enumerate(zip(layer.radial.layers, hidden, strict=True)):
-        put(parameter, matrix * (_basis_scale(cutoff) if number == 0 else _gain(activations[number - 1])))
+        put(parameter, matrix * (basis_scale(cutoff) if number == 0 else gain_of(activations[number - 1])))
     if last.size != len(last) * spec.num_paths * channels:
         raise InputError(f"{interaction.name}.conv_tp_weights makes {last.shape[1]} weights for {spec.num_paths} paths")
-    paths = last.reshape(len(last), spec.num_paths, channels) * _gain(activations[-1])
-    # there the paths are ordered by degree, here block by block
-    order = sorted(range(spec.num_paths), key=lambda path: (spec.path_degrees[path], spec.path_blocks[path]))
+    paths = last.reshape(len(last), spec.num_paths, channels) * gain_of(activations[-1])
     matrix = np.zeros_like(paths)
-    for q, path in enumerate(order):
-        _, l2, l3 = spec.pair_paths[path]
-        matrix[:, path] = paths[:, q] * ((-1) ** l2 * math.sqrt(2 * l3 + 1) / spec.path_normalization[path])
+    for q, (path, constant) in enumerate(path_order(spec)):
+        matrix[:, path] = paths[:, q] * constant
     put(layer.radial.matrix, matrix)
 
 
-def _basis_scale(cutoff: float) -> float:
+def path_order(spec: Spec) -> list[tuple[int, float]]:
+    """Paths in the order of mace-torch, by degree and not by block, and what its weights of each are multiplied by here."""
+    order = sorted(range(spec.num_paths), key=lambda path: (spec.path_degrees[path], spec.path_blocks[path]))
+    constants = []
+    for path in order:
+        _, l2, l3 = spec.pair_paths[path]
+        constants.append((-1) ** l2 * math.sqrt(2 * l3 + 1) / float(spec.path_normalization[path]))
+    return list(zip(order, constants, strict=True))
+
+
+def basis_scale(cutoff: float) -> float:
+    """mace-torch's radial basis over ours."""
     return math.sqrt(3) / cutoff**1.5
 
 
-def _gain(act: Part) -> float:
+def gain_of(act: Part) -> float:
     """Constant of a normalised SiLU over ours."""
     if act.kind != "normalize2mom" or act.value("f") != "silu":
         raise InputError(f"the model's {act.name} is no SiLU")
@@ -120,7 +128,7 @@ def _fill_power(layer: MACELayer, product: Part, elements: int, channels: int) -
         for order in range(1, top + 1):
             tensor = contraction.array(f"U_matrix_{order}")
             count = tensor.shape[-1]
-            found = _polynomials(tensor, l3, order, spec.degree_in)
+            found = polynomials(tensor, l3, order, spec.degree_in)
             paths = [i for i, (factors, l, _) in enumerate(spec.power_paths) if l == l3 and len(factors) == order]
             given = (
                 contraction.array("weights_max") if lower is None or order == top else lower.array(str(top - 1 - order))
@@ -131,7 +139,7 @@ def _fill_power(layer: MACELayer, product: Part, elements: int, channels: int) -
                 )
             if not np.abs(found).max(initial=0) > 0:
                 continue
-            own = np.stack([_coupling(spec.power_paths[i], spec.degree_in) for i in paths])
+            own = np.stack([coupling(spec.power_paths[i], spec.degree_in) for i in paths])
             change, *_ = np.linalg.lstsq(own.reshape(len(paths), -1).T, found.reshape(count, -1).T, rcond=None)
             rest = np.abs(np.tensordot(change.T, own, 1) - found).max() / np.abs(found).max()
             if rest > ROUNDING:
@@ -144,7 +152,7 @@ def _fill_power(layer: MACELayer, product: Part, elements: int, channels: int) -
     put(layer.power_weight, weight)
 
 
-def _polynomials(tensor: Array, l3: int, order: int, degree: int) -> Array:
+def polynomials(tensor: Array, l3: int, order: int, degree: int) -> Array:
     """U [(2 l3 + 1), lm, ..., lm, K] as coefficients of monomials [K, 2 l3 + 1, monomials of all degrees]."""
     count, size = tensor.shape[-1], dim(degree)
     flat = tensor.reshape(2 * l3 + 1, size**order, count)
@@ -154,7 +162,7 @@ def _polynomials(tensor: Array, l3: int, order: int, degree: int) -> Array:
     return sums.transpose(2, 1, 0)
 
 
-def _coupling(path: PowerPath, degree: int) -> Array:
+def coupling(path: PowerPath, degree: int) -> Array:
     """A coupling as coefficients of the monomials of all degrees, [2 l3 + 1, monomials]."""
     factors, l3, index = path
     size, order = dim(degree), len(factors)
@@ -204,4 +212,4 @@ def fill_readouts(model: Potential, root: Part, head: int, heads: int, channels:
     first = part.part("linear_1").array("weight", channels, heads, hidden)
     second = part.part("linear_2").array("weight", heads, hidden, heads)
     put(last.weight, first[:, head])
-    put(last.last.weight, second[head, :, head] * (_gain(acts[0]) / math.sqrt(heads)))
+    put(last.last.weight, second[head, :, head] * (gain_of(acts[0]) / math.sqrt(heads)))
