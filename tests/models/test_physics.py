@@ -173,7 +173,9 @@ def test_float32_agrees_with_float64(family: str, backend: str, parity: str, var
     for atoms in structures().values():
         a, b = double(graph_of(atoms)), single(graph_of(atoms))
         assert all(value.dtype == torch.float64 for value in b.values())
-        torch.testing.assert_close(b["energies"], a["energies"], atol=2e-5, rtol=0)
+        # rounding is relative to what the network returns, which is larger where messages are divided by less
+        atol = 5e-5 if variant == "mace-density" else 2e-5
+        torch.testing.assert_close(b["energies"], a["energies"], atol=atol, rtol=0)
         torch.testing.assert_close(b["forces"], a["forces"], atol=2e-4 if variant == "mace" else 1e-3, rtol=0)
 
 
