@@ -15,6 +15,8 @@ from eqmol.trust.subject import Evaluate, Subject
 STEP = 1e-3
 #: Å; how near to the cutoff an atom is on both sides.
 NEAR = 1e-9
+#: Atoms that are evaluated together.
+TOGETHER = 300
 #: Å; how far apart two systems are besides the cutoff.
 APART = 2.0
 
@@ -184,11 +186,12 @@ def _stretch(subject: Subject, structures: Sequence[ase.Atoms]) -> Line:
     outermost = int(np.linalg.norm(out, axis=1).argmax())
     direction = out[outermost] / max(float(np.linalg.norm(out[outermost])), 1e-9)
     reach = 6.0 if subject.potential is None else subject.potential.cutoff
-    steps = np.linspace(0.0, reach, 2 * 150 + 1)
+    steps = np.linspace(0.0, reach, 2 * 100 + 1)
     images = [
         _displaced(molecule, step * direction * (np.arange(len(molecule)) == outermost)[:, None]) for step in steps
     ]
-    results = subject.exact(images)
+    size = max(1, TOGETHER // len(molecule))
+    results = [result for i in range(0, len(images), size) for result in subject.exact(images[i : i + size])]
     energies = [result["energy"] for result in results]
     force = np.array([float(result["forces"][outermost] @ direction) for result in results])
     width = steps[1] - steps[0]
