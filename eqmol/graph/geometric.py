@@ -1,6 +1,7 @@
-"""Classes of ``torch_geometric``, imported without the compiler of torch, which takes most of a short command's time.
+"""Classes of ``torch_geometric``, imported without what takes most of a short command's time: the compiler of torch, and data sets.
 
-``torch_geometric`` imports ``torch._dynamo`` for one comparison of classes; torch itself imports it where it is first used.
+``torch_geometric`` imports ``torch._dynamo`` for one comparison of classes, and all of its own modules; these are imported where
+something of them is first used.
 """
 
 import sys
@@ -24,8 +25,16 @@ class _Later(ModuleType):
             del sys.modules[self.__name__]
 
 
-_compiler = _Later("torch._dynamo")
-sys.modules.setdefault(_compiler.__name__, _compiler)
+_parts = {name: _Later(f"torch_geometric.{name}") for name in ("datasets", "transforms", "explain", "profile")}
+if "torch_geometric" in sys.modules:  # it has imported them
+    _parts = {}
+_later = [_Later("torch._dynamo"), *_parts.values()]
+for _module in _later:
+    sys.modules.setdefault(_module.__name__, _module)
+import torch_geometric  # noqa: E402
 from torch_geometric.data import Batch, Data  # noqa: E402
 
-_compiler.leave()
+for _module in _later:
+    _module.leave()
+for _name, _module in _parts.items():
+    setattr(torch_geometric, _name, _module)

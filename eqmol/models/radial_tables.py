@@ -1,9 +1,13 @@
-"""Radial networks on nodes of equal distance, see :mod:`eqmol.ops.radial_table`.
+"""Radial networks on nodes of equal ratio, see :mod:`eqmol.ops.radial_table`.
+
+They change faster the shorter an edge is, as n π r / r_c over r: with nodes of equal distance in the logarithm of the length the
+error is about the same everywhere, and a third of the nodes do.
 
 Shapes: n nodes, P pairs of elements (1 where the length alone counts), H hidden features.
 """
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -20,7 +24,7 @@ MAX_SIZE = 1 << 26
 
 
 class Grid(NamedTuple):
-    """Nodes of equal distance from FIRST to the cutoff.
+    """Nodes of equal ratio from FIRST to the cutoff.
 
     Attributes:
         cutoff: Å, of the last node.
@@ -34,14 +38,14 @@ class Grid(NamedTuple):
 
     @property
     def step(self) -> float:
-        """Å between two nodes."""
-        return (self.cutoff - FIRST) / (self.nodes - 1)
+        """Between the logarithms of two nodes."""
+        return math.log(self.cutoff / FIRST) / (self.nodes - 1)
 
     def places(self, lengths: Tensor, ends: tuple[Tensor, Tensor]) -> Places | None:
         """Where edges are, given lengths [E] in Å and elements of both ends; None if one is shorter than the first node."""
         if len(lengths) and not bool(lengths.detach().amin() >= FIRST):
             return None
-        place = (lengths - FIRST).clamp(max=self.cutoff - FIRST) / self.step
+        place = (lengths * (1 / FIRST)).clamp(max=self.cutoff / FIRST).log() * (1 / self.step)
         row = place.detach().long().clamp(max=self.nodes - 2)
         fraction = place - row
         if self.num_elements:
@@ -52,13 +56,13 @@ class Grid(NamedTuple):
         """A network on the nodes, made in float64, in its own precision; None if it would be too large."""
         if 6 * self.pairs * self.nodes * network.matrix[0].numel() > MAX_SIZE:
             return None
-        distances = torch.linspace(FIRST, self.cutoff, self.nodes, dtype=torch.float64, device=network.matrix.device)
+        places = torch.arange(self.nodes, dtype=torch.float64, device=network.matrix.device)
         tables = []
         for pair in range(self.pairs):
-            r, hidden, matrix = self._evaluate(basis, network, distances, pair)
-            first = jvp(hidden, r)
-            second = jvp(first, r)
-            tables.append(hermite(hidden, first * self.step, second * self.step**2).detach())
+            place, hidden, matrix = self._evaluate(basis, network, places, pair)
+            first = jvp(hidden, place)
+            second = jvp(first, place)
+            tables.append(hermite(hidden, first, second).detach())
         hidden, matrix = torch.cat(tables), matrix.detach()
         weights = torch.einsum("rdh,hwc->rdwc", hidden, matrix)
         hidden, matrix, weights = (t.to(network.matrix.dtype).contiguous() for t in (hidden, matrix, weights))
@@ -73,8 +77,10 @@ class Grid(NamedTuple):
         errors = []
         for pair in range(self.pairs):
             found = table.weight(Places(row + pair * (self.nodes - 1), fraction)).hidden
-            r, expected, _ = self._evaluate(basis, network, FIRST + (row + fraction.detach()) * self.step, pair)
-            for a, b in ((found, expected), (jvp(found, fraction) / self.step, jvp(expected, r))):
+            place, expected, _ = self._evaluate(basis, network, row + fraction.detach(), pair)
+            per_length = 1 / (self.step * FIRST * (self.step * place.detach()).exp()).unsqueeze(-1)
+            slopes = jvp(found, fraction) * per_length, jvp(expected, place) * per_length
+            for a, b in ((found, expected), slopes):
                 errors.append(float(((a - b).abs().max() / b.square().mean().sqrt()).detach()))
         return max(errors)
 
@@ -84,15 +90,16 @@ class Grid(NamedTuple):
         return max(self.num_elements**2, 1)
 
     def _evaluate(
-        self, basis: BesselBasis, network: RadialNetwork, distances: Tensor, pair: int
+        self, basis: BesselBasis, network: RadialNetwork, places: Tensor, pair: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances as a leaf, hidden features [n, H] and matrix of a pair of elements, in float64."""
+        """Places among the nodes as a leaf, hidden features [n, H] and matrix of a pair of elements, in float64."""
         exact = copy.deepcopy(network).double().requires_grad_(False)
         with torch.inference_mode(False), torch.enable_grad():
-            r = distances.clone().requires_grad_()
-            zero = torch.zeros(len(r), dtype=torch.int64, device=r.device)
+            place = places.clone().requires_grad_()
+            lengths = FIRST * (self.step * place).exp()
+            zero = torch.zeros(len(place), dtype=torch.int64, device=place.device)
             ends = zero + pair // max(self.num_elements, 1), zero + pair % max(self.num_elements, 1)
-            return r, *exact(basis(r, ends), ends)
+            return place, *exact(basis(lengths, ends), ends)
 
 
 def jvp(values: Tensor, r: Tensor) -> Tensor:

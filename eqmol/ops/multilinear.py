@@ -5,6 +5,7 @@ of the result. All derivatives of such a product, of any order, are derivatives 
 places, so an algorithm writes one function, which need not record its intermediates, and is differentiable any number of times.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -76,9 +77,10 @@ class _Partials(torch.autograd.Function):
         # the outputs against their cotangents h_i are the sum over i of F with h_i in place of argument i, or, where F is a
         # polynomial of it, of F differentiated along h_i
         total: list[Tensor | None] = [None] * len(ctx.saved_tensors)
+        needed = _needed(ctx)
         exchanged = {slot: g for slot, g in zip(ctx.slots, gradients, strict=True) if g is not None}
         if isinstance(ctx.form, JointForm) and len(exchanged) > 1 and not torch.is_grad_enabled():
-            wanted = [j for j in range(len(total)) if ctx.needs_input_grad[2 + j]]
+            wanted = [j for j in range(len(total)) if needed[j]]
             joint = ctx.form.joint_partials(wanted, ctx.saved_tensors, exchanged)
             if joint is not None:
                 for j, value in zip(wanted, joint, strict=True):
@@ -86,7 +88,7 @@ class _Partials(torch.autograd.Function):
                 return None, None, *total
         for slot, gradient in zip(ctx.slots, gradients, strict=True):
             along = slot == 0 and isinstance(ctx.form, Polynomial)
-            wanted = [j for j in range(len(total)) if (along or j != slot) and ctx.needs_input_grad[2 + j]]
+            wanted = [j for j in range(len(total)) if (along or j != slot) and needed[j]]
             if gradient is None or not wanted:
                 continue
             arguments = list(ctx.saved_tensors)
@@ -98,3 +100,24 @@ class _Partials(torch.autograd.Function):
                 earlier = total[j]
                 total[j] = value if earlier is None else earlier + value
         return None, None, *total
+
+
+#: ``inspect.signature`` takes longer than a small form, and torch asks for it at every call.
+_Partials.forward.__signature__ = inspect.signature(_Partials.forward)  # type: ignore[attr-defined]
+
+
+def _needed(ctx: Any) -> list[bool]:
+    """Which arguments' derivatives are asked for: forces need none by weights, though these have gradients, too."""
+    functions = iter(getattr(ctx, "next_functions", ()))
+    nodes = [None if argument is None else next(functions, (None,))[0] for argument in ctx.saved_tensors]
+    return [
+        needs and (node is None or _runs(node)) for needs, node in zip(ctx.needs_input_grad[2:], nodes, strict=True)
+    ]
+
+
+def _runs(node: Any) -> bool:
+    """Whether the engine will go on to a node; where it does not say, as of leaves, it may."""
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:
+        return True

@@ -1,4 +1,4 @@
-"""Radial weights from a table over equal intervals of the distance, for models whose weights are constants.
+"""Radial weights from a table over intervals of the distance, for models whose weights are constants.
 
 In every interval stands the polynomial of fifth degree that has the values and the first two derivatives of both ends
 (Hermite's), so that energies are twice continuously differentiable. Its error falls with h⁶, that of forces with h⁵, h the length

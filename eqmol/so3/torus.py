@@ -11,7 +11,6 @@ from math import isqrt
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from eqmol.so3.layout import dim, orders
@@ -31,6 +30,8 @@ def torus_rule(band: int, degree_out: int, rows: int | None = None, columns: int
 
 def full_torus_rule(band: int, degree_out: int) -> ProductRule:
     """The same with θ over the full circle, of sizes that suit FFTs and hold all Fourier coefficients: at least 2 d + 1."""
+    from scipy.fft import next_fast_len  # a quarter of a second, which most programs need not wait
+
     rows = next_fast_len(2 * band + 1)
     columns = next_fast_len(2 * max(band, degree_out) + 1, real=True)
     theta = 2 * np.pi * np.arange(rows) / rows

@@ -10,8 +10,8 @@ from eqmol.models.predictor import Predictor
 from eqmol.tuning.excerpt import excerpt
 from eqmol.tuning.operations import frozen, use_kernels
 
-NODES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-ORDER = 5  #: power of the distance of nodes that the error of slopes falls with
+NODES = (96, 128, 192, 256, 320, 384, 512, 768, 1024, 1536)
+ORDER = 5  #: power of the step between nodes that the error of slopes falls with
 #: Largest error of a radial weight or its slope between nodes, relative to their root mean square: it holds for lengths that the
 #: first structures do not have.
 TOLERANCE = 1e-5

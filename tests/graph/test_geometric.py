@@ -29,6 +29,18 @@ def test_a_prediction_does_without_the_compiler(tmp_path: Path) -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
+def test_all_of_torch_geometric_is_there_when_it_is_used() -> None:
+    code = (
+        "import sys, eqmol.graph, torch_geometric\n"
+        "print({'torch_geometric.datasets', 'torch_geometric.transforms'} & set(sys.modules))\n"
+        "print(torch_geometric.datasets.QM9.__name__, torch_geometric.transforms.Compose.__name__)\n"
+        "from torch_geometric.profile import timeit\n"
+        "print(timeit.__name__, torch_geometric.profile.timeit is timeit)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.split("\n")[:3] == ["set()", "QM9 Compose", "timeit True"], done.stderr
+
+
 def test_a_module_is_imported_when_something_of_it_is_used(monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     later = geometric._Later("colorsys")

@@ -1,5 +1,6 @@
 """Multilinear forms against the derivatives that autograd finds."""
 
+import pytest
 import torch
 
 from eqmol.ops.multilinear import Polynomial, partials
@@ -48,6 +49,20 @@ def test_functional_transform():
     found = torch.func.grad(lambda x: evaluate(x, y, w).square().sum())(x)
     (expected,) = torch.autograd.grad(Bilinear.partial(3, [x, y, w, None]).square().sum(), x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("leaf", [False, True])
+def test_nothing_is_computed_that_is_not_asked_for(leaf, monkeypatch):
+    """Though it has a gradient."""
+    asked, original = [], Bilinear.partials
+    monkeypatch.setattr(Bilinear, "partials", lambda *args: (asked.append(list(args[1])), original(*args))[1])
+    x, y, w = arguments()
+    out = evaluate(x * 1, y * 1, w if leaf else w * 1)
+    (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    assert asked == [[3], [0]]
+    slope.square().sum().backward()
+    assert asked[2:] == [[1, 2]]
+    assert w.grad is not None
 
 
 def test_nothing_is_computed_for_constant_arguments():

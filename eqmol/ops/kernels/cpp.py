@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from eqmol.ops.kernels.expressions import SLOPE, Product, Program, Scaled, Sum, Variable
 
 #: Changes whenever the calling convention does.
-ABI = 1
+ABI = 2
 #: Channels whose sums over channels are one number; see :func:`edge_source`.
 PART = 64
 
@@ -101,7 +101,7 @@ def edge_source(
     """A kernel over edges.
 
     ``sizes``: C, E. ``in``: senders [E], receivers [E], then what the program reads, with the harmonics ``y`` [E, components] in
-    place of ``m``; ``out``: what it writes, ``d_y`` in place of ``d_m``. ``x`` is [senders, rows, C], ``v`` [receivers, rows, C],
+    place of ``m``; ``out``: what it writes. ``x`` is [senders, rows, C], ``v`` [receivers, rows, C],
     ``w`` [E, rows, C]. Derivatives by ``x`` and ``v`` are added to what is there. Sums over channels, ``d_y``, are written for
     every PART channels, [parts, E, components]; if there are any, ``first`` and ``last`` are multiples of PART channels.
 
@@ -115,7 +115,7 @@ def edge_source(
     rows = program.sizes
     tabulated = [name for name in ("w", SLOPE + "w") if table and name in (*program.reads, *program.writes)]
     matrices = [name for name in program.reads if name.startswith("m")]
-    sums = [name for name in program.writes if name.startswith(SLOPE + "m")]
+    sums = [name for name in program.writes if name == SLOPE + "y"]
     others = [name for name in (*program.reads, *program.writes) if name not in matrices + sums + tabulated]
     added = [name for name in program.writes if _is(name, SENDER_TENSORS + RECEIVER_TENSORS)]
     how = {name: "+=" if name in sums else "add" if name in added else "=" for name in program.writes}
@@ -125,7 +125,7 @@ def edge_source(
     if matrices:
         lines.append(_matrix(harmonics, components, scalar))
     if sums:
-        lines.append(_unmatrix(harmonics, components, scalar, width))
+        lines.append(_sum_lanes(rows[SLOPE + "y"], components, width))
     lines += [_SIGNATURE, "const int64_t C = sizes[0], E = sizes[1];\n"]
     lines += _pointers(["sender", "receiver", *(["row"] if table else [])], *_arguments(program, table))
     per_part = max(PART // width, 1)
@@ -142,11 +142,15 @@ def edge_source(
         lines.append("S factors[6]; powers(fraction[e], factors);\n")
     if SLOPE + "w" in tabulated:
         lines.append("S slopes[6]; slopes_of_powers(fraction[e], slopes);\nV along = {};\n")
+        lines.append(f"V moved[{rows['w']}];\n")
     lines.append("for (int64_t block = part; block < stop; block++) {\n")
     lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
     if tabulated:
-        lines.append(f"const S* const node = table + (row[e] * ((C + W - 1) / W) + block) * {6 * rows['w']} * W;\n")
-    if "w" in tabulated:
+        lines.append("const S* const node = table + (row[e] * ((C + W - 1) / W) + block) * (node_size * W);\n")
+        lines.append("if (e + 1 < E) fetch(table + (row[e + 1] * ((C + W - 1) / W) + block) * (node_size * W));\n")
+    if SLOPE + "w" in tabulated:
+        lines.append("interpolate_both(node, factors, slopes, buffer_w, moved);\n")
+    elif tabulated:
         lines.append("interpolate(node, factors, buffer_w);\n")
     direct = {name: f"{name} + {_edge_index(name)} * {rows[name]} * C + at" for name in others}
     buffers = {name: f"(S*)buffer_{name}" for name in others}
@@ -165,13 +169,12 @@ def edge_source(
     ]
     lines.append("}\n")
     if SLOPE + "w" in tabulated:
-        lines.append("V moved[sizeof buffer_w / sizeof(V)];\ninterpolate(node, slopes, moved);\n")
         lines.append(f"for (int i = 0; i < {rows['w']}; i++) along += moved[i] * buffer_d_w[i];\n")
     lines.append("}\n")
     if SLOPE + "w" in tabulated:
         lines.append(f"{SLOPE}fraction[part / {per_part} * E + e] = {_over_lanes('along', width)};\n")
     for name in sums:
-        lines.append(f"unmatrix(buffer_{name}, {name} + (part / {per_part} * E + e) * {components});\n")
+        lines.append(f"sum_lanes(buffer_{name}, {name} + (part / {per_part} * E + e) * {components});\n")
     lines.append("}\n}\n}\n}\n")
     return "".join(lines)
 
@@ -286,20 +289,13 @@ def _matrix(harmonics: Sequence[Sequence[tuple[int, float]]], components: int, s
     return "".join(lines) + "}\n"
 
 
-def _unmatrix(harmonics: Sequence[Sequence[tuple[int, float]]], components: int, scalar: str, width: int) -> str:
-    """Slopes of an edge's harmonics, given those of its matrix, summed over the channels of a vector."""
-    of: dict[int, list[str]] = {}
-    for row, element in enumerate(harmonics):
-        for component, value in element:
-            of.setdefault(component, []).append(f"{_constant(value, scalar)} * a[{row}]")
-    lines = ["static __attribute__((noinline)) void unmatrix(const V* a, S* d) {\n"]
-    for component in range(components):
-        if component not in of:
-            lines.append(f"d[{component}] = S(0);\n")
-            continue
-        lines.append(f"const V t{component} = {' + '.join(of[component])};\n")
-        lines.append(f"d[{component}] = {_over_lanes(f't{component}', width)};\n")
-    return "".join(lines) + "}\n"
+def _sum_lanes(rows: int, components: int, width: int) -> str:
+    """Slopes of an edge's harmonics, summed over the channels of a vector; those that nothing depends on are zero."""
+    return f"""static __attribute__((noinline)) void sum_lanes(const V* a, S* d) {{
+  for (int i = 0; i < {rows}; i++) d[i] = {_over_lanes("a[i]", width)};
+  for (int i = {rows}; i < {components}; i++) d[i] = S(0);
+}}
+"""
 
 
 def _over_lanes(vector: str, width: int) -> str:
@@ -311,8 +307,9 @@ def _over_lanes(vector: str, width: int) -> str:
 
 
 def _interpolation(rows: int) -> str:
-    """Powers of a fraction and their slopes, and polynomials of a table by them."""
-    return f"""static inline void powers(S t, S* h) {{
+    """Powers of a fraction and their slopes, and polynomials of a table by them, alone and both."""
+    return f"""enum {{ node_size = {6 * rows} }};
+static inline void powers(S t, S* h) {{
   h[0] = S(1); h[1] = t; h[2] = t * t; h[3] = h[2] * t; h[4] = h[3] * t; h[5] = h[4] * t;
 }}
 static inline void slopes_of_powers(S t, S* h) {{
@@ -325,6 +322,19 @@ static __attribute__((noinline)) void interpolate(const S* node, const S* h, V* 
     w[i] = h[5] * load(p + {5 * rows} * W) + h[4] * load(p + {4 * rows} * W) + h[3] * load(p + {3 * rows} * W)
          + h[2] * load(p + {2 * rows} * W) + h[1] * load(p + {rows} * W) + h[0] * load(p);
   }}
+}}
+static __attribute__((noinline)) void interpolate_both(const S* node, const S* h, const S* k, V* w, V* d) {{
+  for (int i = 0; i < {rows}; i++) {{
+    const S* p = node + i * W;
+    const V c5 = load(p + {5 * rows} * W), c4 = load(p + {4 * rows} * W), c3 = load(p + {3 * rows} * W);
+    const V c2 = load(p + {2 * rows} * W), c1 = load(p + {rows} * W);
+    w[i] = h[5] * c5 + h[4] * c4 + h[3] * c3 + h[2] * c2 + h[1] * c1 + h[0] * load(p);
+    d[i] = k[5] * c5 + k[4] * c4 + k[3] * c3 + k[2] * c2 + k[1] * c1;
+  }}
+}}
+// the next edge's row lies anywhere in the table: 64 bytes at a time into the cache
+static inline void fetch(const S* node) {{
+  for (int i = 0; i < node_size * W; i += 64 / (int)sizeof(S)) __builtin_prefetch(node + i);
 }}
 """
 

@@ -115,8 +115,9 @@ def usual(
     """
     made: list[Kernel | None]
     if spec.operation == "power":
-        sets = [("v", 0), ("xc" if learned else "x", 0), ("xcv", 1)]
-        made = [power_kernel(spec, frozenset(w), tangents, dtype, mode) for w, tangents in sets[: 2 + training]]
+        # forces need no derivative by the coefficients
+        sets = [("v", 0), ("x", 0), *([("xc", 0)] if learned else []), *([("xcv", 1)] if training else [])]
+        made = [power_kernel(spec, frozenset(wanted), tangents, dtype, mode) for wanted, tangents in sets]
     elif spec.operation == "product":
         names = ["v", "xyw" if learned else "xy", "xywv"][: 2 + training]
         made = [product_kernel(spec, frozenset(wanted), dtype, mode) for wanted in names]
@@ -370,9 +371,9 @@ class _EdgeRun:
     ) -> tuple[dict[str, Tensor], Tensor]:
         assert isinstance(self.how, Kernel)
         weight, y = tensors["w"], tensors["m"]
-        parts = y.new_empty(-(-weight.shape[2] // cpp.PART) if SLOPE + "m" in self.how.writes else 0, *y.shape)
+        parts = y.new_empty(-(-weight.shape[2] // cpp.PART) if SLOPE + "y" in self.how.writes else 0, *y.shape)
         slopes = {n: torch.empty_like(weight) if SLOPE + n in self.how.writes else weight for n in ("w", "w0")}
-        written = {SLOPE + "m": parts, **{SLOPE + name: slope for name, slope in slopes.items()}, **self.sums}
+        written = {SLOPE + "y": parts, **{SLOPE + name: slope for name, slope in slopes.items()}, **self.sums}
         self.how((weight.shape[2], len(y)), edges, {**self.nodes, **tensors, **written}, y)
         return slopes, parts[0] if len(parts) == 1 else parts.sum(0)
 
@@ -387,8 +388,10 @@ class _EdgeRun:
         for name, index in zip((SLOPE + "x", SLOPE + "v"), edges, strict=True):
             if name in result:
                 self.sums[name].index_add_(0, index, result[name])
-        slope = result.get(SLOPE + "m", y.new_zeros(len(y), table.shape[1], 0)).sum(-1)
-        return {"w": result.get(SLOPE + "w", tensors["w"])}, slope @ table.T
+        slope = torch.zeros_like(y)
+        if SLOPE + "y" in result:
+            slope[:, : self.how.sizes[SLOPE + "y"]] = result[SLOPE + "y"].sum(-1)
+        return {"w": result.get(SLOPE + "w", tensors["w"])}, slope
 
 
 def _contiguous(arguments: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -406,7 +409,8 @@ def check_indices(what: str, index: Tensor, number: int) -> None:
         IndexError: an index is out of range.
     """
     if len(index):
-        low, high = (int(i) for i in torch.aminmax(index))
+        numbers = index.numpy()
+        low, high = int(numbers.min()), int(numbers.max())
         if low < 0 or high >= number:
             raise IndexError(f"{what} {low if low < 0 else high} is out of range: there are {number}")
 

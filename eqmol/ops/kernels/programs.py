@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 
-from eqmol.ops.kernels.expressions import Expressions, Program, derive
+from eqmol.ops.kernels.expressions import SLOPE, Expressions, Program, Variable, derive
 from eqmol.ops.kernels.sparse import Monomial, edge_terms, pair_terms, power_terms
 from eqmol.ops.spec import Spec
 from eqmol.so3.layout import dim
@@ -66,25 +66,43 @@ def product_program(spec: Spec, wanted: frozenset[str]) -> Program:
 
 @lru_cache(maxsize=256)
 def edge_program(spec: Spec, wanted: frozenset[str], moving: frozenset[str] = frozenset()) -> Program:
-    """Derivatives of Σ w · x · m · v with respect to the tensors ``wanted``.
+    """Derivatives of Σ w · x · m · v with respect to the tensors ``wanted``; those by the harmonics in place of those by ``m``.
 
     Args:
         spec: of a convolution.
         wanted: among w, x, m, v and tangents.
         moving: tensors among w, x, m that have tangents (w0, x0, m0): the form is differentiated along them first.
     """
-    e = Expressions()
+    e, terms = Expressions(), edge_terms(spec)
 
     def pieces() -> Iterator[int | None]:
-        numbered = [(*entry, row) for row, entry in enumerate(edge_terms(spec).entries)]
+        numbered = [(*entry, row) for row, entry in enumerate(terms.entries)]
         for (weight, first), group in groupby(numbered, key=lambda entry: entry[:2]):
             total = None
             for *_, out, row in group:
                 total = e.add(total, e.multiply(e.variable("v", out), e.variable("m", row)))
             yield e.multiply(e.multiply(e.variable("w", weight), e.variable("x", first)), total)
 
-    plain = {"w": spec.num_weights, "x": dim(spec.degree_in), "m": len(edge_terms(spec).entries)}
+    plain = {"w": spec.num_weights, "x": dim(spec.degree_in), "m": len(terms.entries)}
     rows = spec.num_blocks * dim(spec.degree_out)
     sizes = {**plain, "v": rows, **{name + "0": plain[name] for name in plain if name in moving}}
     tangents: Sequence[Mapping[str, str]] = [{name: name + "0" for name in sorted(moving)}] if moving else []
-    return derive(e, pieces(), wanted, sizes, tangents)
+    program = derive(e, pieces(), wanted, sizes, tangents)
+    return _by_harmonics(program, terms.harmonics) if "m" in wanted else program
+
+
+def _by_harmonics(program: Program, harmonics: Sequence[Sequence[tuple[int, float]]]) -> Program:
+    """Derivatives by the elements of an edge's matrix, gathered to those by its harmonics ``y``."""
+    e, slope = program.expressions, SLOPE + "m"
+    results = {variable: n for variable, n in program.results.items() if variable.tensor != slope}
+    # in the order in which they are made, so that few are waiting
+    for variable, n in sorted(program.results.items(), key=lambda item: item[1]):
+        if variable.tensor == slope:
+            for component, value in harmonics[variable.row]:
+                own = Variable(SLOPE + "y", component)
+                total = e.add(results.get(own), e.scale(value, n))
+                assert total is not None
+                results[own] = total
+    sizes = {name: size for name, size in program.sizes.items() if name != slope}
+    components = 1 + max(component for element in harmonics for component, _ in element)
+    return Program(e, results, {**sizes, SLOPE + "y": components})

@@ -87,10 +87,10 @@ class _Tabulated(torch.autograd.Function):
         x, harmonics, fraction = ctx.saved_tensors
         kernel, table, indices = ctx.rest
         parts = max(-(-x.shape[2] // cpp.PART), 1)
-        by_x, by_m = torch.zeros_like(x), harmonics.new_zeros(parts, *harmonics.shape)
+        by_x, by_y = torch.zeros_like(x), harmonics.new_zeros(parts, *harmonics.shape)
         by_fraction = fraction.new_zeros(parts, *fraction.shape)
         given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, "v": gradient.contiguous()}
-        given |= {SLOPE + "x": by_x, SLOPE + "m": by_m, SLOPE + "fraction": by_fraction}
+        given |= {SLOPE + "x": by_x, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
         kernel((x.shape[2], len(fraction)), indices, given, x)
-        slopes = [s[0] if parts == 1 else s.sum(0) for s in (by_m, by_fraction)]
+        slopes = [s[0] if parts == 1 else s.sum(0) for s in (by_y, by_fraction)]
         return by_x, *slopes, None, None, None, None, None
