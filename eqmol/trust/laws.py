@@ -15,8 +15,6 @@ from eqmol.trust.subject import Evaluate, Subject
 STEP = 1e-3
 #: Å; how near to the cutoff an atom is on both sides.
 NEAR = 1e-9
-#: Atoms that are evaluated together.
-TOGETHER = 300
 #: Å; how far apart two systems are besides the cutoff.
 APART = 2.0
 
@@ -190,8 +188,7 @@ def _stretch(subject: Subject, structures: Sequence[ase.Atoms]) -> Line:
     images = [
         _displaced(molecule, step * direction * (np.arange(len(molecule)) == outermost)[:, None]) for step in steps
     ]
-    size = max(1, TOGETHER // len(molecule))
-    results = [result for i in range(0, len(images), size) for result in subject.exact(images[i : i + size])]
+    results = [subject.exact([image])[0] for image in images]  # alone, as what batches do is another check
     energies = [result["energy"] for result in results]
     force = np.array([float(result["forces"][outermost] @ direction) for result in results])
     width = steps[1] - steps[0]
