@@ -14,10 +14,41 @@ import torch
 from ase.build import bulk
 from mpi4py import MPI
 
+from eqmol.checkpoint import build, default_dtype
 from eqmol.engines.lammps import LammpsPotential, lammps
-from tests.recipes import model
+from eqmol.models import Potential
 
 STEPS, WARM = 5, 2
+RECIPE = {
+    "_target_": "eqmol.models.Potential",
+    "elements": [29],
+    "e0": [-0.5],
+    "scale": 0.7,
+    "backbone": {
+        "_target_": "eqmol.models.MACE",
+        "backend": "grid",
+        "family": "gaunt",
+        "parity": "o3",
+        "degree": 1,
+        "filter_degree": 2,
+        "channels": 16,
+        "layers": 2,
+        "correlation": 2,
+        "fields": 1,
+        "cutoff": 4.0,
+        "elements": [29],
+        "avg_num_neighbors": 18.0,
+    },
+}
+
+
+def model() -> Potential:
+    """The same untrained model in every process."""
+    torch.manual_seed(0)
+    with default_dtype(torch.float32):
+        made = build(RECIPE)
+    assert isinstance(made, Potential)
+    return made.eval()
 
 
 def row(atoms_per_process: int) -> str:
@@ -39,9 +70,7 @@ def row(atoms_per_process: int) -> str:
             "mass 1 63.546",
         ]
     )
-    potential = LammpsPotential(
-        lmp, model(torch.float32, cutoff=4.0, channels=16, radial_hidden=[64, 64]), ["Cu"], verify=False
-    )
+    potential = LammpsPotential(lmp, model(), ["Cu"], verify=False)
     spent: list[float] = []
     evaluate = potential._step
 

@@ -15,6 +15,7 @@ from ase.io import read, write
 from eqmol.checkpoint import default_dtype, save
 from eqmol.cli.main import main
 from eqmol.engines import installed
+from eqmol.errors import InputError
 from eqmol.files import shipped
 from tests.recipes import recipe, seeded
 
@@ -141,20 +142,16 @@ def test_lammps(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd:
 
 
 @engine("torch-sim")
-def test_torch_sim_is_validated(folder: Path) -> None:
-    import warnings
-
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch-sim
+def test_torch_sim_is_validated() -> None:
     from torch_sim.models.interface import validate_model_outputs
 
     from eqmol.engines.torch_sim import TorchSimModel
-    from eqmol.errors import InputError
 
     elements = [14, 26]
     own = recipe(elements=elements) | {"elements": elements, "e0": [-1.0, -2.0]}
     with default_dtype(torch.float64):
         model = TorchSimModel(seeded(own, seed=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        validate_model_outputs(model, torch.device("cpu"), torch.float64)
+    validate_model_outputs(model, torch.device("cpu"), torch.float64)
     with pytest.raises(InputError, match="make it with dtype="):
         validate_model_outputs(model, torch.device("cpu"), torch.float32)
