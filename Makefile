@@ -1,6 +1,6 @@
 # make env    the environment only
 # make train  the environment, then six minutes of training on the embedded data: make train ARGS="backend=grid"
-# make test   the environment, then the tests on two cores; on more: make test ARGS="-n 8"
+# make test   the environment, then the tests on two cores; on more: make test ARGS="-n 8"; long forms: make test ARGS="-m slow"
 # make check  linters, types and import contracts
 # make docs   the documentation, into build/site; any warning stops it. To see changes while writing: make docs ARGS=serve
 # make fuzz   structures against an oracle and mutated files within limits, thousands of each; tests.fuzz tells the options
