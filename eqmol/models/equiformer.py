@@ -227,10 +227,11 @@ class Equiformer(Backbone):
             out = degree_out if last and not force_attention else degree
             # gates pass no degree on to another: what the last layer does not return need not be computed
             middle = out if feedforward == "gate" and not selfmix else degree
+            passed = attention(middle)  # first, so that a seed gives the weights that it gave
             blocks: list[nn.Module] = [SelfMix(algebra, middle, middle, channels, hidden_channels)] if selfmix else []
             blocks.append(feed_forward(feedforward, algebra, middle, out, channels, hidden_channels, grid_resolution))
             norms = [Norm(degree, channels, norm), *(Norm(middle, channels, norm) for _ in blocks)]
-            return EquiformerLayer(attention(middle), blocks, norms, float(drop_path))
+            return EquiformerLayer(passed, blocks, norms, float(drop_path))
 
         self.layers = nn.ModuleList(layer(last=i == layers - 1) for i in range(layers))
         self.norm = Norm(degree if force_attention else degree_out, channels, norm)
