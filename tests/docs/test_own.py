@@ -94,7 +94,7 @@ def test_a_run_with_the_algorithm_and_its_file(tmp_path, monkeypatch, capsys) ->
         model = load(path)
     assert model.recipe["backbone"]["backend"] == "cg"
     torch.testing.assert_close(model(graph(3.0))["forces"], expected, atol=1e-4, rtol=0)  # float32
-    with pytest.raises(InputError, match="'dense' for the convolution is unknown"):
+    with pytest.raises(InputError, match="'dense' for the power is unknown"):
         load(path, backend="dense")
 
 

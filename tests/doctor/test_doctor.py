@@ -280,6 +280,7 @@ def test_of_a_run(sound: list[ase.Atoms], tmp_path: Path) -> None:
     assert any("have energy, which task.targets.energy.weight=0 leaves out" in f["words"] for f in found["findings"])
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_real_files(tmp_path: Path) -> None:
     folder = Path(os.environ["EQMOL_DATA"])

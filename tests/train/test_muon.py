@@ -26,7 +26,7 @@ from tests.models.systems import VARIANTS, make_model
 #: Own tables of elements, factors of channels and vectors only.
 WITHOUT_MATRICES = (AttentionLogits, ElementEmbedding, LinearReadout, Norm, ProductFeedForward, SelfMix)
 #: Such parameters of other modules.
-NO_MATRICES = ("ends", "sender", "receiver", "power_weight", "last")
+NO_MATRICES = ("density", "ends", "sender", "receiver", "power_weight", "last")
 
 
 def by_singular_values(matrices: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,7 @@ def rows(folder: Path) -> np.ndarray:
         return np.array([[float(v or "nan") for k, v in row.items() if k != "seconds"] for row in csv.DictReader(file)])
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     options = ["trainer.precision=float64", "trainer.max_epochs=5"]
     code, out, err = finish(two_processes(tmp_path, "two", *options, "data.batch_size=1"))
@@ -71,6 +72,7 @@ def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
         np.testing.assert_allclose(weights[name], tensor, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_first_stops_all(tmp_path: Path) -> None:
     process = two_processes(tmp_path, "run", "trainer.max_epochs=10000", "trainer.checkpoint_minutes=null")
     log = tmp_path / "run" / "log.csv"
@@ -161,6 +163,7 @@ def test_torchrun_with_another_number_of_processes(monkeypatch: pytest.MonkeyPat
         processes.start("cpu", 1, 2)
 
 
+@pytest.mark.slow
 def test_an_error_is_said_once(tmp_path: Path) -> None:
     code, _, err = finish(two_processes(tmp_path, "run", "data.train_file=nowhere.xyz"))
     assert code == 2

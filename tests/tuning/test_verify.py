@@ -183,7 +183,7 @@ def test_a_wrong_number_in_a_kept_kernel_is_found(monkeypatch, tmp_path) -> None
 def test_a_wrong_number_in_a_kernel_of_training_alone_is_found(monkeypatch, tmp_path) -> None:
     """What gives the derivatives of forces: of powers those along a tangent, of convolutions those of all in one sweep."""
     potential = model(torch.float32, layers=1).train()
-    names = [f"derivatives of backbone.layers.0.{operation}" for operation in ("convolution", "power")]
+    names = [f"derivatives of backbone.layers.0.{operation}" for operation in ("power", "convolution")]
     differences = verify(potential, batch())
     assert [difference.quantity for difference in differences[-2:]] == names
     assert all(difference.largest < 0.1 * difference.tolerance for difference in differences)
