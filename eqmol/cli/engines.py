@@ -83,7 +83,7 @@ def _verdicts(path: Path) -> dict[str, str]:
                 with contextlib.redirect_stdout(None):
                     result = single_point(model, atoms)
             except Exception as error:  # of programs of any kind
-                verdicts[name] = f"differs: {type(error).__name__}: {error}"
+                verdicts[name] = f"fails: {type(error).__name__}: {error}"
                 continue
             energy, forces, virial = difference(result, expected)
             agrees = max(energy, forces, virial) < TOLERANCE

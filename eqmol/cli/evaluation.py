@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of :func:`load_model`, and of the guards of structures."""
+    """Add the options of :func:`load_model`, and of the guard against close contacts."""
     add = parser.add_argument
     add(
         "--backend",
@@ -46,7 +46,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="stop",
         help="what happens to structures with atoms much closer than any that the model was trained on (default: stop)",
     )
-    add(
+
+
+def add_electronic_state(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the guard for files that may state a charge or a spin."""
+    parser.add_argument(
         "--electronic-state",
         choices=("stop", "warn"),
         default="stop",

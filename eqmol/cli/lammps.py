@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from eqmol.cli.evaluation import add_options, how
 from eqmol.cli.options import Parser, exit_code, limit_threads, one_file
 from eqmol.engines.installed import require
 from eqmol.files import check_file
@@ -32,22 +33,7 @@ def _parser(program: str) -> Parser:
         metavar="EL",
         help="element of each atom type (default: type labels of DATA, or comments after its masses)",
     )
-    add("--backend", metavar="NAME", help="tensor-product algorithm (default: the model's)")
-    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")
-    add(
-        "--verify",
-        choices=("on", "off"),
-        default="on",
-        help="compare the algorithm with the reference first (default: on)",
-    )
-    add(
-        "--kernels",
-        choices=("auto", "off", "require"),
-        help="compile tensor products (default: $EQMOL_KERNELS, else auto)",
-    )
-    add("--radial-table", choices=("auto", "off"), help="read radial weights from tables (default: auto)")
-    add("--close-contacts", choices=("stop", "warn"), default="stop", help="see eqmol predict --help (default: stop)")
+    add_options(parser)
     add("--log", default="log.lammps", metavar="FILE", help="log of LAMMPS (default: log.lammps)")
     add(
         "--var",
@@ -73,11 +59,6 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.input,
         arguments.elements,
         ["-log", arguments.log, *variables],
-        backend=arguments.backend,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        verify=arguments.verify == "on",
         close_contacts=arguments.close_contacts,
-        kernels=arguments.kernels,
-        radial_table=arguments.radial_table,
+        **how(arguments),
     )

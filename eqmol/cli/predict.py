@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqmol.cli.evaluation import add_options, check_outputs, how, load_model
+from eqmol.cli.evaluation import add_electronic_state, add_options, check_outputs, how, load_model
 from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive
 from eqmol.errors import InputError
 from eqmol.files import check_file, ending, expand_paths, replacing, to_disk
@@ -70,6 +70,7 @@ def _parser(program: str) -> Parser:
     add("--conformers", type=positive, default=10, metavar="N", help="structures tried for a SMILES (default: 10)")
     add("--relax", type=one_file, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
     add_options(parser)
+    add_electronic_state(parser)
     add("--batch-size", type=positive, default=16, metavar="N", help="structures at a time (default: 16)")
     add(
         "--scan",

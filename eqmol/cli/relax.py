@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqmol.cli.evaluation import add_options, check_outputs, load_model
+from eqmol.cli.evaluation import add_electronic_state, add_options, check_outputs, load_model
 from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive, positive_number
 from eqmol.errors import InputError
 from eqmol.files import check_file, expand_paths, replacing
@@ -85,6 +85,7 @@ def _parser(program: str) -> Parser:
     )
     add("--batch-size", type=positive, default=16, metavar="N", help="structures in one graph (default: 16)")
     add_options(parser)
+    add_electronic_state(parser)
     return parser
 
 
