@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from eqmol.cli.evaluation import add_options, how
 from eqmol.cli.options import Parser, exit_code, file_path, integer, limit_threads, one_file
 
 NUMBERS = {
@@ -45,9 +46,7 @@ def _parser(program: str) -> Parser:
     for name, (default, unit, text) in NUMBERS.items():
         add(f"--{name}", type=_positive(unit), default=default, metavar=unit, help=f"{text} (default: {default:g})")
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of random numbers (default: 0)")
-    add("--backend", metavar="NAME", help="tensor-product algorithm, or auto (default: the model's)")
-    add("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
-    add("--dtype", choices=("float32", "float64"), help="precision of the network (default: the model's)")
+    add_options(parser)
     return parser
 
 
@@ -77,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     names = ("ensemble", "temperature", "pressure", "timestep", "interval", "largest_force", "seed")
     settings = Settings(**{name: getattr(arguments, name) for name in names})
     ((atoms, _, _),) = deque(read_frames(arguments.start), maxlen=1)
-    atoms.calc = Calculator(arguments.model, backend=arguments.backend, device=arguments.device, dtype=arguments.dtype)
+    atoms.calc = Calculator(arguments.model, close_contacts=arguments.close_contacts, **how(arguments))
     simulation = Simulation(atoms, arguments.output, settings)
     begun, began = simulation.picoseconds, time.monotonic()
     console = Console(stderr=True)
