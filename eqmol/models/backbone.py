@@ -24,6 +24,7 @@ class Backbone(nn.Module, ABC):
         num_outputs: how many sets of features :meth:`forward` returns.
         degree_out: highest degree of the last set.
         hops: how many edges away an atom may be and still act on the features; None where that is not known.
+        samples_sphere: functions on the sphere are sampled somewhere, which breaks rotations a little.
         checkpointing: recompute each layer's activations when they are needed again, instead of storing them.
     """
 
@@ -33,6 +34,7 @@ class Backbone(nn.Module, ABC):
     num_outputs: int = 1
     degree_out: int = 0
     hops: int | None = None
+    samples_sphere: bool = False
     checkpointing: bool = False
 
     @abstractmethod

@@ -200,6 +200,7 @@ class Equiformer(Backbone):
             raise InputError(f"basis={basis!r} is unknown; choose from {', '.join(get_args(Basis))}")
         if drop_path_of not in get_args(DropPathOf):
             raise InputError(f"drop_path_of={drop_path_of!r} is unknown; choose from {', '.join(get_args(DropPathOf))}")
+        self.samples_sphere = feedforward in ("s2", "grid") or (messages == "so2" and activation == "s2")
         self.drops_graphs = drop_path_of == "graphs"
         if check_flag("force_attention", force_attention) and degree_out != 1:
             raise InputError(f"force_attention=true makes vectors, but degree_out={degree_out}; give degree_out=1")

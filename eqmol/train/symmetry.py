@@ -19,9 +19,9 @@ def images(model: Predictor) -> dict[str, tuple[Tensor, str]]:
     found = {}
     if isinstance(model, Potential) and backbone.get("parity") == "so3":
         found["mirror"] = (-torch.eye(3), "parity so3: mirror images of validation structures")
-    if isinstance(model, Potential) and backbone.get("feedforward") == "s2":
+    if isinstance(model, Potential) and model.backbone.samples_sphere:
         turn = torch.linalg.matrix_exp(torch.tensor(TURN))
-        found["rotation"] = (turn, "feedforward=s2: turned validation structures")
+        found["rotation"] = (turn, "functions sampled on the sphere: turned validation structures")
     return found
 
 

@@ -61,7 +61,7 @@ class Subject:
         backbone = model.recipe["backbone"]
         found = {
             CHIRAL: backbone.get("parity") == "so3",
-            S2: backbone.get("feedforward") == "s2",
+            S2: model.backbone.samples_sphere,
             DIRECT: not model.conservative,
         }
         self.kinds = frozenset(kind for kind, has in found.items() if has)

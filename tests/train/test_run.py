@@ -266,18 +266,25 @@ def test_the_mirror_error_is_reported_for_so3_alone(tmp_path):
     assert "mirror_error_mev_per_atom" not in train(tmp_path, "o3", *options)
 
 
-@pytest.mark.parametrize(("feedforward", "exact"), [("s2", False), ("product", True)])
-def test_the_rotation_error_of_pointwise_activations(feedforward, exact):
-    potential = make_model(variant="equiformer", degree=2, feedforward=feedforward)
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [
+        ("equiformer", {"feedforward": "s2"}),
+        ("equiformer", {"feedforward": "grid"}),
+        ("equiformer-so2", {"activation": "s2"}),
+        ("equiformer", {"feedforward": "product"}),
+    ],
+    ids=str,
+)
+def test_the_rotation_error_is_reported_for_what_is_sampled_alone(variant, options):
+    potential = make_model(variant=variant, family="coupled", degree=2, **options)
     loader = [collate([graph_of(atoms) for atoms in structures().values()])]
-    for claimed in ("s2", "product"):
-        potential.recipe = {"backbone": {"parity": "o3", "feedforward": claimed}}
-        found = symmetry_errors(potential, loader, torch.device("cpu"))
-        assert found.keys() == ({"rotation_error_mev_per_atom"} if claimed == "s2" else set())
-        if found:
-            error, sentence = found["rotation_error_mev_per_atom"]
-            assert (error < 1e-2) == exact
-            assert quantity(error, "meV/atom") in sentence
+    found = symmetry_errors(potential, loader, torch.device("cpu"))
+    assert found.keys() == (set() if "product" in options.values() else {"rotation_error_mev_per_atom"})
+    potential.backbone.samples_sphere = True
+    error, sentence = symmetry_errors(potential, loader, torch.device("cpu"))["rotation_error_mev_per_atom"]
+    assert (error < 1e-2) == (not found)
+    assert quantity(error, "meV/atom") in sentence
 
 
 @pytest.mark.parametrize("preset", ["fast", "overfit"])
