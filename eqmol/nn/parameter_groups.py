@@ -20,7 +20,7 @@ class WithMatrices(nn.Module):
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Return all parameters in groups for an optimiser, which may ignore all but "params".
+    """Return the parameters that are trained in groups for an optimiser, which may ignore all but "params".
 
     Each group has "params" and "inputs", the axis of the inputs of its matrices, None for those that are no matrices.
     """
@@ -32,6 +32,6 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
                 if axis is not None:
                     inputs[parameter] = axis % parameter.ndim
     groups: dict[int | None, list[nn.Parameter]] = {}
-    for parameter in module.parameters():
+    for parameter in filter(lambda each: each.requires_grad, module.parameters()):
         groups.setdefault(inputs.get(parameter), []).append(parameter)
     return [{"params": parameters, "inputs": axis} for axis, parameters in groups.items()]

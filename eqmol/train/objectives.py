@@ -17,6 +17,7 @@ from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
 from eqmol.train import processes
+from eqmol.train.freeze import read_patterns
 from eqmol.train.loss import Term, WeightedLoss, read_term
 from eqmol.train.schedule import Schedule
 
@@ -33,15 +34,17 @@ class Objective(ABC):
         optimizer: takes groups of parameters (:func:`eqmol.nn.parameter_groups`), returns an optimiser; its learning rate
             is the one before the schedule's factor.
         schedule: factor of the learning rate over the run.
+        freeze: names of parameters that stay as they are, see :func:`eqmol.train.freeze.freeze`.
 
     Raises:
         InputError: arguments that the optimiser refuses.
     """
 
-    def __init__(self, loss: WeightedLoss, optimizer: MakeOptimizer, schedule: Schedule) -> None:
+    def __init__(self, loss: WeightedLoss, optimizer: MakeOptimizer, schedule: Schedule, freeze: Any = None) -> None:
         self.loss = loss
         self.make_optimizer = optimizer
         self.schedule = schedule
+        self.freeze = read_patterns(freeze)
         _check_optimizer(optimizer)
 
     @property
@@ -81,7 +84,7 @@ class PotentialObjective(Objective):
 
     Args:
         targets: weight and kind of error per label, see :class:`eqmol.train.loss.Term`; those of a property may be left out.
-        optimizer, schedule: see :class:`Objective`.
+        optimizer, schedule, freeze: see :class:`Objective`.
         raise_at: fraction of the run from which on the weights move to their final values.
 
     Raises:
@@ -94,10 +97,11 @@ class PotentialObjective(Objective):
         optimizer: MakeOptimizer,
         schedule: Schedule,
         raise_at: float = 1.0,
+        freeze: Any = None,
     ) -> None:
         terms = {name: read_term(name, settings) for name, settings in targets.items()}
         own = {name: term for name, term in terms.items() if name in keys.LABELS}
-        super().__init__(WeightedLoss(own, raise_at), optimizer, schedule)
+        super().__init__(WeightedLoss(own, raise_at), optimizer, schedule, freeze)
         self._of_properties = {name: term for name, term in terms.items() if name not in keys.LABELS}
 
     def targets(self, model: Predictor) -> tuple[Target, ...]:
@@ -144,7 +148,7 @@ class PropertyObjective(Objective):
 
     Args:
         target: name of a property, or several.
-        optimizer, schedule: see :class:`Objective`.
+        optimizer, schedule, freeze: see :class:`Objective`.
         weights: w_t, None for 1 each.
         loss: "mae", "mse" or "huber" of the scaled errors.
         noise: σ in Å; 0 for undisturbed molecules.
@@ -163,6 +167,7 @@ class PropertyObjective(Objective):
         loss: str = "mae",
         noise: float = 0.0,
         noise_weight: float = 0.1,
+        freeze: Any = None,
     ) -> None:
         names = (target,) if isinstance(target, str) else tuple(target)
         if not names or len(set(names)) != len(names):
@@ -174,7 +179,7 @@ class PropertyObjective(Objective):
         terms = {
             name: Term(weight, loss=loss) for name, weight in zip(names, weights or [1.0] * len(names), strict=True)
         }
-        super().__init__(WeightedLoss(terms), optimizer, schedule)
+        super().__init__(WeightedLoss(terms), optimizer, schedule, freeze)
         self.noise, self.noise_weight = noise, noise_weight
 
     @property

@@ -14,6 +14,7 @@ from eqmol.inference.errors import Errors
 from eqmol.models.predictor import Predictor
 from eqmol.nn import parameter_groups
 from eqmol.train import processes
+from eqmol.train.freeze import freeze
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.memory import memory_errors
 from eqmol.train.objectives import Objective, scales
@@ -39,6 +40,7 @@ class Task(pl.LightningModule):
         InputError: a model that cannot be trained for this.
 
     Attributes:
+        frozen: what is not trained, in a sentence, or None.
         targets: what the model is judged by.
         loss: with the weights and scales of this run.
         labels: that the training set has.
@@ -55,6 +57,7 @@ class Task(pl.LightningModule):
     ):
         super().__init__()
         self.predictor = predictor
+        self.frozen = freeze(predictor, objective.freeze)
         self.objective = objective
         self.targets = objective.targets(predictor)
         labels = scales(statistics, predictor)
