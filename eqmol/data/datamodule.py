@@ -15,6 +15,7 @@ from eqmol.data.atomic_energies import FreeAtom, read_e0
 from eqmol.data.comparison import Baseline, Metrics
 from eqmol.data.loader import CompleteLoader, Limits, ResumableLoader, fill, share_of
 from eqmol.data.options import check_choices, check_integers, check_lengths
+from eqmol.data.replay import Replay
 from eqmol.data.statistics import Statistics, elements_of
 from eqmol.errors import MODES, InputError
 from eqmol.graph import AtomGraph, collate
@@ -60,6 +61,9 @@ class GraphSets(pl.LightningDataModule):
     metrics: Metrics | None = None
     #: Whether graphs are made when they are asked for, which processes do.
     makes_graphs = False
+    #: Old structures that are trained on again, which stand at the end of the training set: how many there are, and in an epoch.
+    replay: Replay | None = None
+    drawn = (0, 0)
 
     train_graphs: Sequence[AtomGraph]
     val_graphs: Sequence[AtomGraph]
@@ -177,13 +181,14 @@ class GraphSets(pl.LightningDataModule):
     def keep_first(self, number: int) -> None:
         """Train and validate on so many training structures alone, and test on as many, for debugging."""
         self.train_graphs = self.val_graphs = self.train_graphs[:number]
+        self.drawn = (0, 0)
         self.test_graphs = {name: graphs[:number] for name, graphs in self.test_graphs.items()}
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training set, resumable within an epoch; those of this process, if several train."""
         graphs = self.train_graphs
         return ResumableLoader(
-            graphs, self.batch_size, self.seed, self.num_workers, self._limits(graphs), *self._process()
+            graphs, self.batch_size, self.seed, self.num_workers, self._limits(graphs), *self._process(), self.drawn
         )
 
     def val_dataloader(self) -> DataLoader:

@@ -99,6 +99,7 @@ class ShuffledBatches(Sampler[list[int]]):
         limits: most atoms and edges per batch.
         rank: which of the processes this is.
         num_ranks: processes that share the epoch.
+        drawn: how many graphs of the set stand at its end and how many of them an epoch has, drawn anew for each.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ShuffledBatches(Sampler[list[int]]):
         limits: Limits | None = None,
         rank: int = 0,
         num_ranks: int = 1,
+        drawn: tuple[int, int] = (0, 0),
     ) -> None:
         self.num_graphs = num_graphs
         self.batch_size = batch_size
@@ -116,6 +118,7 @@ class ShuffledBatches(Sampler[list[int]]):
         self.limits = limits
         self.rank = rank
         self.num_ranks = num_ranks
+        self.drawn = drawn
         self.epoch = 0
         self.start = 0
         self._num_batches = -(-self._count() // num_ranks) * num_ranks
@@ -132,31 +135,45 @@ class ShuffledBatches(Sampler[list[int]]):
         """Return the batches of all processes in this epoch, those of one step beside each other."""
         rng = np.random.default_rng([self.seed, self.epoch])
         if self.limits is None:
-            order = rng.permutation(self.num_graphs).tolist()
-            return split_up(fill(order, self.batch_size), self._num_batches)
+            return split_up(fill(self._order(rng), self.batch_size), self._num_batches)
         for _ in range(ATTEMPTS):
-            batches = fill(rng.permutation(self.num_graphs).tolist(), self.batch_size, self.limits)
+            order = self._order(rng)
+            batches = fill(order, self.batch_size, self.limits)
             if len(batches) <= self._num_batches:
                 break
         else:
-            batches = self._by_size()
+            batches = self._by_size(order)[: self._num_batches]  # of drawn graphs there may be a few more
         batches = split_up(batches, self._num_batches)
         batches.sort(key=lambda batch: int(self.limits.cost[batch].sum()))  # type: ignore[union-attr]
         steps = [batches[i : i + self.num_ranks] for i in range(0, len(batches), self.num_ranks)]
         return [batch for step in rng.permutation(len(steps)) for batch in steps[step]]
 
-    def _by_size(self) -> list[list[int]]:
-        """Return batches of graphs of similar size: as many in every epoch."""
+    def _order(self, rng: np.random.Generator) -> list[int]:
+        """Return the graphs of an epoch."""
+        order = rng.permutation(self.num_graphs)
+        some, number = self.drawn
+        if some:
+            always = self.num_graphs - some
+            kept = np.concatenate((np.arange(always), always + rng.permutation(some)[:number]))
+            order = order[np.isin(order, kept)]
+        return order.tolist()
+
+    def _by_size(self, order: Sequence[int]) -> list[list[int]]:
+        """Return batches of graphs of similar size: about as many in every epoch."""
         assert self.limits is not None
-        return fill(np.argsort(-self.limits.cost, kind="stable").tolist(), self.batch_size, self.limits)
+        indices = np.sort(np.asarray(order))
+        sizes = self.limits.cost[indices]
+        return fill(indices[np.argsort(-sizes, kind="stable")].tolist(), self.batch_size, self.limits)
 
     def _count(self) -> int:
         """Return how many batches an epoch has."""
+        some, number = self.drawn
+        graphs = self.num_graphs - some + number
         if self.limits is None:
-            return -(-self.num_graphs // self.batch_size)
-        order = np.random.default_rng([self.seed, 0]).permutation(self.num_graphs).tolist()
+            return -(-graphs // self.batch_size)
+        order = self._order(np.random.default_rng([self.seed, 0]))
         first = fill(order, self.batch_size, self.limits)
-        return max(min(int(SLACK * len(first)), self.num_graphs), len(self._by_size()))
+        return max(min(int(SLACK * len(first)), graphs), len(self._by_size(order)))
 
 
 def share_of(loader: DataLoader, rank: int, num_ranks: int) -> DataLoader:
@@ -226,7 +243,7 @@ class ResumableLoader(DataLoader):
         batch_size: most graphs per batch.
         seed: of the run.
         num_workers: processes; 0 collates in this one.
-        limits, rank, num_ranks: see :class:`ShuffledBatches`.
+        limits, rank, num_ranks, drawn: see :class:`ShuffledBatches`.
     """
 
     batch_sampler: ShuffledBatches
@@ -240,10 +257,11 @@ class ResumableLoader(DataLoader):
         limits: Limits | None = None,
         rank: int = 0,
         num_ranks: int = 1,
+        drawn: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__(
             graphs,  # type: ignore[arg-type]  # a list has all that a map-style set needs
-            batch_sampler=ShuffledBatches(len(graphs), batch_size, seed, limits, rank, num_ranks),
+            batch_sampler=ShuffledBatches(len(graphs), batch_size, seed, limits, rank, num_ranks, drawn),
             collate_fn=collate,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -260,6 +278,12 @@ class ResumableLoader(DataLoader):
         for batch in complete(super().__iter__(), len(self) - self.consumed):
             self.consumed += 1
             yield batch
+
+    @property
+    def replayed(self) -> float:
+        """The share of old structures in an epoch."""
+        sampler = self.batch_sampler
+        return sampler.drawn[1] / max(sampler.num_graphs - sampler.drawn[0] + sampler.drawn[1], 1)
 
     def state_dict(self) -> dict[str, int]:
         """Return the cursor, with the settings that give it a meaning."""
@@ -288,5 +312,6 @@ class ResumableLoader(DataLoader):
             "batch_atoms": None if limits is None else limits.max_atoms,
             "batch_edges": None if limits is None else limits.max_edges,
             "processes": None if sampler.num_ranks == 1 else sampler.num_ranks,
+            "replayed_structures": sampler.drawn[1] or None,
         }
         return settings | {name: value for name, value in optional.items() if value is not None}

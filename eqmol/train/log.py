@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eqmol.data.loader import ResumableLoader
 from eqmol.errors import InputError
 from eqmol.files import append, replacing
 from eqmol.train import tables
@@ -148,6 +149,9 @@ class Screen(Callback):
             f"loss {number(float(row['train_loss']))}",
             tables.describe(pl_module.targets, row),
         ]
+        loader = trainer.train_dataloader
+        if isinstance(loader, ResumableLoader) and loader.replayed > 0:
+            parts.append(f"replay {100 * loader.replayed:.0f} %")
         parts += [f"lr {row['learning_rate']:.2g}", f"{row['seconds']:.1f} s", "best" if row.get("best") else ""]
         self.console.print("  ".join(part for part in parts if part), soft_wrap=True, highlight=False)
 

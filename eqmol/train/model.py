@@ -13,11 +13,14 @@ from eqmol.checkpoint.warm_start import WarmStart
 from eqmol.data.atomic_energies import KEEP
 from eqmol.data.datamodule import GraphSets
 from eqmol.data.loader import first_batch
+from eqmol.data.replay import REPLAY
 from eqmol.errors import InputError
 from eqmol.graph.targets import DEGREES
+from eqmol.inference.errors import Errors
 from eqmol.models.predictor import Predictor
 from eqmol.train import processes, start, warm_energies
 from eqmol.train.folder import RunFolder
+from eqmol.train.objectives import Objective
 from eqmol.train.precision import BFLOAT16, allow_tf32, multiply_in_bfloat16
 from eqmol.train.resume import algorithms, compare_compiled_code
 from eqmol.train.settings import PRECISIONS, plain
@@ -26,7 +29,9 @@ START = "start"  #: name among the statistics of what :func:`eqmol.train.start.m
 STATISTICS_TOLERANCE = 1e-6  #: relative; the same data give the same numbers up to the order of summation
 
 
-def complete(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart | None) -> RenderableType | None:
+def complete(
+    cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart | None, objective: Objective
+) -> RenderableType | None:
     """Freeze into the configuration what follows from the data: statistics, the degree of the last features, constants.
 
     Returns:
@@ -36,6 +41,7 @@ def complete(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart |
     check_energies(cfg)
     raise_degree(cfg)
     fill_start(cfg, data, out, warm)
+    fill_errors(cfg, data, warm, objective)
     return shown
 
 
@@ -112,6 +118,25 @@ def fill_start(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart
     if constants:
         with open_dict(cfg):
             cfg.statistics[START] = constants
+
+
+@torch.no_grad()
+def fill_errors(cfg: DictConfig, data: GraphSets, warm: WarmStart | None, objective: Objective) -> None:
+    """Freeze the errors on old data of the model that a run starts from into the statistics; a resumed run has them.
+
+    Raises:
+        InputError: there are old data, but no model.
+    """
+    if data.replay is None or REPLAY in cfg.statistics or data.few is not None:
+        return
+    if cfg.init_from is None:
+        raise InputError("data.replay has old data of a model, but there is none: give init_from=MODEL.safetensors")
+    assert warm is not None
+    errors = Errors(objective.targets(warm.model))
+    for batch in data.evaluation_dataloaders()[REPLAY]:
+        errors.update(objective.ask(warm.model, batch, batch), batch)
+    with open_dict(cfg):
+        cfg.statistics[REPLAY] = {name: float(f"{error:.6g}") for name, error in errors.summary().items()}
 
 
 def raise_degree(cfg: DictConfig) -> None:

@@ -17,11 +17,13 @@ from eqmol import checkpoint, plots
 from eqmol.data.comparison import Baseline
 from eqmol.data.datamodule import GraphSets
 from eqmol.data.loader import count
+from eqmol.data.replay import REPLAY
 from eqmol.files import replacing
 from eqmol.graph.targets import Target
 from eqmol.models.predictor import Predictor
 from eqmol.train import folder
 from eqmol.train.baseline import Simple, judged, verdict
+from eqmol.train.endings import forgetting
 from eqmol.train.folder import RunFolder
 from eqmol.train.symmetry import symmetry_errors
 from eqmol.train.tables import Row, curves, error_tables, loss_table, offset_notes, quantities
@@ -172,6 +174,12 @@ def write_report(
         parity |= {f"{name}/{quantity}": points for quantity, points in evaluation.parity().items()}
     further = further_metrics(task, model, loaders[VAL], device)
     metrics |= {name: value for name, (value, _) in further.items()}
+    forgot = None
+    if data.replay is not None:
+        allowed = data.replay.growth
+        forgot = forgetting(judged(task.targets), task.before, metrics["test"][REPLAY], allowed)
+        if forgot is not None:
+            metrics[REPLAY] = {"before": dict(task.before), "growth": forgot[1], "allowed": allowed}
     metrics |= extra
     metrics["peak_memory_mib"] = round(peak_memory_mib(device), 1)
     with replacing(run.path / folder.METRICS) as file:
@@ -188,7 +196,8 @@ def write_report(
         console.print(table, markup=False)
     compared.pop(TRAIN, None)
     sentences = [*offset_notes(task.targets, rows), *(sentence for _, sentence in further.values())]
-    for sentence in (*sentences, verdict(judged(task.targets), compared, baseline.name)):
+    endings = (verdict(judged(task.targets), compared, baseline.name), None if forgot is None else forgot[0])
+    for sentence in (*sentences, *endings):
         if sentence is not None:
             console.print(sentence, markup=False, soft_wrap=True, highlight=False)
     return metrics

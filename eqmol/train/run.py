@@ -64,7 +64,7 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
         with processes.in_turn():
             data = make_data(cfg, objective)
             warm = None if cfg.init_from is None or out.checkpoint is not None else WarmStart(cfg.init_from)
-            constants = model.complete(cfg, data, out, warm)
+            constants = model.complete(cfg, data, out, warm, objective)
             config = plain(cfg)
             out.check(config)
             predictor, started = model.make(cfg, data, warm)

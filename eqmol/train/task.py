@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eqmol.data.comparison import Metrics
+from eqmol.data.replay import REPLAY
 from eqmol.inference.errors import Errors
 from eqmol.models.predictor import Predictor
 from eqmol.nn import parameter_groups
@@ -44,6 +45,7 @@ class Task(pl.LightningModule):
         targets: what the model is judged by.
         loss: with the weights and scales of this run.
         labels: that the training set has.
+        before: errors on old data of the model that was started from.
         max_steps: optimiser steps of all epochs, or None; known when the training begins.
     """
 
@@ -63,6 +65,7 @@ class Task(pl.LightningModule):
         labels = scales(statistics, predictor)
         self.loss, self.labels = objective.loss_of(self.targets).settled(labels), tuple(labels)
         self.metrics = metrics
+        self.before: Mapping[str, float] = statistics.get(REPLAY, {})
         self.schedule = objective.schedule
         self.clock = clock or Clock()
         self.max_steps: int | None = 1

@@ -16,6 +16,7 @@ from eqmol.data import checks
 from eqmol.data.atomic_energies import free_atoms, is_isolated, known_energies
 from eqmol.data.datamodule import SPLITS, GraphSets
 from eqmol.data.options import by_name, check_choices, check_fractions, check_names
+from eqmol.data.replay import REPLAY, Replay
 from eqmol.data.statistics import elements_of, measure
 from eqmol.data.targets import (
     learns_energies,
@@ -34,7 +35,7 @@ from eqmol.graph.electronic import ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 from eqmol.graph.targets import MOLECULAR, not_molecular
 
-TRAIN_FILE, ISOLATED_ATOMS_FILE = "data.train_file", "data.isolated_atoms_file"
+TRAIN_FILE, ISOLATED_ATOMS_FILE, REPLAY_FILE = "data.train_file", "data.isolated_atoms_file", "data.replay.file"
 #: Part of the training frames that validates where neither it nor a file is given.
 VAL_FRACTION = 0.1
 #: Validation frames below which a run says that they are few.
@@ -62,6 +63,7 @@ class FileSets(GraphSets):
         targets: properties of one's own, by name: ``{kind: tensor, unit: a0³, key: alpha}``, see
             :mod:`eqmol.graph.targets`; ``key``, the name in the files, is the target's own if not given. All are learnt beside
             energies or forces, else those that are ``required``; frames may lack them.
+        replay: old structures that are trained on again, see :class:`eqmol.data.replay.Replay`.
         electronic_state: ``stop`` refuses structures of different charge or spin, see :mod:`eqmol.graph.electronic`; ``warn``
             counts them.
         options: see :class:`GraphSets`. Each of ``required`` must be in some training frame, stress in one that is periodic
@@ -89,12 +91,14 @@ class FileSets(GraphSets):
         stress_unit: str | None = None,
         virial_key: str | None = None,
         targets: Mapping[str, Any] | None = None,
+        replay: Mapping[str, Any] | None = None,
         electronic_state: str = "stop",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.targets, self.target_keys = own_targets({} if targets is None else targets, self.required)
         self.folder = Path()
+        self.replay = Replay.read(replay)
         self.train_file = train_file
         self.val_file = val_file
         self.val_fraction = val_fraction
@@ -128,6 +132,7 @@ class FileSets(GraphSets):
         isolated = [graph for graph in frames if is_isolated(graph)] + self._read_isolated_atoms()
         self.train_graphs, self.val_graphs = self._split(train)
         self.test_graphs = self.read_tests()
+        self._add_old()
         self._check_labels()
         self._check_elements()
         known = known_energies(self.e0, free_atoms(isolated), elements_of(self.train_graphs))
@@ -257,6 +262,18 @@ class FileSets(GraphSets):
         """Return the test sets."""
         return {name: self.gather(files, f"data.test_files.{name}") for name, files in self.test_files.items()}
 
+    def _add_old(self) -> None:
+        """Read old structures: some judge, the others join the training set."""
+        if self.replay is None:
+            return
+        old = [graph for graph in self.gather(self.replay.file, REPLAY_FILE) if not is_isolated(graph)]
+        if not old:
+            raise InputError(f"{REPLAY_FILE}={self.replay.file} has no structures besides isolated atoms")
+        self.test_graphs[REPLAY], kept, number = self.replay.divide(old, len(self.train_graphs), self.seed)
+        self.train_graphs = self.train_graphs + kept
+        self.drawn = (len(kept), number)
+        complete(self.train_graphs)
+
     def _read_isolated_atoms(self) -> list[AtomGraph]:
         """Read the files of isolated atoms."""
         if self.isolated_atoms_file is None:
@@ -273,6 +290,7 @@ class FileSets(GraphSets):
             TRAIN_FILE: self.train_file,
             "data.val_file": self.val_file,
             ISOLATED_ATOMS_FILE: self.isolated_atoms_file,
+            REPLAY_FILE: None if self.replay is None else self.replay.file,
         }
         tests = {f"data.test_files.{name}": files for name, files in self.test_files.items()}
         return {option: files for option, files in given.items() if files is not None} | tests
@@ -290,7 +308,7 @@ class FileSets(GraphSets):
                     f"data.val_file={self.val_file} and data.val_fraction={self.val_fraction} contradict each other; give one "
                     "of them"
                 )
-        for name in set(SPLITS) & set(self.test_files):
+        for name in {*SPLITS, *([] if self.replay is None else [REPLAY])} & set(self.test_files):
             raise InputError(f"data.test_files: '{name}' is the name of another split; give the test set another name")
 
     def _split(self, train: list[AtomGraph]) -> tuple[list[AtomGraph], list[AtomGraph]]:
