@@ -20,6 +20,7 @@ COMMANDS = {
     "lammps": "LAMMPS with a model as its potential: mpiexec -n 4 eqmol lammps MODEL data.lmp in.lmp",
     "engines": "simulation programs that run a model: which are installed, and do they agree: eqmol engines MODEL",
     "convert": "a larger model that computes the same: eqmol convert IN OUT --family coupled",
+    "distil": "a fast model that says nearly what a slow one does: eqmol distil TEACHER structures.xyz -o RUN",
     "report": "what tensor products can express and what they cost here: eqmol report --degree 4 --parity so3",
     "prepare": "files of OC20 into shards: eqmol prepare SOURCE TARGET",
 }

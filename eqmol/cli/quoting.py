@@ -67,7 +67,7 @@ def _quoted(argument: str, several_runs: bool) -> str:
         return argument
     override = _parse(argument)
     if override is None and several_runs:
-        return f"{key}={','.join(map(_quote, value.split(',')))}"
+        return f"{key}={','.join(map(quote, value.split(',')))}"
     if override is None:
         return f"{key}={_path(key, value)}"
     if override.is_sweep_override() and not several_runs:
@@ -76,17 +76,17 @@ def _quoted(argument: str, several_runs: bool) -> str:
             raise InputError(
                 f"{key}: for several files type {shlex.quote(f'{key}=[{value}]')}, for several runs give -m as well"
             )
-        return f"{key}={_quote(value)}"
+        return f"{key}={quote(value)}"
     is_number = not override.is_sweep_override() and type(override.value()) in (int, float)
-    return f"{key}={_quote(value)}" if is_number or value != value.strip() else argument
+    return f"{key}={quote(value)}" if is_number or value != value.strip() else argument
 
 
 def _path(key: str, value: str) -> str:
     """What Hydra reads as the path, the list of paths, or the names with paths that a refused text is."""
     if value[0] not in "[{" or os.path.exists(value) or value[-1] not in "]}":
-        return _quote(value)
+        return quote(value)
     if value[0] == "[":
-        return f"[{','.join(_quote(part.strip()) for part in value[1:-1].split(','))}]"
+        return f"[{','.join(quote(part.strip()) for part in value[1:-1].split(','))}]"
     form = f"{key}={_with_quotes(value)}"
     hint = f"type {shlex.quote(form)}" if _parse(form) is not None else 'put each in quotation marks: {name: "path"}'
     raise InputError(f"{key}={value}: paths with such characters need quotation marks; {hint}")
@@ -97,7 +97,7 @@ def _with_quotes(value: str) -> str:
     return re.sub(r"(?<=:)\s*([^\s,:{}\[\]'\"][^,{}\[\]'\"]*)", r' "\1"', value)
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     """A path as a quoted text of Hydra; ``~`` is the home folder."""
     if not os.path.exists(text):
         text = os.path.expanduser(text)

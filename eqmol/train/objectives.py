@@ -5,7 +5,7 @@ An objective is made from the settings ``task`` alone, so that it is known what 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -89,7 +89,12 @@ class PotentialObjective(Objective):
 
     Raises:
         InputError: what :class:`eqmol.train.loss.WeightedLoss` refuses.
+
+    Attributes:
+        further: what else :meth:`ask` returns.
     """
+
+    further: ClassVar[tuple[Target, ...]] = ()
 
     def __init__(
         self,
@@ -119,13 +124,13 @@ class PotentialObjective(Objective):
                 "predictor.forces=direct has no stress, which is a derivative of the energy; set "
                 "task.targets.stress.weight=0, or use predictor.forces=conservative"
             )
-        known = (*keys.LABELS, *model.targets)
+        known = (*keys.LABELS, *model.targets, *(target.name for target in self.further))
         for name in self._of_properties:
             if name not in known:
                 raise InputError(
                     f"unknown target {name!r} in task.targets; choose among {', '.join(known)}, or declare it in data.targets"
                 )
-        return (ENERGY, FORCES, STRESS, *model.targets.values())
+        return (ENERGY, FORCES, STRESS, *model.targets.values(), *self.further)
 
     def loss_of(self, targets: Sequence[Target]) -> WeightedLoss:
         """Return the loss with a term for each property."""
@@ -138,6 +143,17 @@ class PotentialObjective(Objective):
         """Return energy, forces, stress where it is wanted and the model has one, and properties."""
         assert isinstance(model, Potential)
         return model(batch, forces=True, stress=keys.STRESS in wanted and model.conservative)
+
+
+class DistilObjective(PotentialObjective):
+    """Besides, the energy of each atom as a teacher tells it, the target ``site_energy`` (Matin et al. 2025, arXiv:2502.05379)."""
+
+    further = (Target("site_energy", "atomic", "eV"),)
+
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+        """Return what a potential says, its energies of atoms under the name of the target too."""
+        output = super().ask(model, batch, wanted)
+        return output | {"site_energy": output["energies"]}
 
 
 class PropertyObjective(Objective):

@@ -1,7 +1,6 @@
 """All checks of one potential."""
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,12 +17,10 @@ from eqmol.trust.dynamics import conservation
 from eqmol.trust.labels import Frame, errors
 from eqmol.trust.laws import laws
 from eqmol.trust.report import FAIL, Line, Report
-from eqmol.trust.subject import Subject
+from eqmol.trust.subject import Subject, seconds
 
 #: Structures on which laws are checked, and atoms that these may have.
 SAMPLE, SAMPLE_ATOMS = 3, 100
-#: Evaluations whose median is the time.
-TIMED = 5
 
 
 def examine(
@@ -127,11 +124,7 @@ def _facts(subject: Subject) -> dict[str, str]:
 
 def _time(subject: Subject, atoms: ase.Atoms) -> str:
     """Median time of an evaluation as predictions do it."""
-    subject.used([atoms])
-    times = []
-    for _ in range(TIMED):
-        began = time.process_time()
-        subject.used([atoms])
-        times.append(time.process_time() - began)
-    seconds = float(np.median(times))
-    return f"{1e3 * seconds:.3g} ms for energy and forces of {len(atoms)} atoms ({1e6 * seconds / len(atoms):.3g} µs per atom)"
+    (time,) = seconds([subject.used], atoms)
+    return (
+        f"{1e3 * time:.3g} ms for energy and forces of {len(atoms)} atoms ({1e6 * time / len(atoms):.3g} µs per atom)"
+    )

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,12 +96,39 @@ class Subject:
         return evaluate
 
 
+def seconds(evaluations: Sequence[Evaluate], atoms: ase.Atoms, number: int = 5) -> list[float]:
+    """Median CPU time of evaluations of a structure, of this process and those that it started.
+
+    Args:
+        evaluations: take their turns.
+        atoms: moved a little before each turn, since calculators of ASE remember their last results.
+        number: of turns, after one that does not count.
+    """
+    rng, found = np.random.default_rng(0), []
+    for _ in range(number + 1):
+        moved = atoms.copy()
+        moved.positions += rng.normal(scale=1e-3, size=moved.positions.shape)
+        row = []
+        for evaluate in evaluations:
+            began = _cpu_time()
+            evaluate([moved])
+            row.append(_cpu_time() - began)
+        found.append(row)
+    return [float(value) for value in np.median(found[1:], axis=0)]
+
+
+def _cpu_time() -> float:
+    others = os.times()
+    return time.process_time() + others.children_user + others.children_system
+
+
 def _predict(model: Potential, structures: Sequence[ase.Atoms]) -> list[dict[str, Any]]:
     return evaluate_graphs(model, [graph_of(model, atoms) for atoms in structures])
 
 
 def _ask(calculator: ASECalculator, atoms: ase.Atoms) -> dict[str, Any]:
     atoms = atoms.copy()
+    atoms.set_constraint()  # which would zero forces
     atoms.calc = calculator
     result = {"energy": float(atoms.get_potential_energy()), "forces": np.array(atoms.get_forces())}
     if atoms.pbc.all() and "stress" in calculator.implemented_properties:

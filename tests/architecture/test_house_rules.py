@@ -75,6 +75,7 @@ SIGNATURES = {
         "kernels=None",
         "radial_table=None",
     ],
+    "distil": ["calculator", "structures", "output", "options=()", "held_out=None", "seed=0"],
     "examine": ["model", "structures=None", "picoseconds=10.0"],
     **{operation: ["spec", "backend='cg'"] for operation in ("convolution", "product", "power")},
 }
