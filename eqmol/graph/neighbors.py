@@ -1,5 +1,6 @@
 """The only neighbour list of the project."""
 
+import itertools
 import math
 import os
 from functools import cache
@@ -12,6 +13,9 @@ from vesin import NeighborList as VesinNeighborList
 
 #: vesin divides space into cells of one cutoff; beyond some 10^5 of them in a row its index arithmetic fails.
 MAX_EXTENT_IN_CUTOFFS = 1e4
+#: It reduces more cells than 1e5 in the ratio of the extents, which leaves none in the short directions of flat and thin structures
+#: (it divides by their number: SIGFPE), and where some directions are periodic it visits all cells of the open ones from each cell.
+_VESIN_CELLS = 9e4
 #: Atoms are moved back by multiples of so many cells: those of a simulation, which drift by a few, stay where they are, and the
 #: kept pairs stay valid.
 FAR = 64
@@ -24,6 +28,8 @@ SPHERE = 4 / 3 * math.pi
 
 class NeighborList:
     """All pairs closer than a cutoff, periodic images and self-images included, by vesin's cell list.
+
+    Very large or sparse structures go through a k-d tree.
 
     A positive ``skin`` keeps the pairs within ``cutoff + skin`` between calls and recomputes them only when an atom has
     moved more than ``skin / 2`` or the cell has changed (Verlet, Phys. Rev. 159, 98 (1967)). The result is the same.
@@ -58,7 +64,10 @@ class NeighborList:
         box = complete_cell(np.asarray(cell, dtype=np.float64), periodic)
         points, cells = move_back(points, box, periodic)
         assert extent(points, box, periodic) <= MAX_EXTENT_IN_CUTOFFS * self.cutoff
-        receivers, senders, shifts = self._vesin.compute(points, box, periodic, quantities="ijS")
+        if _suits_vesin(points, box, periodic, self.cutoff + self.skin):
+            receivers, senders, shifts = self._vesin.compute(points, box, periodic, quantities="ijS")
+        else:
+            receivers, senders, shifts = tree_pairs(points, box, periodic, self.cutoff)
         receivers, senders, shifts = receivers.astype(np.int64), senders.astype(np.int64), shifts.astype(np.int64)
         order = _sorting_order(receivers, senders, shifts, len(points))
         senders, receivers, translations = senders[order], receivers[order], shifts[order].astype(np.float64)
@@ -81,6 +90,39 @@ def neighbor_list(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff:
     (torch.Size([2, 6]), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     """
     return NeighborList(cutoff)(positions, cell, pbc)
+
+
+def tree_pairs(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return receivers [E], senders [E] and shifts [E, 3] of all pairs closer than a cutoff, by a k-d tree of atoms and images.
+
+    Args:
+        positions: [N, 3] Å.
+        cell: [3, 3] Å, see :func:`complete_cell`.
+        pbc: [3] bool.
+        cutoff: Å.
+    """
+    from scipy.spatial import cKDTree  # a tenth of a second, which most programs need not wait
+
+    inverse = np.linalg.inv(cell)
+    margin = np.where(pbc, cutoff * np.linalg.norm(inverse, axis=0), 0.0)  # of images outside the cell, as a part of it
+    fractional = positions @ inverse
+    cells = np.where(pbc, np.floor(fractional), 0.0)
+    fractional -= cells
+    images, shifts = [], []
+    for shift in itertools.product(*(np.arange(-n, n + 1) for n in np.ceil(margin))):
+        moved = fractional + shift
+        (near,) = np.nonzero(((moved >= -margin) & (moved <= 1 + margin) | ~pbc).all(axis=1))
+        images.append(near)
+        shifts.append(np.broadcast_to(shift, (len(near), 3)))
+    atoms, shift_of = np.concatenate(images), np.concatenate(shifts)
+    inside = cKDTree(fractional @ cell)
+    pairs = inside.sparse_distance_matrix(cKDTree((fractional[atoms] + shift_of) @ cell), cutoff, output_type="ndarray")
+    receivers, senders, translations = pairs["i"], atoms[pairs["j"]], shift_of[pairs["j"]]
+    other = (receivers != senders) | translations.any(axis=1)
+    receivers, senders, translations = receivers[other], senders[other], translations[other]
+    return receivers, senders, translations + cells[receivers] - cells[senders]
 
 
 def complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -171,6 +213,18 @@ def extent(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArr
     if len(positions) > 0:
         lengths = np.append(lengths, np.ptp(positions @ complete[~pbc].T, axis=0))
     return float(lengths.max(initial=0.0))
+
+
+def _suits_vesin(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], cutoff: float
+) -> bool:
+    """Return whether vesin's cells are few enough."""
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    if len(positions) > 0:
+        heights = np.where(pbc, heights, np.ptp(positions @ cell.T, axis=0))
+    cells = np.maximum(1.0, np.floor(heights / cutoff))
+    visited = float(cells[~pbc].prod()) if pbc.any() else 1.0
+    return float(cells.prod()) * visited <= _VESIN_CELLS
 
 
 def _sorting_order(

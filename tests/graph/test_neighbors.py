@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eqmol.graph import NeighborList, neighbor_list
-from eqmol.graph.neighbors import _sorting_order, complete_cell, estimate_edges, move_back
+from eqmol.graph.neighbors import _sorting_order, complete_cell, estimate_edges, move_back, tree_pairs
 
 Pair = tuple[int, int, int, int, int]
 
@@ -55,7 +55,22 @@ def test_equals_ase_in_any_cell(seed, pbc, num_atoms):
     positions = rng.uniform(-1, 2, size=(num_atoms, 3)) @ cell  # also outside the cell
     cutoff = rng.uniform(1.0, 3.5)
     edge_index, shifts = neighbor_list(positions, cell, pbc, cutoff)
-    assert pairs(edge_index, shifts) == ase_pairs(positions, cell, pbc, cutoff)
+    expected = ase_pairs(positions, cell, pbc, cutoff)
+    assert pairs(edge_index, shifts) == expected
+    receivers, senders, translations = tree_pairs(positions, complete_cell(cell, np.array(pbc)), np.array(pbc), cutoff)
+    assert sorted(pairs((senders, receivers), translations)) == expected
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, False), (False, False, False)])
+@pytest.mark.parametrize(
+    "extent", [(1500, 1500, 0), (1500, 0, 1500), (0, 20000, 20000), (29000, 30, 20), (9000, 9000, 9000)]
+)
+def test_sparse_structures(extent, pbc):
+    corner = np.array(extent, dtype=float)
+    positions = np.array([[0.0, 0, 0], [1.0, 0, 0], corner, corner - [0, 0, 1]])
+    edge_index, shifts = neighbor_list(positions, np.diag(corner + 10), pbc, 3.0)
+    assert edge_index.tolist() == [[1, 0, 3, 2], [0, 1, 2, 3]]
+    assert not shifts.any()
 
 
 @pytest.mark.parametrize("handedness", [1, -1])
