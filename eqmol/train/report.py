@@ -23,7 +23,8 @@ from eqmol.graph.targets import Target
 from eqmol.models.predictor import Predictor
 from eqmol.train import folder
 from eqmol.train.baseline import Simple, judged, verdict
-from eqmol.train.endings import forgetting
+from eqmol.train.endings import Ending, forgetting
+from eqmol.train.endings import sentences as endings_of
 from eqmol.train.folder import RunFolder
 from eqmol.train.symmetry import symmetry_errors
 from eqmol.train.tables import Row, curves, error_tables, loss_table, offset_notes, quantities
@@ -195,12 +196,26 @@ def write_report(
     for table in error_tables(task.targets, rows, shown_baselines, task.metrics, data.comparisons()):
         console.print(table, markup=False)
     compared.pop(TRAIN, None)
+    ending = Ending(
+        judged(task.targets),
+        metrics[TRAIN],
+        *compared[VAL],
+        metrics["test"],
+        *task.end,
+        backend=_backend(model.recipe),
+    )
     sentences = [*offset_notes(task.targets, rows), *(sentence for _, sentence in further.values())]
     endings = (verdict(judged(task.targets), compared, baseline.name), None if forgot is None else forgot[0])
-    for sentence in (*sentences, *endings):
+    for sentence in (*sentences, *endings, *endings_of(ending)):
         if sentence is not None:
             console.print(sentence, markup=False, soft_wrap=True, highlight=False)
     return metrics
+
+
+def _backend(recipe: Mapping[str, Any]) -> str:
+    """Return the algorithm of the products, "" of a model without."""
+    backend = recipe["backbone"].get("backend", "")
+    return backend if isinstance(backend, str) else ", ".join(backend.values())
 
 
 def further_metrics(task: Task, model: Predictor, loader: Any, device: torch.device) -> dict[str, tuple[Any, str]]:

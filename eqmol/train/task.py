@@ -104,6 +104,11 @@ class Task(pl.LightningModule):
         return self._budget.by_time(self.clock.seen) > self._budget.by_steps(self.global_step)
 
     @property
+    def end(self) -> tuple[float, float]:
+        """The part of the run that is over, and the learning rate as part of the highest."""
+        return self.progress, self.schedule.factor(self.global_step, self.progress)
+
+    @property
     def _budget(self) -> Budget:
         return Budget(self.max_steps, self.clock.limit)
 
