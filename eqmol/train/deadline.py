@@ -165,11 +165,16 @@ class Deadline(Callback):
 
         Only the training set may end early, and only if this start of the run has trained.
         """
-        began = stop.monotonic()
         own, *further = self.work.values()
+        first: tuple[float, float] | None = None  # whose batch fills tables, and tells no pace
 
         def is_over(done: float) -> bool:
-            pace = (stop.monotonic() - began) / (done * own)
+            nonlocal first
+            if first is None:
+                first = stop.monotonic(), done
+                pace = (self.reserve or self._estimate)[1] / own
+            else:
+                pace = (stop.monotonic() - first[0]) / ((done - first[1]) * own)
             return self._left() < pace * sum(further) + self._finish
 
         return is_over if self._trains and name == next(iter(self.work)) else lambda _: False

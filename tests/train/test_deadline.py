@@ -248,6 +248,21 @@ def test_the_evaluation_of_the_training_set_ends_in_time(tmp_path, clock, monkey
     assert f"evaluated {metrics['train']['structures']:.0f} structures of train, as the time is nearly over" in screen
 
 
+def test_the_first_batch_of_an_evaluation_tells_no_pace(clock):
+    spent = SimpleNamespace(elapsed=lambda: clock.now - 1000.0, besides=lambda: 0.0)
+    work = {"train": 100, "val": 50}
+    found = deadline.Deadline(spent, 100.0, None, 0, work, 50, 5, Console(quiet=True))
+    found.reserve, found._trains = (25.0, 20.0), True
+    clock.now += 65.0
+    is_over = found.watch("train")
+    clock.now += 5.0  # with tables
+    assert not is_over(0.05)
+    clock.now += 1.0
+    assert not is_over(0.1)
+    clock.now += 14.0
+    assert is_over(0.11)
+
+
 def test_training_ends_before_the_job_of_a_queue(tmp_path, clock, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", f"{clock.now + 40:.0f}")
     _, screen, total = timed(clock, tmp_path, "run", "trainer.max_epochs=10")
