@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from vesin import NeighborList as VesinNeighborList
 
-#: vesin divides space into cells of one cutoff; beyond some 10^5 of them in a row its index arithmetic fails.
+#: What is larger is taken for damaged.
 MAX_EXTENT_IN_CUTOFFS = 1e4
-#: It reduces more cells than 1e5 in the ratio of the extents, which leaves none in the short directions of flat and thin structures
+#: vesin reduces more cells than 1e5 in the ratio of the extents, which leaves none in the short directions of flat and thin structures
 #: (it divides by their number: SIGFPE), and where some directions are periodic it visits all cells of the open ones from each cell.
 _VESIN_CELLS = 9e4
 #: Atoms are moved back by multiples of so many cells: those of a simulation, which drift by a few, stay where they are, and the

@@ -90,7 +90,7 @@ def cluster(rng: Rng) -> Case:
 
 def single(rng: Rng) -> Case:
     pbc = rng.choice([True, False], 3)
-    return Case(scattered(rng, triclinic(rng, 1.0, 4.0), pbc, 1))
+    return Case(scattered(rng, compact(rng, 1.0, 4.0, longest=1000.0), pbc, 1))
 
 
 def no_neighbours(rng: Rng) -> Case:
