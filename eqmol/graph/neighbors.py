@@ -13,8 +13,9 @@ from vesin import NeighborList as VesinNeighborList
 
 #: What is larger is taken for damaged.
 MAX_EXTENT_IN_CUTOFFS = 1e4
-#: vesin reduces more cells than 1e5 in the ratio of the extents, which leaves none in the short directions of flat and thin structures
-#: (it divides by their number: SIGFPE), and where some directions are periodic it visits all cells of the open ones from each cell.
+#: vesin reduces more cells than 1e5 in the ratio of the extents, which leaves none in the short directions of flat and thin
+#: structures (it divides by their number: SIGFPE), and where some directions are periodic it visits all cells of the open ones
+#: from each cell.
 _VESIN_CELLS = 9e4
 #: Atoms are moved back by multiples of so many cells: those of a simulation, which drift by a few, stay where they are, and the
 #: kept pairs stay valid.
