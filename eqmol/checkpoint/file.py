@@ -24,7 +24,9 @@ from eqmol.checkpoint.header import AUX, FORMAT, SECTIONS, UNITS, Header, ModelF
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph.contacts import SHORTEST, check_shortest
+from eqmol.graph.dispersion import Dispersion, library
 from eqmol.graph.electronic import ElectronicState
+from eqmol.models import Potential
 from eqmol.models.arguments import check_integer
 from eqmol.models.predictor import Predictor
 from eqmol.ops.contract import KernelMode, default_dtype
@@ -148,6 +150,7 @@ def _load(
             model.aux = {name: tensors[name].clone() for name in header.aux}
             model.sections = {name: header.document[name] for name in SECTIONS if name in header.document}
             _check_sections(model.sections, model.aux, len(model.elements))
+            _add_dispersion(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if backend is None and recipe != written:
@@ -191,6 +194,7 @@ def for_prediction(
             target = model.dtype if dtype is None else as_dtype(dtype)
             model = _filled(recipe, tensors, as_device(device), target, verify, mode, tables)
         model.sections, model.aux = copy.deepcopy(path_or_model.sections), dict(path_or_model.aux)
+        _add_dispersion(model)
     else:
         model = _load(path_or_model, backend, device, dtype, verify, kernels, tables)
     return model.requires_grad_(False)
@@ -342,6 +346,7 @@ def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_
             raise InputError(f"a model file has no section {name[:80]!r}; it may have {', '.join(SECTIONS)}")
         recipes.check_plain(section, name)
     ElectronicState.read(sections.get("domain", {}))
+    Dispersion.read(sections.get("dispersion"))
     for label, key in sections.get("labels", {}).items():
         if not isinstance(key, str):
             raise InputError(f"labels.{label:.80}={key!r:.80} must be the name of a label in the training files")
@@ -351,6 +356,20 @@ def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_
     if SHORTEST in aux:
         check_shortest(aux[SHORTEST], num_elements)
         check_integer("domain.structures", sections["domain"].get("structures"), 0, 2**53)
+
+
+def _add_dispersion(model: Predictor) -> None:
+    """Let a model predict with the dispersion that its labels were lessened by.
+
+    Raises:
+        InputError: it is no potential, or s-dftd3 is missing.
+    """
+    model.dispersion = model.trained_without
+    if model.dispersion is None:
+        return
+    if not isinstance(model, Potential):
+        raise InputError("a section dispersion belongs to a potential, and this model predicts properties")
+    library()
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

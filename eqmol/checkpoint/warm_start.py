@@ -52,6 +52,7 @@ class WarmStart:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.model = checkpoint.load(path, dtype=torch.float64, verify=False)
+        self.model.dispersion = None  # labels are without
         self.copied: dict[int, int] = {}
 
     @property
@@ -134,6 +135,12 @@ class WarmStart:
         Raises:
             InputError: the model is another function; names the first difference.
         """
+        old, new = self.model.trained_without, model.trained_without
+        if old is not None and old != new:
+            raise InputError(
+                f"init_from={self.path} was trained on labels without {old.words()}, this run is on labels "
+                f"{'with all of theirs' if new is None else f'without {new.words()}'}; give data.dispersion={old.option()}"
+            )
         given, wanted = (_flat(complete(each.recipe)) for each in (self.model, model))
         for name in sorted(given.keys() | wanted.keys()):
             last = name.rpartition(".")[2]

@@ -56,7 +56,7 @@ def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potent
         torch.manual_seed(seed)
         new = build({**old.recipe, "backbone": after})
     assert isinstance(new, Potential)
-    new.sections, new.aux = dict(old.sections), dict(old.aux)
+    new.sections, new.aux, new.dispersion = dict(old.sections), dict(old.aux), old.dispersion
     _refuse_losses(old, new, changes)
     enlarge(old, new)
     return new.eval()

@@ -20,6 +20,7 @@ from eqmol.data.statistics import Statistics, elements_of
 from eqmol.errors import MODES, InputError
 from eqmol.graph import AtomGraph, collate
 from eqmol.graph.contacts import shortest_distances
+from eqmol.graph.dispersion import Dispersion
 from eqmol.graph.electronic import DEFAULT, ElectronicState
 from eqmol.graph.keys import ENERGY, FORCES, LABELS
 from eqmol.graph.targets import Target
@@ -59,6 +60,8 @@ class GraphSets(pl.LightningDataModule):
     targets: tuple[Target, ...] = ()
     #: Further errors that models are judged by.
     metrics: Metrics | None = None
+    #: What labels were lessened by.
+    dispersion: Dispersion | None = None
     #: Whether graphs are made when they are asked for, which processes do.
     makes_graphs = False
     #: Old structures that are trained on again, which stand at the end of the training set: how many there are, and in an epoch.

@@ -60,6 +60,11 @@ class HaloPotential:
             raise InputError(
                 f"{type(model.backbone).__name__} does not say how many edges away atoms act; set its attribute hops"
             )
+        if model.dispersion is not None:
+            raise InputError(
+                f"the model has {model.dispersion.words()}, which reaches beyond the parts that LAMMPS divides structures into; "
+                "use eqmol md, or another engine"
+            )
         self.model = model
         self.hops = model.backbone.hops
         self.halo = self.hops * model.cutoff

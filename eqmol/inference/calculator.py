@@ -172,7 +172,11 @@ class Calculator(ASECalculator):
             rows = [
                 torch.autograd.grad(force, graph.pos, retain_graph=True, materialize_grads=True)[0] for force in forces
             ]
-            return -torch.stack(rows).cpu().numpy()
+            found: NDArray[np.float64] = -torch.stack(rows).cpu().numpy()
+            if model.dispersion is not None:
+                structure = (graph.atomic_numbers, graph.pos.detach(), graph.cell[0], graph.pbc[0])
+                found += model.dispersion.hessian(*(part.cpu().numpy() for part in structure)).reshape(found.shape)
+            return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or another process gets: all but the turn of threads."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from eqmol.errors import InputError, short
 from eqmol.graph import edge_vectors, owners
+from eqmol.graph.dispersion import Dispersion
 from eqmol.graph.targets import Target, check_beside_energies
 from eqmol.models.arguments import check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
@@ -115,6 +117,8 @@ class Potential(Predictor):
             and every property, as of :class:`eqmol.models.Properties`, NaN where it is one of molecules and the graph is
             periodic. All float64.
 
+        The dispersion of :attr:`dispersion` is in all of it; derivatives of the results are without it.
+
         Raises:
             InputError: an element that the model does not know, two atoms at the same place, or stress of a model with
                 direct forces.
@@ -147,6 +151,8 @@ class Potential(Predictor):
                     results["forces"] = _forces(graph, gradient)
                 if stress:
                     results |= _virial_and_stress(graph, batch, vectors, gradient)
+            if self.dispersion is not None:
+                results |= _dispersed(self.dispersion, graph, results)
         return results if self.training else {name: value.detach() for name, value in results.items()}
 
     def element_values(self, name: str) -> Tensor:
@@ -236,6 +242,32 @@ def _forces(graph: Data, gradient: Tensor) -> Tensor:
     senders, receivers = graph.edge_index
     forces = torch.zeros_like(graph.pos).index_add(0, receivers, gradient)
     return forces.index_add(0, senders, gradient, alpha=-1)
+
+
+def _dispersed(dispersion: Dispersion, graph: Data, results: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Energies, forces, virial and stress with the dispersion, those there are."""
+    ends = torch.bincount(owners(graph), minlength=len(graph.cell)).cumsum(0).tolist()
+    columns = zip([0, *ends[:-1]], ends, graph.cell.cpu().numpy(), graph.pbc.cpu().numpy(), strict=True)
+    numbers, positions = graph.atomic_numbers.cpu().numpy(), graph.pos.detach().cpu().numpy()
+    found = [dispersion(numbers[a:b], positions[a:b], cell, pbc) for a, b, cell, pbc in columns]
+    like = results["energies"]
+    energies, forces, strain = (
+        torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        for value in (
+            np.concatenate([each.energies for each in found]),
+            np.concatenate([each.forces for each in found]),
+            np.stack([each.strain for each in found]),
+        )
+    )
+    volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+    added = {
+        "energies": energies,
+        "energy": torch.zeros_like(results["energy"]).index_add(0, owners(graph), energies),
+        "forces": forces,
+        "virial": -strain,
+        "stress": strain / volume,
+    }
+    return {name: results[name] + value for name, value in added.items() if name in results}
 
 
 def _virial_and_stress(graph: Data, batch: Tensor, vectors: Tensor, gradient: Tensor) -> dict[str, Tensor]:

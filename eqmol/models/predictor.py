@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
+from eqmol.graph.dispersion import Dispersion
 from eqmol.graph.edges import name_atoms, owners
 from eqmol.graph.electronic import ElectronicState
 from eqmol.graph.targets import Target
@@ -37,6 +38,8 @@ class Predictor(nn.Module, ABC):
         sections: what its file says beside recipe and weights, plain JSON by the names of
             :data:`eqmol.checkpoint.header.SECTIONS`.
         aux: tensors that belong to sections, by name, on the CPU.
+        dispersion: what predictions have besides the network's energies, set by whoever reads a model to predict; None while it
+            is trained, on labels without it.
 
     Raises:
         InputError: an argument of the wrong type, or elements that differ from the backbone's.
@@ -55,6 +58,7 @@ class Predictor(nn.Module, ABC):
         self.recipe: dict[str, Any] = {}
         self.sections: dict[str, Any] = {}
         self.aux: dict[str, Tensor] = {}
+        self.dispersion: Dispersion | None = None
         self.backbone = backbone
         species_of = torch.full((len(chemical_symbols),), -1)
         species_of[torch.tensor(self.elements)] = torch.arange(len(self.elements))
@@ -92,6 +96,16 @@ class Predictor(nn.Module, ABC):
         """
         self.aux[SHORTEST] = shortest
         self.sections["domain"] = {"structures": structures}
+
+    @property
+    def trained_without(self) -> Dispersion | None:
+        """The dispersion that the labels of the training set were lessened by."""
+        return Dispersion.read(self.sections.get("dispersion"))
+
+    def set_dispersion(self, dispersion: Dispersion | None) -> None:
+        """Take note of :attr:`trained_without`."""
+        if dispersion is not None:
+            self.sections["dispersion"] = dispersion.section()
 
     @property
     def electronic_state(self) -> ElectronicState:

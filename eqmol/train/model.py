@@ -175,6 +175,7 @@ def make(cfg: DictConfig, data: GraphSets, warm: WarmStart | None) -> tuple[Pred
     predictor.set_domain(data.shortest_distances(predictor.elements), len(data.train_graphs))
     predictor.set_state(data.electronic_state())
     predictor.set_labels(data.label_keys())
+    predictor.set_dispersion(data.dispersion)
     return predictor, None if warm is None else warm.fill(predictor)
 
 

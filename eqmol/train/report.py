@@ -142,6 +142,7 @@ def write_report(
         What metrics.json holds: "train", "val", "test" (by name), and ``extra``.
     """
     model = checkpoint.load(run.path / folder.MODEL, device=device, verify=verify)
+    model.dispersion = None  # labels are without
     metrics: dict[str, Any] = {TRAIN: {}, VAL: {}, "test": {}}
     parity: dict[str, NDArray[np.float32]] = {}
     rows: list[Row] = []

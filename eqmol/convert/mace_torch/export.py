@@ -45,6 +45,8 @@ def export(model: Potential, python: Path, target: Path) -> None:
     Raises:
         InputError: a model that mace-torch cannot hold, or an interpreter that fails.
     """
+    if model.trained_without is not None:
+        raise InputError(f"the model has {model.trained_without.words()}, which a model of mace-torch does not hold")
     config = config_of(model)
     script = str(Path(__file__).with_name("build.py"))
     with tempfile.TemporaryDirectory() as folder:

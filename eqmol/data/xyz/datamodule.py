@@ -25,12 +25,13 @@ from eqmol.data.targets import (
     target_tables,
     target_values,
 )
-from eqmol.data.xyz.labels import LabelSummary, complete, has, missing_label
+from eqmol.data.xyz.labels import LabelSummary, complete, has, missing_label, without
 from eqmol.data.xyz.reader import read_frames, read_target
 from eqmol.data.xyz.stress import Convention, check
 from eqmol.errors import MODES, InputError
 from eqmol.files import expand_paths, named_files
 from eqmol.graph import AtomGraph, from_atoms
+from eqmol.graph.dispersion import Dispersion
 from eqmol.graph.electronic import ElectronicState, TrainingStates
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 from eqmol.graph.targets import MOLECULAR, not_molecular
@@ -64,6 +65,8 @@ class FileSets(GraphSets):
             :mod:`eqmol.graph.targets`; ``key``, the name in the files, is the target's own if not given. All are learnt beside
             energies or forces, else those that are ``required``; frames may lack them.
         replay: old structures that are trained on again, see :class:`eqmol.data.replay.Replay`.
+        dispersion: D3 that labels are lessened by, and that predictions of the model add, see
+            :meth:`eqmol.graph.dispersion.Dispersion.choose`.
         electronic_state: ``stop`` refuses structures of different charge or spin, see :mod:`eqmol.graph.electronic`; ``warn``
             counts them.
         options: see :class:`GraphSets`. Each of ``required`` must be in some training frame, stress in one that is periodic
@@ -92,6 +95,7 @@ class FileSets(GraphSets):
         virial_key: str | None = None,
         targets: Mapping[str, Any] | None = None,
         replay: Mapping[str, Any] | None = None,
+        dispersion: str | Mapping[str, Any] | None = None,
         electronic_state: str = "stop",
         **options: Any,
     ) -> None:
@@ -99,6 +103,7 @@ class FileSets(GraphSets):
         self.targets, self.target_keys = own_targets({} if targets is None else targets, self.required)
         self.folder = Path()
         self.replay = Replay.read(replay)
+        self.dispersion = Dispersion.choose(dispersion)
         self.train_file = train_file
         self.val_file = val_file
         self.val_fraction = val_fraction
@@ -167,7 +172,9 @@ class FileSets(GraphSets):
             edges = sum(graph.edge_index.shape[1] for graph in graphs)
             sets.add_row(name, str(len(graphs)), str(atoms), f"{edges / atoms:.2f}")
         statistics = self._measured()
+        less = [] if self.dispersion is None else [f"labels are less {self.dispersion.words()}, which predictions add"]
         notes = [
+            *less,
             *self._labels.notes(self.keys),
             *self._gaps(),
             *self._doubts,
@@ -191,6 +198,8 @@ class FileSets(GraphSets):
         for atoms, labels, source in read_frames(file, *keys, summary):
             if not atoms.pbc.all():
                 labels.pop(STRESS, None)  # defined for three periodic directions only
+            if self.dispersion is not None:
+                labels = without(self.dispersion, atoms, labels)
             graph = from_atoms(atoms, self.cutoff, **labels, source=source)
             self._add_targets(graph, atoms, source)
             self._states.add(atoms, source, is_isolated(graph))

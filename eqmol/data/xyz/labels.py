@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import ase
 import torch
 from rich.table import Table
 
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph
+from eqmol.graph.dispersion import Dispersion
 from eqmol.graph.keys import ENERGY, FORCES, LABELS, STRESS
 
 #: Files that have rows of their own in the table of labels.
@@ -107,6 +109,15 @@ def missing_label(label: str, key: str, available: Sequence[str], source: str, o
         f"set data.{option or f'{label}_key'} to one of the keys there ({', '.join(available) or 'none'}), or "
         f"task.targets.{label}.weight=0{hint}"
     )
+
+
+def without(dispersion: Dispersion, atoms: ase.Atoms, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Return energy (eV), forces (eV/Å) and stress (eV/Å³), those there are, less their dispersion."""
+    found = dispersion(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+    less = {ENERGY: found.energies.sum(), FORCES: found.forces}
+    if atoms.pbc.all():
+        less[STRESS] = found.strain / atoms.get_volume()
+    return {name: value - less[name] if name in less else value for name, value in labels.items()}
 
 
 def has(graph: AtomGraph, field: str) -> bool:
