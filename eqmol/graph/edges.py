@@ -33,12 +33,16 @@ def edge_vectors(graph: Data) -> Tensor:
     Raises:
         InputError: two atoms at the same place, or positions that are not finite.
     """
+    positions, cell = graph.pos, graph.cell
     senders, receivers = graph.edge_index
-    cells = graph.cell.index_select(0, owners(graph).index_select(0, receivers))
-    offsets = torch.einsum("ei,eij->ej", graph.shifts, cells)
-    vectors: Tensor = graph.pos.index_select(0, senders) + offsets - graph.pos.index_select(0, receivers)
+    if len(cell) == 1:
+        offsets = graph.shifts @ cell[0]
+    else:
+        cells = cell.index_select(0, owners(graph).index_select(0, receivers))
+        offsets = torch.bmm(graph.shifts.unsqueeze(1), cells).squeeze(1)
+    vectors: Tensor = positions.index_select(0, senders) + offsets - positions.index_select(0, receivers)
     lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
-    if len(lengths) and not bool(lengths.amin() >= COINCIDENT):
+    if len(lengths) and not float(lengths.amin()) >= COINCIDENT:
         edge = int(lengths.nan_to_num(-1.0).argmin())
         pair = name_atoms(graph, *sorted(graph.edge_index[:, edge].tolist()))
         if not bool(lengths[edge].isfinite()):

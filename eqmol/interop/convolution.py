@@ -11,14 +11,14 @@ from eqmol.interop.blocks import components, pack
 from eqmol.interop.grouped import Grouped, as_made, make_product
 from eqmol.interop.irreps import Layout, check_features, read_irreps
 from eqmol.interop.paths import Group
-from eqmol.ops.contract import RadialWeight, unit
+from eqmol.ops.contract import RadialWeight
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.escn import inward_rotations
 from eqmol.ops.registry import convolution
 from eqmol.ops.so2 import Block, EdgeFrame
 from eqmol.ops.spec import MAX_DEGREE, Parity, Spec
+from eqmol.so3.directions import harmonics_of
 from eqmol.so3.frames import polar_coupling
-from eqmol.so3.harmonics import spherical_harmonics
 from eqmol.so3.layout import degrees
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Convolution(Grouped):
         normalisation may share the geometry of the one with the highest degrees.
         """
         if self.backend == "cg":
-            return spherical_harmonics(unit(vectors), self.degree_filter) * self.scale
+            return harmonics_of(vectors, self.degree_filter) * self.scale
         degree = max((frame.frame.order for frame in self._frames), default=0)
         return inward_rotations(vectors, degree, degree)
 

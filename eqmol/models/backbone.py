@@ -4,7 +4,7 @@ A backbone of one's own is made known with :func:`eqmol.models.register`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ class Backbone(nn.Module, ABC):
         return layer(*arguments)
 
 
-def edge_geometries(model: nn.Module, vectors: Tensor) -> dict[Hashable, Any]:
-    """Per-edge tensors of every convolution in a model by its ``geometry_key``, each kind once, from vectors [E, 3]."""
-    convolutions = {m.geometry_key: m for m in model.modules() if isinstance(m, EdgeProduct)}
+def edge_geometries(modules: Iterable[nn.Module], vectors: Tensor) -> dict[Hashable, Any]:
+    """Per-edge tensors of convolutions among modules by their ``geometry_key``, each kind once, from vectors [E, 3]."""
+    convolutions = {m.geometry_key: m for m in modules if isinstance(m, EdgeProduct)}
     return {key: convolution.geometry(vectors) for key, convolution in convolutions.items()}

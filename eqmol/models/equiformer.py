@@ -256,7 +256,7 @@ class Equiformer(Backbone):
             species.index_select(0, receivers),
             self.basis(lengths),
             polynomial_envelope(lengths / self.cutoff, self.envelope_exponent),
-            edge_geometries(self, vectors),
+            edge_geometries(self.modules(), vectors),
             graphs,
         )
         scalars = self.embedding(species)

@@ -35,10 +35,8 @@ from eqmol.nn import (
     DistanceTransform,
     ElementEmbedding,
     GroupLinear,
-    Groups,
     Linear,
     RadialNetwork,
-    group_nodes,
     pad_degrees,
 )
 from eqmol.ops import RadialWeight
@@ -128,7 +126,6 @@ class MACELayer(nn.Module):
         geometry: object,
         edges: tuple[Tensor, Tensor],
         species: Tensor,
-        groups: Groups,
     ) -> Tensor:
         """Features [N, lm_in, C] -> [N, lm_out, C], given radial basis [E, B] or places in the table, elements of both ends,
         geometry and ends of the edges.
@@ -141,18 +138,20 @@ class MACELayer(nn.Module):
             assert basis is not None
             weight = RadialWeight(*self.radial(basis, ends))
             messages = self.convolution(self.up(x), geometry, weight, *edges, len(x))
-        messages = messages * self.message_scale
         if self.density is not None:
             assert basis is not None
             near = torch.tanh((basis @ self.density / math.sqrt(len(self.density))) ** 2)
             crowd = near.new_ones(len(x)).index_add(0, edges[1], near)
             messages = messages / crowd[:, None, None]
-        fields = self.mix(messages, groups) if isinstance(self.mix, GroupLinear) else self.mix(messages)
-        power = self.down(self.power(fields, self.power_weight, species))
+        if isinstance(self.mix, GroupLinear):
+            fields = self.mix(messages, species, self.message_scale)
+        else:
+            fields = self.mix(messages, self.message_scale)
+        power = self.power(fields, self.power_weight, species)
         if self.residual is None:
-            return power
-        residual = pad_degrees(self.residual(x, groups), self.power.spec.degree_out)
-        return (power + residual) * math.sqrt(1 / 2)
+            return self.down(power)
+        residual = self.residual(x, species, math.sqrt(1 / 2))
+        return self.down(power, math.sqrt(1 / 2)) + pad_degrees(residual, self.power.spec.degree_out)
 
 
 class MACE(Backbone):
@@ -286,18 +285,17 @@ class MACE(Backbone):
 
     def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
         """Features after each layer, as :meth:`Backbone.forward` describes; the last has degree ``degree_out``."""
+        layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
         lengths = torch.linalg.vector_norm(vectors, dim=-1)
         ends = species.index_select(0, senders), species.index_select(0, receivers)
         places = None if self.grid is None or self.training else self.grid.places(lengths, ends)
         basis = self.basis(lengths, ends) if places is None or self.density else None
-        groups = group_nodes(species, len(self.elements))
-        geometries = edge_geometries(self, vectors)
+        geometries = edge_geometries((part for layer in layers for part in layer.convolution.modules()), vectors)
         x = self.embedding(species)
         features = []
-        for layer in self.layers:
-            assert isinstance(layer, MACELayer)
+        for layer in layers:
             geometry = geometries[layer.convolution.geometry_key]
-            x = self.run(layer, x, basis, places, ends, geometry, (senders, receivers), species, groups)
+            x = self.run(layer, x, basis, places, ends, geometry, (senders, receivers), species)
             features.append(x)
         return features
 

@@ -6,7 +6,7 @@ from eqmol.nn.distance import DISTANCE_TRANSFORMS, DistanceTransform
 from eqmol.nn.drop import DropPath
 from eqmol.nn.embedding import ElementEmbedding
 from eqmol.nn.gate import Gate
-from eqmol.nn.linear import GroupLinear, Groups, Linear, group_nodes, pad_degrees
+from eqmol.nn.linear import GroupLinear, Linear, pad_degrees
 from eqmol.nn.norm import Norm, NormKind
 from eqmol.nn.parameter_groups import WithMatrices, parameter_groups
 from eqmol.nn.radial import BesselBasis, GaussianBasis, PairNetwork, RadialMatrix, RadialNetwork
@@ -23,7 +23,6 @@ __all__ = [
     "Gate",
     "GaussianBasis",
     "GroupLinear",
-    "Groups",
     "Linear",
     "LinearReadout",
     "NonlinearReadout",
@@ -36,7 +35,6 @@ __all__ = [
     "SphereNetwork",
     "WithMatrices",
     "attention_weights",
-    "group_nodes",
     "pad_degrees",
     "parameter_groups",
     "polynomial_envelope",

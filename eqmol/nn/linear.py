@@ -5,12 +5,14 @@ used. No biases.
 """
 
 import math
-from typing import ClassVar, NamedTuple
+from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from eqmol.kept import kept
 from eqmol.nn.parameter_groups import WithMatrices
 from eqmol.so3.layout import degrees, dim
 
@@ -25,18 +27,15 @@ class Linear(WithMatrices):
     """
 
     matrices: ClassVar = {"weight": -2}
-    degree: Tensor
 
     def __init__(self, degree_in: int, degree_out: int, channels_in: int, channels_out: int) -> None:
         super().__init__()
         assert degree_out <= degree_in, f"degree {degree_out} cannot come from degrees up to {degree_in}"
         self.weight = nn.Parameter(torch.randn(degree_out + 1, channels_in, channels_out))
-        self.register_buffer("degree", torch.as_tensor(degrees(degree_out)), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, lm_in, C_in] -> [N, lm_out, C_out]."""
-        weight = self.weight / math.sqrt(self.weight.shape[1])
-        return _per_component(x, weight.index_select(0, self.degree))
+    def forward(self, x: Tensor, factor: float = 1.0) -> Tensor:
+        """[N, lm_in, C_in] -> [N, lm_out, C_out], times a factor."""
+        return _per_component(x, _maps(self.weight, factor))
 
     def extra_repr(self) -> str:
         return f"degree {self.weight.shape[0] - 1}, channels {self.weight.shape[1]} -> {self.weight.shape[2]}"
@@ -46,27 +45,16 @@ class Linear(WithMatrices):
 GATHERED = 1 << 18
 
 
-class Groups(NamedTuple):
-    """Nodes ordered by group, so that each group's map is one matrix product.
+@kept
+def _ordered(group: Tensor, num_groups: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Nodes ordered by their group [N], so that each group's map is one matrix product.
 
-    Attributes:
-        group: [N] of each node.
-        order: [N] node at each place of the order.
-        place: [N] place of each node, the inverse of ``order``.
-        counts: number of nodes of each group.
+    Returns:
+        The node at each place of the order [N], the place of each node [N], and numbers of nodes of each group.
     """
-
-    group: Tensor
-    order: Tensor
-    place: Tensor
-    counts: list[int]
-
-
-def group_nodes(group: Tensor, num_groups: int) -> Groups:
-    """Order nodes by their group [N], 0 ... num_groups - 1."""
     order = torch.argsort(group, stable=True)
     counts = torch.bincount(group, minlength=num_groups)
-    return Groups(group, order, torch.argsort(order), counts.tolist())
+    return order, torch.argsort(order), counts.tolist()
 
 
 class GroupLinear(WithMatrices):
@@ -79,33 +67,57 @@ class GroupLinear(WithMatrices):
     """
 
     matrices: ClassVar = {"weight": -2}
-    degree: Tensor
 
     def __init__(self, num_groups: int, degree_in: int, degree_out: int, channels_in: int, channels_out: int) -> None:
         super().__init__()
         assert degree_out <= degree_in, f"degree {degree_out} cannot come from degrees up to {degree_in}"
         self.weight = nn.Parameter(torch.randn(num_groups, degree_out + 1, channels_in, channels_out))
-        self.register_buffer("degree", torch.as_tensor(degrees(degree_out)), persistent=False)
 
-    def forward(self, x: Tensor, groups: Groups) -> Tensor:
-        """[N, lm_in, C_in] -> [N, lm_out, C_out]."""
-        scaled = self.weight / math.sqrt(self.weight.shape[2])
-        if len(x) * scaled[0].numel() <= GATHERED:
-            own = scaled.index_select(0, groups.group)
-            if scaled.shape[1] == 1:
+    def forward(self, x: Tensor, group: Tensor, factor: float = 1.0) -> Tensor:
+        """[N, lm_in, C_in] and group of every node [N] -> [N, lm_out, C_out], times a factor."""
+        if len(x) * self.weight[0].numel() <= GATHERED:
+            own = _scaled(self.weight, factor).index_select(0, group)
+            if own.shape[1] == 1:
                 return torch.bmm(x[:, :1], own[:, 0])
-            return torch.matmul(x[:, : len(self.degree)].unsqueeze(2), own.index_select(1, self.degree)).squeeze(2)
-        weight = scaled.index_select(1, self.degree)
-        parts = x.index_select(0, groups.order).split(groups.counts)
+            own = own.index_select(1, _degrees(own.shape[1] - 1, own.device))
+            return torch.matmul(x[:, : own.shape[1]].unsqueeze(2), own).squeeze(2)
+        weight = _maps(self.weight, factor)
+        order, place, counts = _ordered(group, len(weight))
+        parts = x.index_select(0, order).split(counts)
         mapped = [_per_component(part, w) for part, w in zip(parts, weight.unbind(), strict=True) if len(part)]
-        return torch.cat(mapped).index_select(0, groups.place) if mapped else x.new_zeros(0, *weight.shape[1::2])
+        return torch.cat(mapped).index_select(0, place) if mapped else x.new_zeros(0, *weight.shape[1::2])
+
+
+def _scale(weight: Tensor, factor: float) -> Tensor:
+    return weight * (factor / math.sqrt(weight.shape[-2]))
+
+
+_scaled = kept(_scale)
+
+
+@kept
+def _maps(weight: Tensor, factor: float) -> Tensor:
+    """Of every component, [..., lm_out, C_in, C_out]."""
+    return _scale(weight, factor).index_select(-3, _degrees(weight.shape[-3] - 1, weight.device))
+
+
+@lru_cache(maxsize=64)
+def _degrees(degree: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.as_tensor(degrees(degree), device=device)
 
 
 def _per_component(x: Tensor, weight: Tensor) -> Tensor:
     """x [N, lm or more, C_in] times weight [lm, C_in, C_out]: one batched product beats one per degree."""
-    return torch.bmm(x[:, : weight.shape[0]].transpose(0, 1), weight).transpose(0, 1)
+    if x.shape[1] > len(weight):
+        x = x[:, : len(weight)]
+    if len(weight) == 1:
+        return torch.mm(x.squeeze(1), weight[0]).unsqueeze(1)
+    return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
 
 
 def pad_degrees(x: Tensor, degree: int) -> Tensor:
     """Append zeros for the degrees that x [N, lm, C] lacks up to ``degree``."""
+    if x.shape[1] == dim(degree):
+        return x
     return pad(x, (0, 0, 0, dim(degree) - x.shape[1]))

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from eqmol.kept import kept
 from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.nn.parameter_groups import WithMatrices
 
@@ -22,7 +23,7 @@ class LinearReadout(nn.Module):
 
     def forward(self, scalars: Tensor) -> Tensor:
         """[N, C] -> [N]."""
-        return scalars @ self.weight / math.sqrt(len(self.weight))
+        return scalars @ _scaled(self.weight)
 
 
 class NonlinearReadout(WithMatrices):
@@ -37,4 +38,9 @@ class NonlinearReadout(WithMatrices):
 
     def forward(self, scalars: Tensor) -> Tensor:
         """[N, C] -> [N]."""
-        return self.last(silu(scalars @ (self.weight / math.sqrt(self.weight.shape[0]))) * SILU_GAIN)
+        return self.last(silu(scalars @ _scaled(self.weight)) * SILU_GAIN)
+
+
+@kept
+def _scaled(weight: Tensor) -> Tensor:
+    return weight / math.sqrt(len(weight))

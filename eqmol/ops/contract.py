@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eqmol.ops.spec import Operation, Spec
-from eqmol.so3.harmonics import spherical_harmonics
+from eqmol.so3.directions import harmonics_of
 
 #: Whether compiled code is used: where it can be made, never, or always.
 KernelMode = Literal["auto", "off", "require"]
@@ -173,7 +173,7 @@ class HarmonicConvolution(Convolution):
 
     def geometry(self, vectors: Tensor) -> Tensor:
         """Harmonics [E, lm]."""
-        return spherical_harmonics(unit(vectors), self.degree_geometry)
+        return harmonics_of(vectors, self.degree_geometry)
 
 
 class Mixing(EdgeProduct):

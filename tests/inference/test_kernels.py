@@ -6,14 +6,15 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import eqmol
-from eqmol.checkpoint import save
+from eqmol.checkpoint import build, save
 from eqmol.cli.predict import main
 from eqmol.errors import InputError
 from eqmol.ops.kernels import compiler, library
 from eqmol.tuning import operations
-from tests.recipes import model
+from tests.recipes import model, recipe
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,25 @@ def test_nothing_is_compiled_after_the_first_forces(path: Path, monkeypatch: pyt
     monkeypatch.setattr(library, "load", lambda *_, **__: pytest.fail("compiled"))
     atoms.rattle(0.01)
     calculator.get_forces(atoms)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_step_of_dynamics_takes_few_calls() -> None:
+    """Each costs microseconds, a small molecule's arithmetic little more."""
+    calculator, atoms = eqmol.Calculator(build(recipe() | {"zbl": False}), radial_table="auto"), molecule("CH3CH2OH")
+    calculator.get_forces(atoms)
+    atoms.rattle(0.01)
+    with _Calls() as calls:
+        calculator.get_forces(atoms)
+    assert 100 < calls.number < 300
+
+
+class _Calls(TorchDispatchMode):
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += 1
+        return func(*args, **kwargs or {})
 
 
 def test_without_a_compiler_one_line_says_what_is_lost(path: Path, no_compiler, caplog) -> None:

@@ -136,7 +136,7 @@ def test_without_residual_messages_are_mixed_by_element() -> None:
     for atom, z in enumerate(species):
         for l in range(4):
             rows = degree_slice(l)
-            expected = messages[atom, rows] @ layer.mix.weight[z, l] / math.sqrt(8)
+            expected = messages[atom, rows] @ layer.mix.weight[z, l] * (layer.message_scale / math.sqrt(8))
             torch.testing.assert_close(fields[atom, rows], expected, atol=1e-13, rtol=1e-12)
     assert torch.equal(found, seen["down"][1])
 

@@ -12,7 +12,6 @@ from eqmol.nn import (
     LinearReadout,
     NonlinearReadout,
     RadialNetwork,
-    group_nodes,
     pad_degrees,
     polynomial_envelope,
 )
@@ -155,7 +154,7 @@ def test_linear_is_equivariant_and_keeps_variance(degree_in: int, degree_out: in
 def test_group_linear_equals_one_linear_per_group() -> None:
     grouped = GroupLinear(4, 2, 1, 5, 6)
     x, group = torch.randn(9, dim(2), 5), torch.tensor([3, 0, 0, 3, 1, 1, 3, 0, 1])
-    y = grouped(x, group_nodes(group, 4))
+    y = grouped(x, group)
     for node, g in enumerate(group):
         single = Linear(2, 1, 5, 6)
         single.weight.data = grouped.weight.data[g]

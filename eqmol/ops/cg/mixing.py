@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import HarmonicConvolution, Mixing, RadialWeight, unit
+from eqmol.ops.contract import HarmonicConvolution, Mixing, RadialWeight
 from eqmol.ops.spec import Spec
 from eqmol.so3.coupling import wigner_3j
-from eqmol.so3.harmonics import spherical_harmonics
+from eqmol.so3.directions import harmonics_of
 from eqmol.so3.layout import degree_slice, dim
 
 
@@ -39,7 +39,7 @@ class CGMixing(Mixing):
 
     def geometry(self, vectors: Tensor) -> Tensor:
         """Harmonics [E, lm]."""
-        return spherical_harmonics(unit(vectors), self.spec.degree_filter)
+        return harmonics_of(vectors, self.spec.degree_filter)
 
     def message(self, x: Tensor, geometry: Tensor, factors: RadialWeight | None, weight: Tensor) -> Tensor:
         result: list[list[Tensor]] = [[] for _ in range(self.spec.degree_out + 1)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from eqmol.kept import has_memory
 from eqmol.ops.contract import (
     HarmonicConvolution,
     KernelMode,
@@ -112,7 +113,7 @@ def power(op: Power, x: Tensor, weight: Tensor, group: Tensor) -> Tensor | None:
 
 def power_by_program(op: Power, x: Tensor, weight: Tensor, group: Tensor, how: KernelMode) -> Tensor:
     """A power by its program, compiled, or with mode "off" evaluated by torch."""
-    coefficients = torch.bmm(forms.coefficient_table(op.spec, x.dtype).expand(len(weight), -1, -1), weight)
+    coefficients = forms.coefficients(weight, op.spec)
     form = forms.PowerForm(op.spec, forms.Groups(group, len(x), len(weight)), how)
     return partials(form, [2], [x, coefficients, None])[0]
 
@@ -169,11 +170,4 @@ def convolution_by_program(
 
 def can_run(op: TensorProduct, *tensors: Tensor) -> bool:
     """Whether an operation may run compiled code on tensors that have memory: transformed and symbolic ones have none."""
-    if not apply(op, tensors[0].device, tensors[0].dtype):
-        return False
-    try:
-        for tensor in tensors:
-            tensor.data_ptr()
-    except RuntimeError:
-        return False
-    return True
+    return apply(op, tensors[0].device, tensors[0].dtype) and all(has_memory(tensor) for tensor in tensors)

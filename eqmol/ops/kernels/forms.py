@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from eqmol.kept import Seen, kept
 from eqmol.ops.contract import KernelMode, RadialWeight
 from eqmol.ops.kernels import cpp, library
 from eqmol.ops.kernels.evaluate import evaluate
@@ -133,6 +134,14 @@ def usual(
     return [kernel for kernel in made if kernel is not None]
 
 
+@kept
+def _sorted(group: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    check_indices("group", group, number)
+    begin = torch.zeros(number + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(group, minlength=number), 0, out=begin[1:])
+    return begin, torch.argsort(group, stable=True)
+
+
 class Groups:
     """Nodes and their groups.
 
@@ -154,10 +163,7 @@ class Groups:
         """
         if self.group is None:
             return torch.tensor([0, self.nodes]), torch.arange(self.nodes)
-        check_indices("group", self.group, self.number)
-        begin = torch.zeros(self.number + 1, dtype=torch.int64)
-        torch.cumsum(torch.bincount(self.group, minlength=self.number), 0, out=begin[1:])
-        return begin, torch.argsort(self.group, stable=True)
+        return _sorted(self.group, self.number)
 
     def spread(self, values: Tensor) -> Tensor:
         """[G, ...] -> [N or 1, ...]."""
@@ -264,7 +270,7 @@ class EdgeForm(JointForm):
     ) -> None:
         self.spec, self.shape, self.mode = spec, shape, mode
         self.senders, self.receivers = senders.contiguous(), receivers.contiguous()
-        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+        self._kept: tuple[Seen, Seen, Tensor] | None = None
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         hidden, matrix, x, y, v = _contiguous(arguments)
@@ -320,16 +326,11 @@ class EdgeForm(JointForm):
         per_edge = matrix[0].numel()
         rows = list(_chunks(len(hidden), max(1, CHUNK // max(per_edge, 1))))
         if self._kept is None and len(hidden) * per_edge <= KEPT:
-            self._kept = hidden.detach(), matrix.detach(), RadialWeight(hidden, matrix).dense()
-        elif self._kept is None or not (_is(self._kept[0], hidden) and _is(self._kept[1], matrix)):
+            self._kept = Seen(hidden), Seen(matrix), RadialWeight(hidden, matrix).dense()
+        elif self._kept is None or not (self._kept[0].is_now(hidden) and self._kept[1].is_now(matrix)):
             return ((part, RadialWeight(hidden[part], matrix).dense()) for part in rows)
         kept = self._kept[2]
         return ((part, kept[part]) for part in rows)
-
-
-def _is(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same memory; that of ``a`` is still there and was not written since."""
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a._version == b._version
 
 
 class _EdgeRun:
@@ -408,15 +409,26 @@ def check_indices(what: str, index: Tensor, number: int) -> None:
     Raises:
         IndexError: an index is out of range.
     """
-    if len(index):
-        numbers = index.numpy()
-        low, high = int(numbers.min()), int(numbers.max())
-        if low < 0 or high >= number:
-            raise IndexError(f"{what} {low if low < 0 else high} is out of range: there are {number}")
+    low, high = _bounds(index)
+    if low < 0 or high >= number:
+        raise IndexError(f"{what} {low if low < 0 else high} is out of range: there are {number}")
+
+
+@kept
+def _bounds(index: Tensor) -> tuple[int, int]:
+    """Smallest and largest index; those of none are in any range."""
+    numbers = index.numpy()
+    return (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, -1)
+
+
+@kept
+def coefficients(weight: Tensor, spec: Spec) -> Tensor:
+    """Of a power's polynomials [G, K, C], from own weights [G, W, C]."""
+    return torch.bmm(_coefficient_table(spec, weight.dtype).expand(len(weight), -1, -1), weight)
 
 
 @lru_cache(maxsize=64)
-def coefficient_table(spec: Spec, dtype: torch.dtype) -> Tensor:
+def _coefficient_table(spec: Spec, dtype: torch.dtype) -> Tensor:
     """Own weights -> coefficients of a power, [K, W]."""
     with torch.inference_mode(False):
         return torch.tensor(power_terms(spec).coefficients.T, dtype=dtype).contiguous()

@@ -1,0 +1,90 @@
+"""Spherical harmonics of the directions of vectors, by few operations and with derivatives of their own.
+
+Degree after degree comes from the product of the last one with the direction. Rotations turn the harmonics of a degree into each
+other, (r × ∇)_k Y = -J_k Y, and the derivative by a direction has no other part: that of Σ g Y by the vector v = |v| u is
+
+    u × w / |v|,    w_k = Σ g J_k Y,
+
+bilinear in g and Y, so that it is differentiable again.
+
+Shapes: E vectors, L degree, lm = (L + 1)² components.
+"""
+
+import inspect
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eqmol.so3.coupling import pairing_factor, wigner_3j
+from eqmol.so3.layout import degree_slice, dim
+
+
+def harmonics_of(vectors: Tensor, degree: int) -> Tensor:
+    """:func:`eqmol.so3.harmonics.spherical_harmonics` of the directions of vectors [E, 3] of any length but zero, [E, lm].
+
+    >>> harmonics_of(torch.tensor([[0.0, 3.0, 4.0]]), 1)
+    tensor([[1.0000, 0.0000, 1.0392, 1.3856]])
+    """
+    if degree == 0:
+        return torch.ones_like(vectors[..., :1])
+    harmonics: Tensor = _Harmonics.apply(vectors, degree)  # type: ignore[no-untyped-call]
+    return harmonics
+
+
+class _Harmonics(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(vectors: Tensor, degree: int) -> Tensor:
+        unit = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        rows = [torch.ones_like(unit[..., :1]), math.sqrt(3) * unit]
+        unit = unit.unsqueeze(-1)
+        for table in _steps(degree, vectors.dtype, vectors.device):
+            rows.append((unit * rows[-1].unsqueeze(-2)).flatten(-2) @ table)
+        return torch.cat(rows, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        vectors, ctx.degree = inputs
+        ctx.save_for_backward(vectors, output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        vectors, harmonics = ctx.saved_tensors
+        table = _generators(ctx.degree, vectors.dtype, vectors.device)
+        turned = (gradient @ table).view(*gradient.shape[:-1], 3, len(table)) @ harmonics.unsqueeze(-1)
+        squares = vectors.square().sum(-1, keepdim=True)
+        return torch.linalg.cross(vectors, turned.squeeze(-1)) / squares, None
+
+
+#: ``inspect.signature`` takes longer than a small operation, and torch asks for it at every call.
+_Harmonics.forward.__signature__ = inspect.signature(_Harmonics.forward)  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=64)
+def _steps(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """For every degree l from 2, products of the direction and the last degree [3 (2 l - 1)] -> [2 l + 1]."""
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(_step(l), dtype=dtype, device=device) for l in range(2, degree + 1))
+
+
+def _step(l: int) -> np.ndarray:
+    # √3 u is the first degree; its product with the last one holds this degree times the factor
+    table = wigner_3j(1, l - 1, l) * (math.sqrt(3) * (2 * l + 1) / pairing_factor(1, l - 1, l))
+    return table.reshape(-1, 2 * l + 1)
+
+
+@lru_cache(maxsize=64)
+def _generators(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """J: [lm, 3 · lm]."""
+    table = np.zeros((dim(degree), 3, dim(degree)))
+    for l in range(1, degree + 1):
+        own = degree_slice(l)
+        # the 3j symbol has unit norm, and Σ_k J_kᵀ J_k = l (l + 1)
+        table[own, :, own] = wigner_3j(1, l, l).transpose(1, 0, 2) * math.sqrt(l * (l + 1) * (2 * l + 1))
+    with torch.inference_mode(False):
+        return torch.tensor(table.reshape(len(table), -1), dtype=dtype, device=device)
