@@ -19,6 +19,7 @@ __all__ = [
     "predict",
     "product",
     "save",
+    "vibrations",
 ]
 
 #: Public name -> module. Imported on first use, so that ``import eqmol`` does not load torch.
@@ -27,6 +28,7 @@ _PUBLIC = {
     "save": "eqmol.checkpoint",
     "Calculator": "eqmol.inference.calculator",
     "predict": "eqmol.inference.structures",
+    "vibrations": "eqmol.inference.vibrations",
     "examine": "eqmol.trust.examine",
     "distil": "eqmol.cli.distil",
     "Spec": "eqmol.ops",

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a model: eqmol train model=mace backend=grid data=xyz data.train_file=train.xyz",
     "predict": "energies and forces of structures, properties of molecules: eqmol predict MODEL in.xyz -o out.xyz",
     "md": "molecular dynamics that continues and stops itself: eqmol md MODEL start.xyz --temperature 300",
+    "vibrations": "frequencies from exact second derivatives: eqmol vibrations MODEL relaxed.xyz",
     "examine": "whether a potential can be trusted: eqmol examine MODEL structures.xyz",
     "doctor": "what is wrong with data: eqmol doctor train=A.xyz val=B.xyz test=C.xyz",
     "relax": "relax structures together: eqmol relax MODEL in.xyz -o out.xyz",
@@ -30,7 +31,7 @@ USAGE = "\n".join(
         "",
         "Fast equivariant machine learning for molecules and materials.",
         "",
-        *(f"  {name:8} {text}" for name, text in COMMANDS.items()),
+        *(f"  {name:10} {text}" for name, text in COMMANDS.items()),
     ]
 )
 

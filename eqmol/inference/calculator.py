@@ -18,7 +18,7 @@ from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, NeighborList
 from eqmol.graph.electronic import StateGuard
 from eqmol.inference.evaluate import close_contacts as guard_of
-from eqmol.inference.evaluate import evaluate_graphs, graph_of
+from eqmol.inference.evaluate import evaluate_graphs, graph_of, second_derivatives
 from eqmol.models import Potential
 from eqmol.units import DEBYE
 
@@ -149,11 +149,12 @@ class Calculator(ASECalculator):
         kept = layers if num_layers == -1 else num_layers
         return found[:, : kept * self.model.backbone.channels]
 
-    def get_hessian(self, atoms: ase.Atoms | None = None) -> NDArray[np.float64]:
+    def get_hessian(self, atoms: ase.Atoms | None = None, indices: Sequence[int] | None = None) -> NDArray[np.float64]:
         """Second derivatives of the energy by the positions, in float64 whatever the precision of the calculator.
 
         Args:
             atoms: by default those of the last calculation.
+            indices: atoms whose rows are wanted; None: all.
 
         Returns:
             [3 N, N, 3], eV/Å².
@@ -166,17 +167,8 @@ class Calculator(ASECalculator):
         with self._turn:
             graph = self._graph(self._last_atoms() if atoms is None else atoms)
             model = for_prediction(self.model, dtype="float64", radial_table="off")
-            model.training = True  # forces with a graph of their own; the parts stay as they are for prediction
-            graph.pos.requires_grad_()
-            forces = model(graph.to(next(self.model.parameters()).device))["forces"].flatten()
-            rows = [
-                torch.autograd.grad(force, graph.pos, retain_graph=True, materialize_grads=True)[0] for force in forces
-            ]
-            found: NDArray[np.float64] = -torch.stack(rows).cpu().numpy()
-            if model.dispersion is not None:
-                structure = (graph.atomic_numbers, graph.pos.detach(), graph.cell[0], graph.pbc[0])
-                found += model.dispersion.hessian(*(part.cpu().numpy() for part in structure)).reshape(found.shape)
-            return found
+            assert isinstance(model, Potential)
+            return second_derivatives(model, graph, range(len(graph.pos)) if indices is None else indices)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or another process gets: all but the turn of threads."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import ase
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -140,3 +141,29 @@ def _check_result(result: Mapping[str, Any], graph: AtomGraph) -> None:
         f"{at(graph.source)}{culprit} is not finite; atoms are too close to each other, or "
         f"the structure is far outside the training data"
     )
+
+
+def second_derivatives(model: Potential, graph: AtomGraph, indices: Sequence[int]) -> NDArray[np.float64]:
+    """Rows of the Hessian, one backward pass each.
+
+    Args:
+        model: in float64, of conservative forces; it is set to training mode.
+        graph: of one structure.
+        indices: atoms whose rows are wanted.
+
+    Returns:
+        [3 rows, N, 3], eV/Å².
+    """
+    model.training = True  # forces with a graph of their own; the parts stay as they are for prediction
+    graph = graph.to(next(model.parameters()).device)
+    graph.pos.requires_grad_()
+    forces = model(graph)["forces"][list(indices)].flatten()
+    found = np.empty((len(forces), *graph.pos.shape))
+    for row, force in zip(found, forces, strict=True):
+        (gradient,) = torch.autograd.grad(force, graph.pos, retain_graph=True, materialize_grads=True)
+        row[:] = -gradient.cpu().numpy()
+    if model.dispersion is not None:
+        structure = (graph.atomic_numbers, graph.pos.detach(), graph.cell[0], graph.pbc[0])
+        whole = model.dispersion.hessian(*(part.cpu().numpy() for part in structure))
+        found += whole.reshape(len(graph.pos), 3, *graph.pos.shape)[list(indices)].reshape(found.shape)
+    return found

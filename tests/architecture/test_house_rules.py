@@ -76,6 +76,7 @@ SIGNATURES = {
         "radial_table=None",
     ],
     "distil": ["calculator", "structures", "output", "options=()", "held_out=None", "seed=0"],
+    "vibrations": ["atoms", "model", "indices=None", "options"],
     "examine": ["model", "structures=None", "picoseconds=10.0"],
     **{operation: ["spec", "backend='cg'"] for operation in ("convolution", "product", "power")},
 }
