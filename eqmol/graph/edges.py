@@ -8,6 +8,7 @@ receiver to the sender's image,
 Shapes: N atoms, E edges, G graphs.
 """
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor
@@ -17,6 +18,8 @@ from eqmol.graph.geometric import Data
 
 #: Å; two atoms closer than this, images included, are one atom written twice.
 COINCIDENT = 1e-3
+#: Å; what an edge and its way back may differ by.
+ROUNDING = 1e-5
 
 
 def owners(graph: Data) -> Tensor:
@@ -51,6 +54,27 @@ def edge_vectors(graph: Data) -> Tensor:
             f"{pair} are at the same place ({float(lengths[edge]):.2g} Å apart, periodic images included); remove one of them"
         )
     return vectors
+
+
+def mirror_images(vectors: Tensor, senders: Tensor, receivers: Tensor) -> Tensor | None:
+    """Edges in pairs of one and its way back [E / 2, 2], whose vectors are opposite; None where some edge has no way back.
+
+    Args:
+        vectors: [E, 3] Å.
+        senders, receivers: [E].
+    """
+    v, s, r = (t.detach().cpu().numpy() for t in (vectors, senders, receivers))
+    if len(v) % 2:
+        return None
+    # images of an atom differ along a direction that no lattice has
+    along = v @ np.array([0.5437, 0.7187, 0.4331], dtype=v.dtype)
+    along = np.where(s < r, along, np.where(s > r, -along, abs(along)))
+    pairs = np.lexsort((along, np.maximum(s, r), np.minimum(s, r))).reshape(-1, 2)
+    first, second = pairs.T
+    is_back = (s[first] == r[second]) & (r[first] == s[second])
+    if not is_back.all() or not (np.abs(v[first] + v[second]) < ROUNDING).all():
+        return None
+    return torch.from_numpy(pairs).to(vectors.device)
 
 
 def name_atoms(graph: Data, *atoms: int) -> str:

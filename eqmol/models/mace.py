@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eqmol import ops
 from eqmol.errors import InputError, short
+from eqmol.graph.edges import mirror_images
 from eqmol.models.arguments import (
     check_backend,
     check_elements,
@@ -39,7 +40,8 @@ from eqmol.nn import (
     RadialNetwork,
     pad_degrees,
 )
-from eqmol.ops import RadialWeight
+from eqmol.ops import RadialWeight, kernels
+from eqmol.ops.contract import TensorProduct
 from eqmol.ops.radial_table import Places, RadialTable, convolve
 from eqmol.ops.registry import Backend
 from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
@@ -283,10 +285,27 @@ class MACE(Backbone):
         self.is_pairwise = pair_radial or transform is not None
         self.grid: Grid | None = None
 
-    def forward(self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> list[Tensor]:
-        """Features after each layer, as :meth:`Backbone.forward` describes; the last has degree ``degree_out``."""
+    def of_graphs(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, graphs: Tensor
+    ) -> list[Tensor]:
+        """As :meth:`Backbone.of_graphs`. In training, an edge and its way back share the radial network, so that derivatives by
+        the vectors of both are given to one.
+        """
+        pairs = mirror_images(vectors, senders, receivers) if self._shares(vectors) else None
+        if pairs is not None:
+            order = pairs.flatten()
+            vectors, senders, receivers = (t.index_select(0, order) for t in (vectors, senders, receivers))
+        return self(vectors, species, senders, receivers, pairs is not None)
+
+    def forward(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, is_paired: bool = False
+    ) -> list[Tensor]:
+        """Features after each layer, as :meth:`Backbone.forward` describes; the last has degree ``degree_out``.
+
+        With ``is_paired``, every second edge is the way back of the one before it.
+        """
         layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
-        lengths = torch.linalg.vector_norm(vectors, dim=-1)
+        lengths = torch.linalg.vector_norm(vectors[::2] if is_paired else vectors, dim=-1)
         ends = species.index_select(0, senders), species.index_select(0, receivers)
         places = None if self.grid is None or self.training else self.grid.places(lengths, ends)
         basis = self.basis(lengths, ends) if places is None or self.density else None
@@ -298,6 +317,16 @@ class MACE(Backbone):
             x = self.run(layer, x, basis, places, ends, geometry, (senders, receivers), species)
             features.append(x)
         return features
+
+    def _shares(self, vectors: Tensor) -> bool:
+        """Whether an edge and its way back may share a row of radial weights: these know the length alone, and kernels take it."""
+        if not self.training or self.is_pairwise or self.density:
+            return False
+        convolutions = [layer.convolution for layer in self.layers if isinstance(layer, MACELayer)]
+        return all(
+            isinstance(op, TensorProduct) and kernels.share_weights(op, vectors.device, vectors.dtype)
+            for op in convolutions
+        )
 
     def tabulate(self, nodes: int | None) -> bool:
         """As :meth:`Backbone.tabulate` describes; the tables are those of the weights and the precision that the model has now."""

@@ -11,6 +11,7 @@ from ase.constraints import FixAtoms
 
 from eqmol.errors import InputError
 from eqmol.graph import NeighborList, collate, edge_vectors, from_atoms, keys
+from eqmol.graph.edges import mirror_images
 
 
 def test_fields_have_the_documented_shapes_and_types():
@@ -192,3 +193,33 @@ def test_open_directions_need_no_cell():
         assert from_atoms(broken(WATER, cell=cell), 5.0).edge_index.shape == (2, 6)
     slab = broken(WATER, cell=np.diag([3.0, 3.0, 0.0]), pbc=[True, True, False])
     assert from_atoms(slab, 2.0).edge_index.shape[1] > 0
+
+
+def moved(atoms: ase.Atoms) -> ase.Atoms:
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [molecule("CH3CH2OH"), bulk("NaCl", "rocksalt", a=5.6), moved(bulk("Cu", cubic=True)), ase.Atoms("H")],
+    ids=["molecule", "primitive cell", "cubic cell", "no edges"],
+)
+def test_edges_and_their_ways_back(atoms: ase.Atoms) -> None:
+    graph = collate([from_atoms(atoms, 5.0)] * 2)
+    vectors, (senders, receivers) = edge_vectors(graph), graph.edge_index
+    pairs = mirror_images(vectors.float(), senders, receivers)
+    assert sorted(pairs.flatten().tolist()) == list(range(len(vectors)))
+    first, second = pairs.T
+    assert torch.equal(senders[first], receivers[second])
+    assert torch.equal(senders[second], receivers[first])
+    torch.testing.assert_close(vectors[first], -vectors[second], atol=1e-12, rtol=0)
+
+
+def test_edges_without_a_way_back() -> None:
+    graph = from_atoms(molecule("CH3CH2OH"), 5.0)
+    vectors, (senders, receivers) = edge_vectors(graph), graph.edge_index
+    assert mirror_images(vectors[1:], senders[1:], receivers[1:]) is None
+    assert mirror_images(vectors[2:], senders[2:], receivers[2:]) is None
+    vectors[3] *= 1.001
+    assert mirror_images(vectors, senders, receivers) is None

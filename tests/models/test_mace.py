@@ -14,7 +14,7 @@ from eqmol.models.mace import MACELayer
 from eqmol.nn import GroupLinear
 from eqmol.ops import RadialWeight, Spec
 from eqmol.so3.layout import degree_slice, dim
-from tests.models.systems import ELEMENTS, FAMILIES, graph_of, structures
+from tests.models.systems import ELEMENTS, FAMILIES, graph_of, make_model, structures
 
 ARGUMENTS = {
     "backend": "cg",
@@ -217,3 +217,21 @@ def test_batches_of_no_edges() -> None:
     graph = collate([graph_of(Atoms("H")), graph_of(Atoms("O"))])
     x = model(torch.zeros(0, 3), torch.tensor([0, 2]), *graph.edge_index)
     assert all(torch.isfinite(features).all() for features in x)
+
+
+@pytest.mark.usefixtures("float64", "kernels")
+def test_an_edge_and_its_way_back_share_the_radial_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("cg", "coupled", "o3").train()
+    batch = collate([graph_of(structures()[name]) for name in ("molecule", "triclinic")])
+    rows: list[int] = []
+    model.backbone.layers[0].radial.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+
+    def loss() -> list[torch.Tensor]:
+        found = model(batch, stress=True)
+        total = found["energy"].sin().sum() + found["forces"].sin().sum() + found["virial"].sin().sum()
+        return [total, *torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)]
+
+    found = loss()
+    monkeypatch.setattr(MACE, "_shares", lambda *_: False)
+    torch.testing.assert_close(found, loss(), atol=1e-10, rtol=1e-10)
+    assert rows == [batch.num_edges // 2, batch.num_edges]

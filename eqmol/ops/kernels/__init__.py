@@ -27,7 +27,19 @@ from eqmol.ops.kernels.sparse import is_small
 from eqmol.ops.multilinear import partials
 from eqmol.so3.layout import dim
 
-__all__ = ["apply", "build", "can_run", "check_mode", "convolution", "identity", "mode", "power", "product", "said"]
+__all__ = [
+    "apply",
+    "build",
+    "can_run",
+    "check_mode",
+    "convolution",
+    "identity",
+    "mode",
+    "power",
+    "product",
+    "said",
+    "share_weights",
+]
 
 
 def check_mode(value: object) -> KernelMode:
@@ -104,6 +116,14 @@ def identity(ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dt
     }
 
 
+def share_weights(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether two edges side by side may have one row of weights, see :func:`convolution`."""
+    if not isinstance(op, HarmonicConvolution) or not apply(op, device, dtype):
+        return False
+    components = dim(op.degree_geometry)
+    return forms.edge_kernel(op.spec, frozenset("v"), frozenset(), components, dtype, mode(op)) is not None
+
+
 def power(op: Power, x: Tensor, weight: Tensor, group: Tensor) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Power.forward`; None where there is no kernel."""
     if not can_run(op, x, weight, group) or forms.power_kernel(op.spec, frozenset("v"), 0, x.dtype, mode(op)) is None:
@@ -144,7 +164,10 @@ def convolution(
     receivers: Tensor,
     num_receivers: int,
 ) -> Tensor | None:
-    """As :meth:`eqmol.ops.contract.Convolution.forward`; None where there is no kernel."""
+    """As :meth:`eqmol.ops.contract.Convolution.forward`; None where there is no kernel.
+
+    A row of ``weight`` may belong to two edges side by side.
+    """
     if senders.dim() > 1 or not can_run(op, x, harmonics, *weight, senders, receivers):
         return None
     if forms.edge_kernel(op.spec, frozenset("v"), frozenset(), harmonics.shape[1], x.dtype, mode(op)) is None:
@@ -164,7 +187,7 @@ def convolution_by_program(
 ) -> Tensor:
     """A convolution by its program, compiled, or with mode "off" evaluated by torch."""
     shape = num_receivers, op.spec.num_blocks * dim(op.spec.degree_out), x.shape[2]
-    form = forms.EdgeForm(op.spec, senders, receivers, shape, how)
+    form = forms.EdgeForm(op.spec, senders, receivers, shape, how, int(2 * len(weight.hidden) == len(senders)))
     return side_by_side(op.spec, partials(form, [4], [weight.hidden, weight.matrix, x, harmonics, None])[0])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from eqmol.ops.kernels.expressions import SLOPE, Product, Program, Scaled, Sum, Variable
 
 #: Changes whenever the calling convention does.
-ABI = 2
+ABI = 3
 #: Channels whose sums over channels are one number; see :func:`edge_source`.
 PART = 64
 
@@ -100,10 +100,11 @@ def edge_source(
 ) -> str:
     """A kernel over edges.
 
-    ``sizes``: C, E. ``in``: senders [E], receivers [E], then what the program reads, with the harmonics ``y`` [E, components] in
-    place of ``m``; ``out``: what it writes. ``x`` is [senders, rows, C], ``v`` [receivers, rows, C],
-    ``w`` [E, rows, C]. Derivatives by ``x`` and ``v`` are added to what is there. Sums over channels, ``d_y``, are written for
-    every PART channels, [parts, E, components]; if there are any, ``first`` and ``last`` are multiples of PART channels.
+    ``sizes``: C, E, and s: 2^s edges side by side have the same weights. ``in``: senders [E], receivers [E], then what the
+    program reads, with the harmonics ``y`` [E, components] in place of ``m``; ``out``: what it writes. ``x`` is [senders, rows, C],
+    ``v`` [receivers, rows, C], ``w`` [E / 2^s, rows, C]. Derivatives by all of these are added to what is there. Sums over
+    channels, ``d_y``, are written for every PART channels, [parts, E, components]; if there are any, ``first`` and ``last`` are
+    multiples of PART channels.
 
     Args:
         program: what to compute for one edge.
@@ -117,7 +118,7 @@ def edge_source(
     matrices = [name for name in program.reads if name.startswith("m")]
     sums = [name for name in program.writes if name == SLOPE + "y"]
     others = [name for name in (*program.reads, *program.writes) if name not in matrices + sums + tabulated]
-    added = [name for name in program.writes if _is(name, SENDER_TENSORS + RECEIVER_TENSORS)]
+    added = [name for name in program.writes if name not in sums + tabulated]
     how = {name: "+=" if name in sums else "add" if name in added else "=" for name in program.writes}
     lines = [_head(scalar, width), _body(program, how, sums + tabulated, scalar, matrices)]
     if table:
@@ -127,6 +128,8 @@ def edge_source(
     if sums:
         lines.append(_sum_lanes(rows[SLOPE + "y"], components, width))
     lines += [_SIGNATURE, "const int64_t C = sizes[0], E = sizes[1];\n"]
+    if not table:
+        lines.append("const int64_t shared = sizes[2];\n")
     lines += _pointers(["sender", "receiver", *(["row"] if table else [])], *_arguments(program, table))
     per_part = max(PART // width, 1)
     step = per_part if sums else "last - first"
@@ -211,7 +214,9 @@ def _is(name: str, tensors: Sequence[str]) -> bool:
 
 
 def _edge_index(name: str) -> str:
-    return "sender[e]" if _is(name, SENDER_TENSORS) else "receiver[e]" if _is(name, RECEIVER_TENSORS) else "e"
+    return (
+        "sender[e]" if _is(name, SENDER_TENSORS) else "receiver[e]" if _is(name, RECEIVER_TENSORS) else "(e >> shared)"
+    )
 
 
 def _pointers(indices: Sequence[str], reads: Sequence[str], writes: Sequence[str]) -> list[str]:

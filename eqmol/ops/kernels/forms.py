@@ -261,14 +261,21 @@ class EdgeForm(JointForm):
         senders, receivers: [E].
         shape: of the result.
         mode: whether kernels are used.
+        shared: s; rows of hidden belong to 2^s edges side by side each.
     """
 
     NAMES = "w", "w", "x", "m", "v"
 
     def __init__(
-        self, spec: Spec, senders: Tensor, receivers: Tensor, shape: tuple[int, int, int], mode: KernelMode
+        self,
+        spec: Spec,
+        senders: Tensor,
+        receivers: Tensor,
+        shape: tuple[int, int, int],
+        mode: KernelMode,
+        shared: int = 0,
     ) -> None:
-        self.spec, self.shape, self.mode = spec, shape, mode
+        self.spec, self.shape, self.mode, self.shared = spec, shape, mode, shared
         self.senders, self.receivers = senders.contiguous(), receivers.contiguous()
         self._kept: tuple[Seen, Seen, Tensor] | None = None
 
@@ -282,7 +289,7 @@ class EdgeForm(JointForm):
         flat = matrix.flatten(1)
         result = [hidden.new_empty(hidden.shape), torch.zeros_like(flat)]
         for rows, weight in self._weights(hidden, matrix):
-            slope = run.add(rows, {"w": weight, "m": y[rows]})["w"].flatten(1)
+            slope = run.add(rows, {"w": weight, "m": y})["w"].flatten(1)
             if 0 in slots:
                 torch.mm(slope, flat.T, out=result[0][rows])
             if 1 in slots:
@@ -308,8 +315,8 @@ class EdgeForm(JointForm):
             moved = along[0][rows] @ flat if 0 in along else hidden.new_zeros(len(weight), flat.shape[1])
             if 1 in along:
                 moved.addmm_(hidden[rows], along[1].flatten(1))
-            tensors = {"w": weight, "w0": moved.view_as(weight), "m": y[rows]}
-            slopes = run.add(rows, {**tensors, "m0": along[3][rows]} if 3 in along else tensors)
+            tensors = {"w": weight, "w0": moved.view_as(weight), "m": y}
+            slopes = run.add(rows, {**tensors, "m0": along[3]} if 3 in along else tensors)
             slope, moved_slope = (slopes[name].flatten(1) for name in ("w", "w0"))
             if 0 in slots:
                 torch.mm(slope, flat.T, out=result[0][rows])
@@ -357,14 +364,16 @@ class _EdgeRun:
         return (self.sums[SLOPE + "x"], self.harmonics, self.sums[SLOPE + "v"])[slot - 2]
 
     def add(self, rows: slice, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Add a chunk of edges, given weights and harmonics and their tangents.
+        """Add the edges of a chunk of rows, given its weights, the harmonics of all edges, and their tangents.
 
         Returns:
             Derivatives by the weights and their tangents, [e, W, C]; of no use where they are not wanted.
         """
-        edges = self.form.senders[rows], self.form.receivers[rows]
+        own = slice(rows.start << self.form.shared, rows.stop << self.form.shared)
+        edges = self.form.senders[own], self.form.receivers[own]
         run = self._compiled if isinstance(self.how, Kernel) else self._by_torch
-        slopes, self.harmonics[rows] = run(edges, tensors)
+        tensors = {name: tensor[own] if name.startswith("m") else tensor for name, tensor in tensors.items()}
+        slopes, self.harmonics[own] = run(edges, tensors)
         return slopes
 
     def _compiled(
@@ -373,9 +382,9 @@ class _EdgeRun:
         assert isinstance(self.how, Kernel)
         weight, y = tensors["w"], tensors["m"]
         parts = y.new_empty(-(-weight.shape[2] // cpp.PART) if SLOPE + "y" in self.how.writes else 0, *y.shape)
-        slopes = {n: torch.empty_like(weight) if SLOPE + n in self.how.writes else weight for n in ("w", "w0")}
+        slopes = {n: torch.zeros_like(weight) if SLOPE + n in self.how.writes else weight for n in ("w", "w0")}
         written = {SLOPE + "y": parts, **{SLOPE + name: slope for name, slope in slopes.items()}, **self.sums}
-        self.how((weight.shape[2], len(y)), edges, {**self.nodes, **tensors, **written}, y)
+        self.how((weight.shape[2], len(y), self.form.shared), edges, {**self.nodes, **tensors, **written}, y)
         return slopes, parts[0] if len(parts) == 1 else parts.sum(0)
 
     def _by_torch(
@@ -385,6 +394,8 @@ class _EdgeRun:
         y = tensors["m"]
         table = harmonics_table(self.form.spec, y.shape[1], y.dtype)
         gathered = {name: tensor[edges[name == "v"]] for name, tensor in self.nodes.items()}
+        copies = 1 << self.form.shared
+        tensors = {**tensors, "w": tensors["w"].repeat_interleave(copies, 0)}
         result = evaluate(self.how, {**tensors, **gathered, "m": (y @ table).unsqueeze(-1)})
         for name, index in zip((SLOPE + "x", SLOPE + "v"), edges, strict=True):
             if name in result:
@@ -392,7 +403,8 @@ class _EdgeRun:
         slope = torch.zeros_like(y)
         if SLOPE + "y" in result:
             slope[:, : self.how.sizes[SLOPE + "y"]] = result[SLOPE + "y"].sum(-1)
-        return {"w": result.get(SLOPE + "w", tensors["w"])}, slope
+        weight = result.get(SLOPE + "w", tensors["w"])
+        return {"w": weight.unflatten(0, (-1, copies)).sum(1)}, slope
 
 
 def _contiguous(arguments: Sequence[Tensor | None]) -> tuple[Tensor, ...]:

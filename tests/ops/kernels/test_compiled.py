@@ -48,6 +48,18 @@ def test_equals_the_dense_reference_and_its_derivatives(spec):
     torch.testing.assert_close(compiled, expected, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("how", ["require", "off"])
+def test_two_edges_side_by_side_may_share_weights(how):
+    case, op = make_case(CONVOLUTION, nodes=4, channels=5, edges=14), create(CONVOLUTION, "cg")
+    case.weights[0] = case.weights[0][:7]
+
+    def double(features, weights, vectors):
+        return by_program(case, op, features, [weights[0].repeat_interleave(2, 0), weights[1]], vectors)
+
+    found = derivatives(lambda *inputs: by_program(case, op, *inputs, how), case)
+    torch.testing.assert_close(found, derivatives(double, case), atol=1e-10, rtol=1e-10)
+
+
 @pytest.mark.parametrize(("spec", "name"), runnable([CONVOLUTION, OTHERS[0], OTHERS[1]]), ids=spec_id)
 def test_every_algorithm_runs_it(spec, name, monkeypatch):
     """But for those whose geometry are no harmonics."""
