@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eqmol.cli.evaluation import add_electronic_state, add_options, check_outputs, how, load_model
 from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive
+from eqmol.cli.parts import add_part, joined, open_part
 from eqmol.errors import InputError
 from eqmol.files import check_file, ending, expand_paths, replacing, to_disk
 
@@ -84,13 +85,7 @@ def _parser(program: str) -> Parser:
         metavar="OUT.png",
         help="with --scan, draw the energy along it, beside that of the labels",
     )
-    add(
-        "--part",
-        type=_part,
-        metavar="K/N",
-        help="predict each N-th structure from the K-th on; whichever of the N parts, in processes or jobs of an array, ends last "
-        "writes OUT, in the order of the input. A part that is there already is not predicted again",
-    )
+    add_part(parser)
     add("--metrics", type=file_path, metavar="OUT.json", help="also write the errors to this file")
     for label in LABELS:
         add(
@@ -130,9 +125,11 @@ def _run(arguments: argparse.Namespace) -> None:
     check_outputs([arguments.output, arguments.metrics, arguments.profile], [arguments.model, *inputs])
     if (arguments.scan is None) != (arguments.profile is None):
         raise InputError("--scan names a coordinate and --profile the figure of energies along it; give both")
-    part = None if arguments.part is None else _open_part(arguments, inputs)
+    if arguments.part is not None and (arguments.metrics is not None or arguments.scan is not None):
+        raise InputError("--metrics and --scan are of all structures, and a part has some; leave them or --part out")
+    part = open_part(arguments, inputs, {})
     if part is not None and part.is_done():
-        _say(Console(), f"part {part.index} is there already", _joined(part))
+        _say(Console(), f"part {part.index} is there already", joined(part))
         return
     with ExitStack() as files:  # both are opened before the work: a folder that cannot be written is found at once
         output = files.enter_context(replacing(arguments.output if part is None else part.path))
@@ -166,34 +163,7 @@ def _run(arguments: argparse.Namespace) -> None:
     _print_errors(console, comparison)
     _say(console, *notes, f"{number} structures -> {arguments.output if part is None else part.path}")
     if part is not None:
-        _say(console, _joined(part))
-
-
-def _part(text: str) -> tuple[int, int]:
-    """The type of an argument like 3/10."""
-    index, _, total = text.partition("/")
-    if not (index.isdecimal() and total.isdecimal() and 1 <= int(index) <= int(total)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; give one like 3/10, counted from 1")
-    return int(index), int(total)
-
-
-def _open_part(arguments: argparse.Namespace, inputs: Sequence[Path]) -> "Part":
-    from eqmol.inference.parts import Part
-
-    if arguments.metrics is not None or arguments.scan is not None:
-        raise InputError("--metrics and --scan are of all structures, and a part has some; leave them or --part out")
-    index, total = arguments.part
-    return Part(arguments.output, index, total, arguments.model, inputs)
-
-
-def _joined(part: "Part") -> str:
-    """What became of all parts."""
-    number = part.join()
-    return (
-        f"{part.missing()} of {part.total} parts are missing"
-        if number is None
-        else f"{number} structures -> {part.output}"
-    )
+        _say(console, joined(part))
 
 
 def _say(console: "Console", *sentences: str) -> None:

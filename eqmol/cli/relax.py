@@ -4,18 +4,21 @@ import argparse
 import hashlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eqmol.cli.evaluation import add_electronic_state, add_options, check_outputs, load_model
 from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive, positive_number
+from eqmol.cli.parts import add_part, joined, open_part
 from eqmol.errors import InputError
 from eqmol.files import check_file, expand_paths, replacing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eqmol.inference.relax import Relaxer
+    from eqmol.inference.parts import Part
+    from eqmol.inference.relax import Relaxer, Settings
     from eqmol.inference.relax_report import Outcomes
 
 FAILURES = 20  #: structures without a result that are named on the screen
@@ -84,6 +87,7 @@ def _parser(program: str) -> Parser:
         help="with --group, also write the lowest structure of each group",
     )
     add("--batch-size", type=positive, default=16, metavar="N", help="structures in one graph (default: 16)")
+    add_part(parser)
     add_options(parser)
     add_electronic_state(parser)
     return parser
@@ -101,27 +105,59 @@ def _run(arguments: argparse.Namespace) -> None:
     check_outputs([arguments.output, arguments.trajectory, arguments.lowest], [arguments.model, *inputs])
     if arguments.lowest is not None and arguments.group is None:
         raise InputError("--lowest writes the lowest structure of each group; name the groups by --group KEY")
+    if arguments.part is not None and arguments.trajectory is not None:
+        raise InputError("--trajectory is of all structures, and a part has some; leave it or --part out")
     from eqmol.inference.relax import Settings
-    from eqmol.inference.relax_files import STATE, progress_folder, relax_files
     from eqmol.inference.relax_report import Outcomes
+
+    settings = Settings(arguments.optimizer, arguments.fmax, arguments.steps, arguments.max_step, arguments.batch_size)
+    options = asdict(settings) | {"first": arguments.first}
+    del options["batch_size"]
+    part = open_part(arguments, inputs, options)
+    if part is None or not part.is_done():
+        _relax(arguments, inputs, settings, part)
+    console = Console()
+    if part is not None:
+        console.print(f"part {part.index}: {joined(part)}", soft_wrap=True, highlight=False, markup=False)
+        if part.missing():
+            return
+    outcomes = Outcomes.read(arguments.output, read_starts(inputs, arguments.first, arguments.group), arguments.group)
+    for table in outcomes.tables():
+        console.print(table)
+    for problem in outcomes.problems[:FAILURES]:
+        console.print(problem, soft_wrap=True, highlight=False, markup=False)
+    if len(outcomes.problems) > FAILURES:
+        console.print(f"and {len(outcomes.problems) - FAILURES} more, see eqmol_problem in {arguments.output}")
+    console.print(f"{outcomes.words()} -> {arguments.output}", soft_wrap=True, highlight=False, markup=False)
+    if arguments.lowest is not None:
+        _write_lowest(arguments.lowest, outcomes, console)
+    if len(outcomes.problems) == outcomes.number:
+        raise InputError("no structure could be relaxed; the reasons are above")
+
+
+def _relax(arguments: argparse.Namespace, inputs: Sequence[Path], settings: "Settings", part: "Part | None") -> None:
+    """Relax all structures, or those of a part, one process at a time."""
+    from eqmol.inference.relax_files import STATE, progress_folder, relax_files
+    from eqmol.inference.relax_starts import read_starts
     from eqmol.models import Potential
     from eqmol.train.lock import FolderLock
 
     model = load_model(arguments)
     if not isinstance(model, Potential):
         raise InputError(f"{arguments.model} predicts properties of molecules and no forces; give a potential")
-    settings = Settings(arguments.optimizer, arguments.fmax, arguments.steps, arguments.max_step, arguments.batch_size)
-    folder = progress_folder(arguments.output)
+    output = arguments.output if part is None else part.path
+    starts = read_starts(inputs, arguments.first, arguments.group)
+    folder = progress_folder(output)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {arguments.output}: {error.strerror}; check the folder") from None
+        raise InputError(f"cannot write {output}: {error.strerror}; check the folder") from None
     lock = FolderLock(folder, str(folder))
     try:
         relax_files(
             model,
-            read_starts(inputs, arguments.first, arguments.group),
-            arguments.output,
+            starts if part is None else part.own(starts),
+            output,
             settings,
             trajectory=arguments.trajectory,
             options={
@@ -137,19 +173,6 @@ def _run(arguments: argparse.Namespace) -> None:
         lock.release()
         if not (folder / STATE).is_file():
             shutil.rmtree(folder, ignore_errors=True)
-    console = Console()
-    outcomes = Outcomes.read(arguments.output, read_starts(inputs, arguments.first, arguments.group), arguments.group)
-    for table in outcomes.tables():
-        console.print(table)
-    for problem in outcomes.problems[:FAILURES]:
-        console.print(problem, soft_wrap=True, highlight=False, markup=False)
-    if len(outcomes.problems) > FAILURES:
-        console.print(f"and {len(outcomes.problems) - FAILURES} more, see eqmol_problem in {arguments.output}")
-    console.print(f"{outcomes.words()} -> {arguments.output}", soft_wrap=True, highlight=False, markup=False)
-    if arguments.lowest is not None:
-        _write_lowest(arguments.lowest, outcomes, console)
-    if len(outcomes.problems) == outcomes.number:
-        raise InputError("no structure could be relaxed; the reasons are above")
 
 
 def _write_lowest(path: Path, outcomes: "Outcomes", console: "Console") -> None:

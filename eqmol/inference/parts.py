@@ -1,8 +1,8 @@
-"""A prediction divided among processes or the jobs of an array: each takes some frames, whoever comes last joins the files."""
+"""Structures shared out among processes or the jobs of an array: each does some frames, whoever comes last joins the files."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -27,23 +27,36 @@ class Part:
         total: N.
         model: model file.
         inputs: the files of frames, in their order.
+        options: what else the results depend on, the same for all parts; values of JSON.
 
     Raises:
-        InputError: no such part, or the folder holds parts of another prediction.
+        InputError: no such part, the folder cannot be written, or it holds parts of other work.
     """
 
-    def __init__(self, output: Path, index: int, total: int, model: Path, inputs: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        output: Path,
+        index: int,
+        total: int,
+        model: Path,
+        inputs: Sequence[Path],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         if not 1 <= index <= total:
             raise InputError(f"there is no part {index} of {total}; parts are counted from 1")
         self.output = output
         self.index, self.total = index, total
         self._folder = output.with_name(f"{output.name}.parts")
-        self._folder.mkdir(exist_ok=True)
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {error.strerror}; check the folder") from None
         self._job = self._folder / "job.json"
         own = {
             "model": hashlib.sha256(model.read_bytes()).hexdigest(),
             "inputs": [[str(path.resolve()), path.stat().st_size] for path in inputs],
             "parts": total,
+            "options": dict(options or {}),
         }
         with self._lock():
             if self._job.exists():
@@ -57,7 +70,7 @@ class Part:
         return self._path(self.index)
 
     def is_done(self) -> bool:
-        """Whether this part need not be predicted any more."""
+        """Whether this part need not be done any more."""
         return self.path.exists() or "structures" in self._read()
 
     def own(self, frames: Iterable[T]) -> Iterator[T]:
@@ -90,7 +103,9 @@ class Part:
             return number
 
     def missing(self) -> int:
-        """How many parts are not there yet."""
+        """How many parts are not there yet; none once they are joined."""
+        if "structures" in self._read():
+            return 0
         return sum(not self._path(index).exists() for index in range(1, self.total + 1))
 
     def _path(self, index: int) -> Path:
@@ -102,7 +117,7 @@ class Part:
     def _read(self) -> dict[str, Any]:
         try:
             found = json.loads(self._job.read_text(encoding="utf-8"))
-            return {"model": None, "inputs": None, "parts": None, **found}
+            return {"model": None, "inputs": None, "parts": None, "options": None, **found}
         except (ValueError, TypeError):
             raise InputError(f"{self._job} is damaged; remove {self._folder} to begin again") from None
 
@@ -114,7 +129,7 @@ class Part:
         different = next((key for key in own if found[key] != own[key]), None)
         if different is not None:
             raise InputError(
-                f"{self._folder} holds parts of another prediction ({different} differ); remove it, or give another output"
+                f"{self._folder} holds parts of other work ({different} differ); remove it, or give another output"
             )
 
 

@@ -1,4 +1,4 @@
-"""A prediction in parts: every structure once, in order, also after a part was stopped."""
+"""Predictions and relaxations in parts: every structure once, in order, also after a part was stopped."""
 
 from pathlib import Path
 
@@ -9,8 +9,10 @@ from ase.io import read, write
 
 from eqmol.checkpoint import save
 from eqmol.cli.predict import main
+from eqmol.cli.relax import main as relax_main
 from eqmol.errors import InputError
 from eqmol.inference.parts import Part
+from eqmol.inference.relax import Relaxation, Relaxer
 from tests.recipes import model
 
 
@@ -22,6 +24,7 @@ def folder(tmp_path: Path) -> Path:
         for seed in range(number):
             atoms = molecule("H2O" if seed % 2 else "CH3OH")
             atoms.rattle(0.02, seed=seed)
+            atoms.info["kind"] = atoms.get_chemical_formula()
             frames.append(atoms)
         write(tmp_path / f"{name}.xyz", frames)
     return tmp_path
@@ -110,3 +113,49 @@ def test_parts_are_of_structures(folder: Path, capsys: pytest.CaptureFixture[str
 def test_what_is_no_part(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(folder, "--part", text) == 2
     assert "is no part" in capsys.readouterr().err
+
+
+# --- relaxations
+
+
+def relax(folder: Path, *options: str, out: str = "out.xyz") -> int:
+    arguments = [str(folder / "model.safetensors"), str(folder / "?.xyz"), "-o", str(folder / out), "--steps", "2"]
+    arguments += ["--batch-size", "1"]  # or sums are rounded otherwise
+    return relax_main([*arguments, "--group", "kind", "--close-contacts", "warn", *options])
+
+
+def test_relaxed_parts_are_the_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of parts that end in any order, one of which was stopped after a step."""
+    assert relax(folder, out="whole.xyz") == 0
+    capsys.readouterr()
+    monkeypatch.setattr("eqmol.inference.relax_files.SAVE_SECONDS", 0.0)
+    advance = Relaxer.advance
+
+    def stop(self: Relaxer) -> list[Relaxation]:
+        if self.active[0].steps == 1:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    assert relax(folder, "--part", "2/2") == 0
+    assert "part 2: 1 of 2 parts are missing" in capsys.readouterr().out
+    monkeypatch.setattr(Relaxer, "advance", stop)
+    assert relax(folder, "--part", "1/2") == 130
+    assert not (folder / "out.xyz").exists()
+    monkeypatch.setattr(Relaxer, "advance", advance)
+    assert relax(folder, "--part", "1/2", "--fmax", "0.3") == 2
+    assert "holds parts of other work (options differ)" in capsys.readouterr().err
+    for _ in range(2):  # the second time there is nothing to do
+        assert relax(folder, "--part", "1/2") == 0
+        printed = capsys.readouterr().out
+        assert "part 1: 7 structures -> " in printed
+        assert "structures are relaxed" in printed
+    assert (folder / "out.xyz").read_bytes() == (folder / "whole.xyz").read_bytes()
+    assert sorted(path.name for path in (folder / "out.xyz.parts").iterdir()) == ["job.json", "lock"]
+
+
+def test_a_part_has_no_trajectory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert relax(folder, "--part", "1/2", "--trajectory", str(folder / "all.xyz")) == 2
+    assert "leave it or --part out" in capsys.readouterr().err
+    assert not (folder / "out.xyz.parts").exists()
