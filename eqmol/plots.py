@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from math import erf, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from eqmol.files import replacing
@@ -118,6 +120,47 @@ def _draw_parity(
             above.set_ylabel(f"prediction ({quantity.unit})")
             below.set_ylabel(f"error ({error_unit})")
     block.suptitle(f"{quantity.title} ({quantity.unit})")
+
+
+def calibration(data: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw how much of the errors lies within intervals, and how large errors are beside their std.
+
+    Args:
+        data: npz file with arrays [2, points], std and error, named "<set>/energy" (eV) and "<set>/forces" (eV/Å).
+        path: PNG file to write.
+    """
+    with np.load(data) as arrays:
+        points = {name: arrays[name].astype(np.float64) for name in arrays.files}
+    figure = Figure(figsize=(13.0, 4.4), layout="constrained")
+    left, *others = figure.subplots(1, 3)
+    sizes = np.linspace(0.0, 4.0, 200)
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    expected = np.array([erf(size / sqrt(2.0)) for size in sizes])
+    units = dict(zip(("forces", "energy"), ("eV/Å", "eV"), strict=True))
+    panels = dict(zip(units, others, strict=True))
+    for place, (name, (std, error)) in enumerate(points.items()):
+        panel, style = panels[name.rpartition("/")[2]], {"color": COLORS[place % len(COLORS)], "label": name}
+        ratios = np.sort(np.abs(error) / np.maximum(std, 1e-300))
+        left.plot(expected, np.searchsorted(ratios, sizes) / len(ratios), linewidth=1.4, **style)
+        groups = np.array_split(np.argsort(std), max(1, min(12, len(std) // 10)))
+        found = [[np.sqrt(np.mean(values[group] ** 2)) for group in groups] for values in (std, error)]
+        panel.plot(*found, "o-", markersize=3, linewidth=1.0, **style)
+    left.set(xlabel="confidence of the interval", ylabel="part of the errors within", title="calibration")
+    left.legend(fontsize="small")
+    for name, panel in panels.items():
+        if panel.lines:
+            ends = panel.get_xlim()
+            panel.plot(ends, ends, color="0.6", linewidth=0.8)
+            panel.set(xscale="log", yscale="log", xlabel=f"std ({units[name]})", ylabel="RMS of the errors", title=name)
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
+        else:
+            panel.remove()
+    for axes in figure.axes:
+        axes.grid(which="both", color="0.92")
+    write_png(figure, path)
 
 
 def profile(curves: Mapping[str, NDArray[np.float64]], path: str | os.PathLike[str], label: str) -> None:

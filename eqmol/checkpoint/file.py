@@ -29,6 +29,7 @@ from eqmol.graph.electronic import ElectronicState
 from eqmol.models import Potential
 from eqmol.models.arguments import check_integer
 from eqmol.models.predictor import Predictor
+from eqmol.models.uncertainty import Posterior
 from eqmol.ops.contract import KernelMode, default_dtype
 from eqmol.ops.kernels import check_mode
 from eqmol.ops.registry import ALGORITHMS
@@ -72,7 +73,7 @@ def save(
     recipe = model.recipe if recipe is None else recipe
     if not recipe:
         raise InputError("the model has no recipe; build it with eqmol.checkpoint.build or pass recipe=")
-    _check_sections(model.sections, model.aux, len(model.elements))
+    _check_sections(model)
     everything = model.state_dict() | model.aux
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
     _check_finite(tensors, "the model")
@@ -149,7 +150,7 @@ def _load(
             model = _filled(recipe, weights, target, dtype, verify, mode, tables)
             model.aux = {name: tensors[name].clone() for name in header.aux}
             model.sections = {name: header.document[name] for name in SECTIONS if name in header.document}
-            _check_sections(model.sections, model.aux, len(model.elements))
+            _check_sections(model)
             _add_dispersion(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -339,8 +340,9 @@ def _compare(skeleton: Predictor, header: Header) -> None:
             )
 
 
-def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_elements: int) -> None:
-    """Refuse sections that are no small, plain JSON, tensors that belong to none, and distances that make no sense."""
+def _check_sections(model: Predictor) -> None:
+    """Refuse sections that are no small, plain JSON, tensors that belong to none, and values that make no sense."""
+    sections, aux = model.sections, model.aux
     for name, section in sections.items():
         if name not in SECTIONS:
             raise InputError(f"a model file has no section {name[:80]!r}; it may have {', '.join(SECTIONS)}")
@@ -354,8 +356,9 @@ def _check_sections(sections: Mapping[str, Any], aux: Mapping[str, Tensor], num_
         if not name.startswith(tuple(f"{AUX}{section}." for section in sections)):
             raise InputError(f"tensor {name[:80]!r} belongs to no section of the model")
     if SHORTEST in aux:
-        check_shortest(aux[SHORTEST], num_elements)
+        check_shortest(aux[SHORTEST], len(model.elements))
         check_integer("domain.structures", sections["domain"].get("structures"), 0, 2**53)
+    Posterior.read(model)
 
 
 def _add_dispersion(model: Predictor) -> None:

@@ -25,7 +25,9 @@ Each section is optional and a JSON object of at most 256 items per list; what i
   ``charge`` (e) and ``spin`` (number of unpaired electrons, or "lowest") of all structures, null where they differ, see
   :mod:`eqmol.graph.electronic`;
 - ``dispersion``: what the labels of the training set were lessened by and predictions add, see :mod:`eqmol.graph.dispersion`;
-- ``uncertainty``, ``heads``: of models that have them.
+- ``uncertainty``: of potentials, see :mod:`eqmol.models.uncertainty`; ``aux.uncertainty.structures`` and
+  ``aux.uncertainty.atoms`` are float64 [F, F], F the number of last weights;
+- ``heads``: of models that have them.
 
 Any other key is refused, whereas keys inside of a section and its tensors are kept as they are, so that a section may grow.
 Format 1 had neither sections nor a digest; :data:`UPGRADES` turns its document into one of format 2.

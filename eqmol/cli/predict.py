@@ -72,6 +72,13 @@ def _parser(program: str) -> Parser:
     add("--relax", type=one_file, metavar="POTENTIAL", help="relax molecules with this potential before the prediction")
     add_options(parser)
     add_electronic_state(parser)
+    add(
+        "--uncertainty",
+        choices=("auto", "off", "cheap", "exact"),
+        default="auto",
+        help="std of energies and forces, as eqmol_energy_std and eqmol_forces_std: where the model has it; never; refuse models "
+        "without; or of every force component, with one more backward pass for each last weight (default: auto)",
+    )
     add("--batch-size", type=positive, default=16, metavar="N", help="structures at a time (default: 16)")
     add(
         "--scan",
@@ -338,7 +345,9 @@ def _predict_files(
     frames = comparison.frames(inputs) if part is None else part.own(comparison.frames(inputs))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("predict", total=None)
-        for frame, result in evaluated(model, frames, arguments.batch_size, arguments.close_contacts, states):
+        for frame, result in evaluated(
+            model, frames, arguments.batch_size, arguments.close_contacts, states, arguments.uncertainty
+        ):
             atoms, _, source = frame
             attach(atoms, result | ({"source": source} if len(inputs) > 1 else {}), model)
             write_frame(file, atoms)

@@ -57,6 +57,9 @@ def convert(old: Potential, changes: Mapping[str, Any], seed: int = 0) -> Potent
         new = build({**old.recipe, "backbone": after})
     assert isinstance(new, Potential)
     new.sections, new.aux, new.dispersion = dict(old.sections), dict(old.aux), old.dispersion
+    if new.num_last != old.num_last:  # an uncertainty is that of the old last weights
+        new.sections.pop("uncertainty", None)
+        new.aux = {name: tensor for name, tensor in new.aux.items() if not name.startswith("aux.uncertainty.")}
     _refuse_losses(old, new, changes)
     enlarge(old, new)
     return new.eval()

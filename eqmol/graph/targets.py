@@ -42,7 +42,14 @@ Kind = Literal[
 #: Kinds of properties.
 KINDS: Final[tuple[str, ...]] = get_args(Kind)[3:]
 #: Names of what a potential and its calculator return of energies.
-RESULTS: Final = (*LABELS, "energies", "free_energy", "virial")
+RESULTS: Final = (
+    *LABELS,
+    "energies",
+    "free_energy",
+    "virial",
+    "last_layer",
+    *(f"{name}_std" for name in ("energy", "energies", "forces")),
+)
 #: Kinds with a contribution of every element.
 SUMS: Final = ("extensive", "extent", "tensor", "atomic")
 #: Kinds that refer to positions themselves, which periodic directions do not have.

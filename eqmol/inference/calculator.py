@@ -19,6 +19,7 @@ from eqmol.graph import AtomGraph, NeighborList
 from eqmol.graph.electronic import StateGuard
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of, second_derivatives
+from eqmol.inference.std import std_of
 from eqmol.models import Potential
 from eqmol.units import DEBYE
 
@@ -31,6 +32,9 @@ class Calculator(ASECalculator):
     (xx, yy, zz, yz, xz, xy) and sign (+dE/dstrain/V); and ``node_energy`` [N], ``energies`` less those of isolated atoms.
     Properties that the model predicts besides are there by their names, as of :func:`eqmol.predict`; ``dipole`` alone is in ASE's
     unit, e·Å.
+
+    Where the model knows how sure it is (:mod:`eqmol.models.uncertainty`), results also have ``energy_std`` (eV), ``energies_std``
+    [N] (eV) and ``forces_std`` [N] (eV/Å, of each component of an atom's force).
 
     Threads may share a calculator: they take turns, and ``atoms.get_forces()`` is right in each of them.
 
@@ -45,6 +49,9 @@ class Calculator(ASECalculator):
             :class:`eqmol.graph.contacts.CloseContacts`.
         electronic_state: ``"stop"`` refuses structures that state another charge or spin than the training set has, which the
             model does not know; ``"warn"`` only says so, see :mod:`eqmol.graph.electronic`.
+        uncertainty: ``"auto"`` finds the std of energies and forces where the model has one, ``"cheap"`` refuses models that have
+            none, ``"exact"`` propagates it to every force component (``forces_std`` [N, 3]) with one backward pass for each last
+            weight, ``"off"`` does nothing.
         kernels: whether tensor products are compiled for this machine, ``"auto"``, ``"off"`` or ``"require"``, see
             :func:`eqmol.load`.
         radial_table: ``"auto"`` reads radial weights from tables, ``"off"`` evaluates the network; see
@@ -72,6 +79,7 @@ class Calculator(ASECalculator):
         electronic_state: str = "stop",
         kernels: str | None = None,
         radial_table: str | None = None,
+        uncertainty: str = "auto",
     ) -> None:
         super().__init__()
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
@@ -91,6 +99,9 @@ class Calculator(ASECalculator):
         self._neighbors = NeighborList(self.model.cutoff, skin)
         self._contacts = guard_of(self.model, close_contacts)
         self._states = StateGuard(self.model.electronic_state, electronic_state)
+        self._std = std_of(self.model, uncertainty)
+        if self._std is not None:
+            self.implemented_properties += ["energy_std", "energies_std", "forces_std"]
         self._turn = threading.RLock()
         # plain values: trajectories write them
         self.parameters.update(
@@ -101,6 +112,7 @@ class Calculator(ASECalculator):
             skin=float(skin),
             close_contacts=close_contacts,
             electronic_state=electronic_state,
+            uncertainty=uncertainty,
         )
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
@@ -203,7 +215,7 @@ class Calculator(ASECalculator):
         self.results = {}
         if self._neighbors.skin and "numbers" in system_changes:
             self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
-        self.results = evaluate_graphs(self.model, [self._graph(atoms, self._neighbors)])[0]
+        self.results = evaluate_graphs(self.model, [self._graph(atoms, self._neighbors)], self._std)[0]
         self.results["free_energy"] = self.results["energy"]
         free = self.model.reference.e0.cpu().numpy()
         self.results["node_energy"] = self.results["energies"] - free[self.model.species_of.cpu()[atoms.numbers]]

@@ -13,6 +13,7 @@ from eqmol.errors import InputError, at
 from eqmol.graph import AtomGraph, NeighborList, check_numbers, collate, from_atoms
 from eqmol.graph.contacts import SHORTEST, CloseContacts
 from eqmol.graph.targets import MOLECULAR, Target
+from eqmol.inference.std import Std
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
 
@@ -51,30 +52,37 @@ def graph_of(
     return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors, contacts=contacts)
 
 
-def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph]) -> list[dict[str, Any]]:
+def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph], std: Std | None = None) -> list[dict[str, Any]]:
     """Predict a batch of graphs.
 
     Args:
         model: in evaluation mode.
         graphs: at least one.
+        std: of :func:`eqmol.inference.std.std_of`; None for predictions without.
 
     Returns:
         For each structure, of a potential: ``energy`` (eV, float), ``energies`` [N] (eV), ``forces`` [N, 3] (eV/Å) and, if it
         is periodic in three directions, ``stress`` [3, 3] (eV/Å³); and each property (float, in the unit of its target), atomic
         ones as [N], vectors as [3], tensors as [3, 3], and of dipole moments also ``charges`` [N] (e); of a potential without
-        those of molecules if it is periodic. Float64 NumPy.
+        those of molecules if it is periodic; with ``std`` also ``energy_std`` (eV, float), ``energies_std`` [N] (eV) and
+        ``forces_std`` (eV/Å, of each component), [N] or, if exact, [N, 3]. Float64 NumPy.
 
     Raises:
         InputError: a result that is not finite.
     """
     device = next(model.parameters()).device
     batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
-    output: Mapping[str, Tensor]
+    output: dict[str, Tensor]
+    batch = batch.to(device)
     if isinstance(model, Potential):
         stress = model.conservative and any(bool(graph.pbc.all()) for graph in graphs)
-        output = model(batch.to(device), forces=True, stress=stress)
+        if std is None:
+            output = model(batch, forces=True, stress=stress)
+        else:
+            output = model(batch, forces=True, stress=stress, last_layer=True)
+            output |= std(model, batch, output.pop("last_layer"))
     else:
-        output = model(batch.to(device))
+        output = model(batch)
     values = {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
     results, begin = [], 0
     for number, graph in enumerate(graphs):
@@ -93,6 +101,9 @@ def _energies(values: Mapping[str, NDArray[np.float64]], number: int, atoms: sli
     }
     if "stress" in values and bool(graph.pbc.all()):
         result["stress"] = values["stress"][number]
+    if "energy_std" in values:
+        result["energy_std"] = float(values["energy_std"][number])
+    result |= {name: values[name][atoms] for name in ("energies_std", "forces_std") if name in values}
     _check_result(result, graph)
     return result
 

@@ -15,11 +15,12 @@ from eqmol.graph.electronic import StateGuard
 from eqmol.inference.batches import batches
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
+from eqmol.inference.std import std_of
 from eqmol.models.predictor import Predictor
 
 Frame = tuple[Atoms, dict[str, Any], str]  #: structure, labels, "path, frame 17"
 PREFIX = "eqmol_"
-PER_ATOM = ("forces", "charges")
+PER_ATOM = ("forces", "charges", "forces_std")
 
 
 def predict(
@@ -35,6 +36,7 @@ def predict(
     electronic_state: str = "stop",
     kernels: str | None = None,
     radial_table: str | None = None,
+    uncertainty: str = "auto",
 ) -> Any:
     """Predict energies and forces of structures, or what else a model predicts.
 
@@ -43,7 +45,7 @@ def predict(
         model: a model file or a model.
         batch_size: structures evaluated together; the results do not depend on it.
         backend, device, dtype, verify, kernels: see :func:`eqmol.load`; a backend is tuned and verified on the first batch.
-        radial_table, close_contacts, electronic_state: see :class:`eqmol.Calculator`.
+        radial_table, close_contacts, electronic_state, uncertainty: see :class:`eqmol.Calculator`.
 
     Returns:
         For one structure a dict, for several a list of dicts: ``energy`` (eV), ``energies`` [N] (eV), ``forces`` [N, 3]
@@ -67,7 +69,7 @@ def predict(
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
     potential = for_prediction(model, backend, device, dtype, verify, kernels, radial_table)
     states = StateGuard(potential.electronic_state, electronic_state)
-    results = [result for _, result in evaluated(potential, frames, batch_size, close_contacts, states)]
+    results = [result for _, result in evaluated(potential, frames, batch_size, close_contacts, states, uncertainty)]
     return results[0] if single else results
 
 
@@ -80,15 +82,21 @@ def attach(atoms: Atoms, result: Mapping[str, Any], model: Predictor) -> None:
     for name, value in result.items():
         if name in per_atom:
             atoms.arrays[PREFIX + name] = value
-        elif name != "energies":
+        elif name not in ("energies", "energies_std"):
             atoms.info[PREFIX + name] = full_3x3_to_voigt_6_stress(value) if name == "stress" else value
 
 
 def evaluated(
-    model: Predictor, frames: Iterable[Frame], batch_size: int, close_contacts: str, states: StateGuard
+    model: Predictor,
+    frames: Iterable[Frame],
+    batch_size: int,
+    close_contacts: str,
+    states: StateGuard,
+    uncertainty: str = "auto",
 ) -> Iterator[tuple[Frame, dict[str, Any]]]:
     """Each frame with its prediction, in order; holds one batch in memory."""
     contacts = guard_of(model, close_contacts)
+    std = std_of(model, uncertainty)
 
     def graphs() -> Iterator[tuple[Frame, AtomGraph]]:
         for frame in frames:
@@ -97,5 +105,5 @@ def evaluated(
             yield frame, graph
 
     for batch in batches(graphs(), batch_size):
-        results = evaluate_graphs(model, [graph for _, graph in batch])
+        results = evaluate_graphs(model, [graph for _, graph in batch], std)
         yield from zip((frame for frame, _ in batch), results, strict=True)

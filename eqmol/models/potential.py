@@ -5,7 +5,7 @@ Shapes: N atoms, E edges, G graphs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Potential(Predictor):
 
     Attributes:
         conservative: whether forces are derivatives; only then is there a stress.
+        num_last: F, the number of last weights, see :meth:`last_layer`.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Potential(Predictor):
         channels = backbone.channels
         readouts = [LinearReadout(channels) for _ in range(backbone.num_outputs - 1)]
         self.readouts = nn.ModuleList([*readouts, NonlinearReadout(channels, readout_hidden)])
+        self.num_last = channels * len(readouts) + readout_hidden
         self.conservative = _check_forces(forces, backbone, zbl)
         self.force_head = None if self.conservative else ForceHead(channels)
         self.reference = ReferenceEnergy(energies, check_number("scale", scale, 1e-9, 1e9))
@@ -97,7 +99,12 @@ class Potential(Predictor):
         return {} if self.heads is None else self.heads.targets
 
     def forward(
-        self, graph: Data, forces: bool = True, stress: bool = False, owned: Tensor | None = None
+        self,
+        graph: Data,
+        forces: bool = True,
+        stress: bool = False,
+        owned: Tensor | None = None,
+        last_layer: bool = False,
     ) -> dict[str, Tensor]:
         """Predict.
 
@@ -110,12 +117,13 @@ class Potential(Predictor):
             stress: also return virial and stress.
             owned: [N] bool, the atoms whose energies are summed and differentiated; None: all. The others are neighbours that
                 belong to another part of a divided structure.
+            last_layer: also return what the last weights multiply, see :meth:`last_layer`.
 
         Returns:
             energy [G] eV; energies [N] eV per atom; forces [N, 3] eV/Å; virial [G, 3, 3] = -dE/dstrain in eV;
             stress [G, 3, 3] = dE/dstrain / volume in eV/Å³, NaN for graphs that are not periodic in three directions;
             and every property, as of :class:`eqmol.models.Properties`, NaN where it is one of molecules and the graph is
-            periodic. All float64.
+            periodic; with ``last_layer`` also last_layer [N, F] eV. All float64.
 
         The dispersion of :attr:`dispersion` is in all of it; derivatives of the results are without it.
 
@@ -135,25 +143,43 @@ class Potential(Predictor):
             vectors = edge_vectors(graph)
             if differentiate and not vectors.requires_grad:
                 vectors.requires_grad_()
-            features = self._features(graph, vectors, species)
+            features = self.features(graph, vectors, species)
             energies, direct = self._site_energies(graph, features, vectors, species, forces)
             parts = energies if owned is None else energies * owned
             energy = energies.new_zeros(len(graph.cell)).index_add(0, batch, parts)
             results = self._properties(graph, features, species) | {"energy": energy, "energies": energies}
             if direct is not None:
                 results["forces"] = direct
+            if last_layer:
+                results["last_layer"] = self.last_layer(graph, features, species)
             if differentiate:
                 # the energy depends on positions and strain through the edge vectors alone
                 (gradient,) = torch.autograd.grad(
                     energy.sum(), vectors, create_graph=self.training, materialize_grads=True
                 )
                 if forces:
-                    results["forces"] = _forces(graph, gradient)
+                    results["forces"] = forces_of(graph, gradient)
                 if stress:
                     results |= _virial_and_stress(graph, batch, vectors, gradient)
             if self.dispersion is not None:
                 results |= _dispersed(self.dispersion, graph, results)
         return results if self.training else {name: value.detach() for name, value in results.items()}
+
+    def last_layer(self, graph: Data, features: list[Tensor], species: Tensor) -> Tensor:
+        """What the last weights multiply, [N, F] float64 eV: energies of atoms are linear in it.
+
+        Last are the linear readout of each set of features but the last one (C weights each), and the linear map behind the
+        hidden layer of the readout of the last set (``readout_hidden`` weights).
+
+        Args:
+            graph: one or several.
+            features: of :meth:`features`.
+            species: [N] index of each atom's element.
+        """
+        readouts: Iterable[Any] = self.readouts
+        terms = [readout.features(x[:, 0]) for readout, x in zip(readouts, features, strict=True)]
+        own = _without_free(graph, torch.cat(terms, -1), species)
+        return self.reference.scale * self.gain * own.double()
 
     def element_values(self, name: str) -> Tensor:
         """Energies of isolated atoms, eV, or atom references of a property."""
@@ -167,10 +193,10 @@ class Potential(Predictor):
             InputError: as :meth:`forward`.
         """
         species = self.species(graph)
-        features = self._features(graph, edge_vectors(graph), species)
+        features = self.features(graph, edge_vectors(graph), species)
         return torch.cat([x[: len(species), 0] for x in features], -1)
 
-    def _features(self, graph: Data, vectors: Tensor, species: Tensor) -> list[Tensor]:
+    def features(self, graph: Data, vectors: Tensor, species: Tensor) -> list[Tensor]:
         """Features of the atoms, followed by those of one atom without neighbours of each element."""
         extended = torch.cat([species, torch.arange(len(self.elements), device=species.device)])
         free = torch.arange(len(self.elements), device=species.device) + len(graph.cell)
@@ -195,20 +221,16 @@ class Potential(Predictor):
     ) -> tuple[Tensor, Tensor | None]:
         """Energies [N] and, where they are wanted and not derivatives, forces [N, 3]."""
         senders, receivers = graph.edge_index
-        num_atoms = len(species)
         terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
-        value = torch.stack(terms).sum(0)
-        interaction = value[:num_atoms] - value[num_atoms:].index_select(0, species)
-        # rounding aside both terms are equal for atoms without neighbours: make their difference exactly zero
-        bound = torch.zeros(num_atoms, dtype=torch.bool, device=species.device).index_fill(0, receivers, True)
-        energies = self.reference(self.gain * interaction * bound, species)
+        interaction = _without_free(graph, torch.stack(terms).sum(0), species)
+        energies = self.reference(self.gain * interaction, species)
         if self.binding is not None:
             energies = energies + self.binding(torch.linalg.vector_norm(vectors, dim=-1), species, receivers)
         if self.repulsion is not None:
             energies = energies + self.repulsion(torch.linalg.vector_norm(vectors, dim=-1), species, senders, receivers)
         if self.force_head is None or not forces:
             return energies, None
-        direct = self.force_head(features[-1][:num_atoms]) * bound.unsqueeze(-1)
+        direct = self.force_head(features[-1][: len(species)]) * _bound(graph).unsqueeze(-1)
         return energies, self.reference.scale * self.force_gain * direct.double()
 
     def _per_element(self, name: str, value: object) -> list[float]:
@@ -237,7 +259,21 @@ def _check_forces(forces: object, backbone: Backbone, zbl: object) -> bool:
     return forces == "conservative"
 
 
-def _forces(graph: Data, gradient: Tensor) -> Tensor:
+def _bound(graph: Data) -> Tensor:
+    """Which atoms have neighbours [N]."""
+    bound = torch.zeros(len(graph.pos), dtype=torch.bool, device=graph.pos.device)
+    return bound.index_fill(0, graph.edge_index[1], True)
+
+
+def _without_free(graph: Data, values: Tensor, species: Tensor) -> Tensor:
+    """Values [N, ...] of atoms less those of free atoms, which follow them in the order of the elements."""
+    number = len(species)
+    own = values[:number] - values[number:].index_select(0, species)
+    # rounding aside both terms are equal for atoms without neighbours: make their difference exactly zero
+    return own * _bound(graph).view(-1, *[1] * (own.ndim - 1))
+
+
+def forces_of(graph: Data, gradient: Tensor) -> Tensor:
     """Forces [N, 3] from dE/d(edge vector) [E, 3]."""
     senders, receivers = graph.edge_index
     forces = torch.zeros_like(graph.pos).index_add(0, receivers, gradient)

@@ -25,6 +25,10 @@ class LinearReadout(nn.Module):
         """[N, C] -> [N]."""
         return scalars @ _scaled(self.weight)
 
+    def features(self, scalars: Tensor) -> Tensor:
+        """[N, C] -> [N, C], whose product with the weights is the result."""
+        return scalars / math.sqrt(len(self.weight))
+
 
 class NonlinearReadout(WithMatrices):
     """A perceptron with one hidden layer and SiLU."""
@@ -38,7 +42,14 @@ class NonlinearReadout(WithMatrices):
 
     def forward(self, scalars: Tensor) -> Tensor:
         """[N, C] -> [N]."""
-        return self.last(silu(scalars @ _scaled(self.weight)) * SILU_GAIN)
+        return self.last(self._hidden(scalars))
+
+    def features(self, scalars: Tensor) -> Tensor:
+        """[N, C] -> [N, H], whose product with the weights of the last linear map is the result."""
+        return self.last.features(self._hidden(scalars))
+
+    def _hidden(self, scalars: Tensor) -> Tensor:
+        return silu(scalars @ _scaled(self.weight)) * SILU_GAIN
 
 
 @kept

@@ -26,10 +26,24 @@ LOG = "log.csv"  #: one row per epoch
 METRICS = "metrics.json"  #: final errors
 PARITY_DATA = "parity.npz"  #: what parity.png shows
 PARITY = "parity.png"
+CALIBRATION_DATA = "calibration.npz"  #: what calibration.png shows
+CALIBRATION = "calibration.png"
 LEARNING_CURVE = "learning_curve.png"
 TENSORBOARD = "tensorboard"
 SHORT_WAIT = 10.0  #: seconds to wait for another run that reads the same checkpoint
-FILES = (MODEL, LAST, CONFIG, LOG, METRICS, PARITY_DATA, PARITY, LEARNING_CURVE, TENSORBOARD)
+FILES = (
+    MODEL,
+    LAST,
+    CONFIG,
+    LOG,
+    METRICS,
+    PARITY_DATA,
+    PARITY,
+    CALIBRATION_DATA,
+    CALIBRATION,
+    LEARNING_CURVE,
+    TENSORBOARD,
+)
 
 #: What a resumed run may change: where it writes, how long it goes on, what it shows, how batches are fetched.
 CHANGEABLE = (

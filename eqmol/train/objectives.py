@@ -65,13 +65,14 @@ class Objective(ABC):
         return WeightedLoss(self.loss.terms, self.loss.raise_at, targets)
 
     @abstractmethod
-    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str], last_layer: bool = False) -> dict[str, Tensor]:
         """Return what a model predicts for a batch.
 
         Args:
             model: in training or evaluation mode.
             batch: of graphs.
             wanted: contains the names of the labels that it is compared with.
+            last_layer: of a potential, also return this, see :meth:`eqmol.models.Potential.forward`.
         """
 
     def further_loss(self, output: Mapping[str, Tensor], shared: bool) -> Tensor | None:
@@ -139,10 +140,10 @@ class PotentialObjective(Objective):
         }
         return WeightedLoss({**self.loss.terms, **own}, self.loss.raise_at, targets)
 
-    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str], last_layer: bool = False) -> dict[str, Tensor]:
         """Return energy, forces, stress where it is wanted and the model has one, and properties."""
         assert isinstance(model, Potential)
-        return model(batch, forces=True, stress=keys.STRESS in wanted and model.conservative)
+        return model(batch, forces=True, stress=keys.STRESS in wanted and model.conservative, last_layer=last_layer)
 
 
 class DistilObjective(PotentialObjective):
@@ -150,9 +151,9 @@ class DistilObjective(PotentialObjective):
 
     further = (Target("site_energy", "atomic", "eV"),)
 
-    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str], last_layer: bool = False) -> dict[str, Tensor]:
         """Return what a potential says, its energies of atoms under the name of the target too."""
-        output = super().ask(model, batch, wanted)
+        output = super().ask(model, batch, wanted, last_layer)
         return output | {"site_energy": output["energies"]}
 
 
@@ -224,7 +225,7 @@ class PropertyObjective(Objective):
                 )
         return tuple(model.targets[name] for name in self.required)
 
-    def ask(self, model: Predictor, batch: Any, wanted: Container[str]) -> dict[str, Tensor]:
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str], last_layer: bool = False) -> dict[str, Tensor]:
         """Return all properties, in training of disturbed molecules and with the disturbance "xi" [N, 3]."""
         if not (model.training and self.noise > 0):
             return model(batch)

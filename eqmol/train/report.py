@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,12 @@ from eqmol.train.folder import RunFolder
 from eqmol.train.symmetry import symmetry_errors
 from eqmol.train.tables import Row, curves, error_tables, loss_table, offset_notes, quantities
 from eqmol.train.task import Task
+from eqmol.train.uncertainty import Uncertainty, finish
 
 TRAIN, VAL = "train", "val"  #: names of the splits that are not tests
 MAX_POINTS = 20_000  #: force components per split in the parity plot
+
+Tell = Callable[[Mapping[str, Tensor], Any], None]  #: is told of a prediction and its batch
 
 
 class Evaluation:
@@ -42,15 +46,19 @@ class Evaluation:
         model: the saved one.
         baseline: what it has to beat.
         learns: take the split for the baseline to learn from, and not to be compared on.
+        tell: is told what the model predicts of every batch, the last layer included; None: nobody is.
     """
 
-    def __init__(self, task: Task, model: Predictor, baseline: Baseline, learns: bool):
+    def __init__(
+        self, task: Task, model: Predictor, baseline: Baseline, learns: bool, tell: Tell | None = None
+    ) -> None:
         self.errors = task.new_errors()
         self.baseline_errors = task.new_errors()
         self._task = task
         self._model = model
         self._baseline = baseline
         self._learns = learns
+        self._tell = tell
         self._points: dict[str, list[Tensor]] = {}
 
     def run(
@@ -68,7 +76,9 @@ class Evaluation:
         for batch in loader:
             check()
             labelled = batch.to(device)
-            output = self._task.evaluate(self._model, labelled)
+            output = self._task.evaluate(self._model, labelled, self._tell is not None)
+            if self._tell is not None:
+                self._tell(output, labelled)
             self.errors.update(output, labelled)
             if self._learns:
                 self._baseline.learn(labelled)
@@ -150,9 +160,13 @@ def write_report(
     compared: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
     loaders: Mapping[str, Any] = data.evaluation_dataloaders()
     published = data.published()
+    uncertainty = Uncertainty.of(model, VAL)
     for name, loader in loaders.items():
         learns = name == TRAIN and baseline.learns
-        evaluation = Evaluation(task, model, baseline, learns)
+        tell: Tell | None = None
+        if uncertainty is not None:
+            tell = uncertainty.learn if name == TRAIN else partial(uncertainty.judge, name)
+        evaluation = Evaluation(task, model, baseline, learns, tell)
         watch(evaluation.run(loader, device, check, limit(name)), name, count(loader), console)
         summary: dict[str, Any] = dict(evaluation.errors.summary())
         if summary["structures"] < count(loader):
@@ -183,6 +197,7 @@ def write_report(
         if forgot is not None:
             metrics[REPLAY] = {"before": dict(task.before), "growth": forgot[1], "allowed": allowed}
     metrics |= extra
+    metrics["uncertainty"], calibrated = finish(run, model, uncertainty)
     metrics["peak_memory_mib"] = round(peak_memory_mib(device), 1)
     with replacing(run.path / folder.METRICS) as file:
         json.dump(checkpoint.plain(metrics), file, indent=2)
@@ -205,7 +220,7 @@ def write_report(
         *task.end,
         backend=_backend(model.recipe),
     )
-    sentences = [*offset_notes(task.targets, rows), *(sentence for _, sentence in further.values())]
+    sentences = [*calibrated, *offset_notes(task.targets, rows), *(sentence for _, sentence in further.values())]
     endings = (verdict(judged(task.targets), compared, baseline.name), None if forgot is None else forgot[0])
     for sentence in (*sentences, *endings, *endings_of(ending)):
         if sentence is not None:

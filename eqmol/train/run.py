@@ -28,6 +28,7 @@ from eqmol.train.settings import make, plain
 from eqmol.train.stop import Clock, Interrupt
 from eqmol.train.symmetry import images
 from eqmol.train.task import Task
+from eqmol.train.uncertainty import DRAWS, EXACT_BATCHES, has_exact
 
 LOG_WIDTH = 110  #: columns of tables in a pipe or a file
 
@@ -134,7 +135,8 @@ def make_deadline(
         job_end(),
         structures=sum(map(count, sets.values())),
         work={name: work(loader) for name, loader in sets.items()}
-        | {f"{name} images": work(sets["val"]) for name in images(task.predictor)},
+        | {f"{name} images": work(sets["val"]) for name in images(task.predictor)}
+        | ({"exact std": DRAWS * work(sets["val"], EXACT_BATCHES)} if has_exact(task.predictor) else {}),
         validated=work(validation),
         first=work(validation, 1),
         console=console,

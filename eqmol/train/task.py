@@ -83,9 +83,9 @@ class Task(pl.LightningModule):
         """Return what the model predicts of what is trained on, or in evaluation of what a batch has labels of."""
         return self.objective.ask(self.predictor, batch, self.loss.used if self.training else batch)
 
-    def evaluate(self, model: Predictor, batch: Any) -> dict[str, Tensor]:
-        """Return what a saved model predicts of what a batch has labels of."""
-        return self.objective.ask(model, batch, batch)
+    def evaluate(self, model: Predictor, batch: Any, last_layer: bool = False) -> dict[str, Tensor]:
+        """Return what a saved model predicts of what a batch has labels of, and of a potential perhaps the last layer."""
+        return self.objective.ask(model, batch, batch, last_layer)
 
     def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
         """Return the scalar loss (float64) at a fraction of the run; ``shared`` as in :class:`WeightedLoss`."""

@@ -61,6 +61,7 @@ SIGNATURES = {
         "electronic_state='stop'",
         "kernels=None",
         "radial_table=None",
+        "uncertainty='auto'",
     ],
     "predict": [
         "atoms",
@@ -74,6 +75,7 @@ SIGNATURES = {
         "electronic_state='stop'",
         "kernels=None",
         "radial_table=None",
+        "uncertainty='auto'",
     ],
     "distil": ["calculator", "structures", "output", "options=()", "held_out=None", "seed=0"],
     "vibrations": ["atoms", "model", "indices=None", "options"],

@@ -320,13 +320,13 @@ def test_threads_share_a_calculator(path: Path, monkeypatch: pytest.MonkeyPatch)
     expected = {atoms.get_chemical_formula(): fresh(path, atoms)[0] for atoms in (first, second)}
     second_began, third_asks = threading.Event(), threading.Event()
 
-    def slow(model, graphs):
+    def slow(model, graphs, std):
         if graphs[0].num_nodes == 3:
             second_began.wait(0.1)  # comes in between, unless it waits for its turn
         else:
             second_began.set()
             third_asks.wait(0.1)
-        return evaluate_graphs(model, graphs)
+        return evaluate_graphs(model, graphs, std)
 
     monkeypatch.setattr("eqmol.inference.calculator.evaluate_graphs", slow)
     first.calc = second.calc = third.calc = eqmol.Calculator(path)

@@ -95,7 +95,8 @@ def test_large_batches_are_split(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     sizes = []
     evaluate = eqmol.inference.evaluate.evaluate_graphs
     monkeypatch.setattr(
-        "eqmol.inference.structures.evaluate_graphs", lambda m, graphs: sizes.append(len(graphs)) or evaluate(m, graphs)
+        "eqmol.inference.structures.evaluate_graphs",
+        lambda m, graphs, std: sizes.append(len(graphs)) or evaluate(m, graphs, std),
     )
     monkeypatch.setattr("eqmol.inference.batches.MAX_EDGES", 100)
     for result, other in zip(eqmol.predict(mixed(), path), expected, strict=True):

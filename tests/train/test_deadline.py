@@ -24,12 +24,13 @@ from eqmol.train.resume import LastCheckpoint
 from eqmol.train.run import make_deadline, run
 from eqmol.train.stop import Clock, Interrupted, process_start
 from eqmol.train.task import Task
+from eqmol.train.uncertainty import DRAWS, Uncertainty
 from tests.train.runs import TINY, assert_same, configuration, weights
 
 SET_UP, STEP, STRUCTURE = 7.0, 1.0, 0.25  #: seconds of a fake clock: set-up, a step, the evaluation of a structure
 LIMITED = ["trainer.max_epochs=100", "trainer.max_time=00:00:00:50"]
-#: 12 training, 4 validation and 3 test structures, and one more validation
-RESERVE = deadline.FINISH_SECONDS + STRUCTURE * (12 + 4 + 3 + 4)
+#: 12 training, 4 validation and 3 test structures, one more validation, and exact variances of 4
+RESERVE = deadline.FINISH_SECONDS + STRUCTURE * (12 + 4 + 3 + 4 + DRAWS * 4)
 
 
 class FakeTime:
@@ -43,6 +44,8 @@ class FakeTime:
         self.passing(monkeypatch, Task, "training_step", lambda batch: STEP)
         self.passing(monkeypatch, Task, "validation_step", lambda batch: self.structure * batch.num_graphs)
         self.passing(monkeypatch, Task, "evaluate", lambda batch: self.structure * batch.num_graphs)
+        exact = "_estimate_exact"
+        self.passing(monkeypatch, Uncertainty, exact, lambda batch: DRAWS * self.structure * batch.num_graphs)
         monkeypatch.setattr(plots, "parity", self.draw)
         monkeypatch.setattr(plots, "learning_curve", lambda *_: None)
 
@@ -53,7 +56,7 @@ class FakeTime:
         original = getattr(owner, name)
 
         def method(task, *arguments):
-            batch = arguments[-1] if name == "evaluate" else arguments[0]
+            batch = arguments[0] if name.endswith("_step") else arguments[1]
             self.now += seconds(batch)
             return original(task, *arguments)
 
@@ -140,7 +143,7 @@ def test_the_time_of_all_starts_counts(tmp_path, clock):
     assert "(estimated)" not in screen
     assert saved(tmp_path)[0] == pytest.approx(RESERVE, rel=0.01)
     again, _, third = timed(clock, tmp_path, "run", *longer)
-    assert third == SET_UP + STRUCTURE * 19 + deadline.FINISH_SECONDS  # evaluated, not trained
+    assert third == SET_UP + STRUCTURE * (19 + DRAWS * 4) + deadline.FINISH_SECONDS  # evaluated, not trained
     assert again["steps"] == metrics["steps"]
     assert again["test"] == metrics["test"]
 
@@ -191,7 +194,7 @@ def test_the_estimate_before_the_training_counts(tmp_path, clock, monkeypatch):
         return original(self, batch)
 
     monkeypatch.setattr(Task, "__call__", slow)
-    kept = deadline.MARGIN * 3 * (4 + 3 + 4) + deadline.FINISH_SECONDS + deadline.TRAINING_SHARE * 50
+    kept = deadline.MARGIN * 3 * (4 + 3 + 4 + DRAWS * 4) + deadline.FINISH_SECONDS + deadline.TRAINING_SHARE * 50
     with pytest.raises(InputError, match=rf"and {int(kept)} s are kept"):
         timed(clock, tmp_path, "run", *LIMITED)
 
@@ -241,7 +244,8 @@ def test_the_evaluation_of_the_training_set_ends_in_time(tmp_path, clock, monkey
 
     monkeypatch.setattr(Task, "on_train_end", becoming_slow, raising=False)
     metrics, screen, total = timed(clock, tmp_path, "run", *LIMITED)
-    assert total <= 50.0 + STEP + 2 * STRUCTURE * 4  # two batches tell the pace
+    # two batches tell the pace, and exact variances, which take twice as long, cannot be left out
+    assert total <= 50.0 + STEP + 2 * STRUCTURE * 4 + STRUCTURE * DRAWS * 4
     assert 0 < metrics["train"]["structures"] < 12
     assert metrics["train"]["sampled_from"] == 12
     assert (metrics["val"]["structures"], metrics["test"]["later"]["structures"]) == (4, 3)

@@ -32,7 +32,7 @@ def test_everything_of_a_run_lies_in_one_folder(tmp_path, monkeypatch, figures):
     monkeypatch.chdir(tmp_path)
     metrics = train(tmp_path)
     names = {"model.safetensors", "last.ckpt", "metrics.json", "config.yaml", "log.csv", "parity.png"}
-    names |= {"learning_curve.png", "parity.npz"}
+    names |= {"learning_curve.png", "parity.npz", "calibration.png", "calibration.npz"}
     assert {p.name for p in (tmp_path / "run").iterdir()} == names
     assert {p.name for p in tmp_path.iterdir()} == {"run", "train.xyz", "val.xyz", "test.xyz"}
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics

@@ -41,9 +41,9 @@ def structures() -> list[ase.Atoms]:
 class Detached(Potential):
     """Directions of edges from which no gradient comes back."""
 
-    def _features(self, graph, vectors, species):
+    def features(self, graph, vectors, species):
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        return super()._features(graph, lengths * (vectors / lengths).detach(), species)
+        return super().features(graph, lengths * (vectors / lengths).detach(), species)
 
 
 class HardCutoff(Potential):
