@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "energies and forces of structures, properties of molecules: eqmol predict MODEL in.xyz -o out.xyz",
     "md": "molecular dynamics that continues and stops itself: eqmol md MODEL start.xyz --temperature 300",
     "vibrations": "frequencies from exact second derivatives: eqmol vibrations MODEL relaxed.xyz",
+    "select": "structures most worth labelling: eqmol select pool.xyz MODEL --number 50",
     "examine": "whether a potential can be trusted: eqmol examine MODEL structures.xyz",
     "doctor": "what is wrong with data: eqmol doctor train=A.xyz val=B.xyz test=C.xyz",
     "relax": "relax structures together: eqmol relax MODEL in.xyz -o out.xyz",
