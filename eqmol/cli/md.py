@@ -14,7 +14,7 @@ NUMBERS = {
     "pressure": (1.0, "BAR", "of npt"),
     "timestep": (1.0, "FS", "of the integrator"),
     "interval": (100.0, "FS", "between frames"),
-    "largest-force": (50.0, "EV/Å", "a force beyond it stops the run"),
+    "largest-force": (50.0, "EV/Å", "a force beyond it stops the run at once"),
 }
 
 
@@ -30,7 +30,8 @@ def _parser(program: str) -> Parser:
         prog=program,
         description="Molecular dynamics with a trained potential. The run lies in a folder: trajectory.xyz, md.csv, state.npz. The "
         "same command continues it, also after kill -9. It stops itself, with the structure in stopped.xyz, at forces beyond a "
-        "limit, at atoms much closer than any that the model was trained on, and at results that are not finite.",
+        "limit, at forces that the model is unsure of, at atoms much closer than any of its training set, and at results that "
+        "are not finite.",
         epilog="Exit code 0: the time is over; 1: it stopped itself; 2: bad input.",
     )
     add = parser.add_argument
@@ -45,6 +46,13 @@ def _parser(program: str) -> Parser:
     )
     for name, (default, unit, text) in NUMBERS.items():
         add(f"--{name}", type=_positive(unit), default=default, metavar=unit, help=f"{text} (default: {default:g})")
+    add(
+        "--largest-uncertainty",
+        type=_positive("EV/Å"),
+        metavar="EV/Å",
+        help="a std of a force beyond it stops the run at once (default: that of atoms five times as far from the training set as "
+        "any of the validation set)",
+    )
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of random numbers (default: 0)")
     add_options(parser)
     return parser
@@ -72,11 +80,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from eqmol.data.xyz.reader import read_frames
     from eqmol.inference.calculator import Calculator
     from eqmol.inference.dynamics import STOPPED, Settings, Simulation
+    from eqmol.inference.guards import usual_uncertainty
 
     names = ("ensemble", "temperature", "pressure", "timestep", "interval", "largest_force", "seed")
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    limit = arguments.largest_uncertainty
     ((atoms, _, _),) = deque(read_frames(arguments.start), maxlen=1)
-    atoms.calc = Calculator(arguments.model, close_contacts=arguments.close_contacts, **how(arguments))
+    atoms.calc = Calculator(
+        arguments.model, close_contacts=arguments.close_contacts, largest_uncertainty=limit, **how(arguments)
+    )
+    limit = usual_uncertainty(atoms.calc.model) if limit is None else limit
+    settings = Settings(**{name: getattr(arguments, name) for name in names}, largest_uncertainty=limit)
     simulation = Simulation(atoms, arguments.output, settings)
     begun, began = simulation.picoseconds, time.monotonic()
     console = Console(stderr=True)

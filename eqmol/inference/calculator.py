@@ -17,9 +17,11 @@ from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError
 from eqmol.graph import AtomGraph, NeighborList
 from eqmol.graph.electronic import StateGuard
+from eqmol.inference.committee import joined
 from eqmol.inference.evaluate import close_contacts as guard_of
 from eqmol.inference.evaluate import evaluate_graphs, graph_of, second_derivatives
-from eqmol.inference.std import std_of
+from eqmol.inference.guards import Limits
+from eqmol.inference.std import check_uncertainty, std_of
 from eqmol.models import Potential
 from eqmol.units import DEBYE
 
@@ -39,7 +41,8 @@ class Calculator(ASECalculator):
     Threads may share a calculator: they take turns, and ``atoms.get_forces()`` is right in each of them.
 
     Args:
-        path_or_model: a model file, or a model, of which a copy is made.
+        path_or_model: a model file, or a model, of which a copy is made; of several, a committee, results are the mean, and their
+            std is how much the models differ.
         backend: algorithm of the tensor products, ``"auto"`` for the fastest on the first structure; None keeps the model's.
         device: ``"cpu"``, ``"cuda"``, ...
         dtype: ``"float32"`` or ``"float64"``; None keeps the model's.
@@ -52,6 +55,9 @@ class Calculator(ASECalculator):
         uncertainty: ``"auto"`` finds the std of energies and forces where the model has one, ``"cheap"`` refuses models that have
             none, ``"exact"`` propagates it to every force component (``forces_std`` [N, 3]) with one backward pass for each last
             weight, ``"off"`` does nothing.
+        largest_force, largest_uncertainty: eV/Å, of the norm of a force and of ``forces_std``; results beyond are refused, or said
+            with ``limits="warn"``, naming the atom. None: no limit.
+        limits: see above.
         kernels: whether tensor products are compiled for this machine, ``"auto"``, ``"off"`` or ``"require"``, see
             :func:`eqmol.load`.
         radial_table: ``"auto"`` reads radial weights from tables, ``"off"`` evaluates the network; see
@@ -69,7 +75,7 @@ class Calculator(ASECalculator):
 
     def __init__(
         self,
-        path_or_model: str | os.PathLike[str] | Potential,
+        path_or_model: str | os.PathLike[str] | Potential | Sequence[str | os.PathLike[str] | Potential],
         backend: str | Mapping[str, str] | None = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
@@ -80,11 +86,17 @@ class Calculator(ASECalculator):
         kernels: str | None = None,
         radial_table: str | None = None,
         uncertainty: str = "auto",
+        largest_force: float | None = None,
+        largest_uncertainty: float | None = None,
+        limits: str = "stop",
     ) -> None:
         super().__init__()
+        members: list[Any] = list(path_or_model) if isinstance(path_or_model, list | tuple) else [path_or_model]
+        if not members:
+            raise InputError("a committee has at least one model; give a model file, or several as a list")
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
             raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
-        model = for_prediction(path_or_model, backend, device, dtype, verify, kernels, radial_table)
+        model = for_prediction(members[0], backend, device, dtype, verify, kernels, radial_table)
         if not isinstance(model, Potential):
             raise InputError(
                 "the model predicts properties of molecules and no forces; use it with eqmol.predict or predict.py, and a "
@@ -99,13 +111,25 @@ class Calculator(ASECalculator):
         self._neighbors = NeighborList(self.model.cutoff, skin)
         self._contacts = guard_of(self.model, close_contacts)
         self._states = StateGuard(self.model.electronic_state, electronic_state)
-        self._std = std_of(self.model, uncertainty)
-        if self._std is not None:
+        self._limits = Limits(largest_force, largest_uncertainty, limits)
+        alone = (backend, device, dtype, skin, verify, close_contacts, electronic_state, kernels, radial_table, "off")
+        self._others = [type(self)(member, *alone) for member in members[1:]]
+        self._spread = bool(self._others) and check_uncertainty(uncertainty) != "off"
+        self._std = None if self._others else std_of(self.model, uncertainty)
+        if self._others and uncertainty == "exact":
+            raise InputError("uncertainty=exact is of one model; of a committee take uncertainty=cheap")
+        if self._std is not None or self._spread:
             self.implemented_properties += ["energy_std", "energies_std", "forces_std"]
+        if largest_uncertainty is not None and not (self._spread or (self._std is not None and self._std.has_forces)):
+            raise InputError(
+                f"largest_uncertainty={largest_uncertainty} needs a model that knows how sure it is of forces, or a committee of "
+                "several, and uncertainty other than off; leave it out"
+            )
         self._turn = threading.RLock()
+        names = ["in memory" if isinstance(member, Potential) else os.fspath(member) for member in members]
         # plain values: trajectories write them
         self.parameters.update(
-            model="in memory" if isinstance(path_or_model, Potential) else os.fspath(path_or_model),
+            model=names if self._others else names[0],
             backend=self.model.recipe["backbone"].get("backend"),
             device=str(device),
             dtype=str(self.model.dtype).removeprefix("torch."),
@@ -113,6 +137,9 @@ class Calculator(ASECalculator):
             close_contacts=close_contacts,
             electronic_state=electronic_state,
             uncertainty=uncertainty,
+            largest_force=largest_force,
+            largest_uncertainty=largest_uncertainty,
+            limits=limits,
         )
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
@@ -152,6 +179,7 @@ class Calculator(ASECalculator):
         Raises:
             InputError: as a calculation, or more layers than the model has.
         """
+        self._check_alone("descriptors")
         layers = self.model.backbone.num_outputs
         if type(num_layers) is not int or not (num_layers == -1 or 1 <= num_layers <= layers):
             raise InputError(f"num_layers={num_layers!r} must be -1 or an integer from 1 to {layers}")
@@ -174,6 +202,7 @@ class Calculator(ASECalculator):
         Raises:
             InputError: as a calculation, or a model with direct forces.
         """
+        self._check_alone("Hessian")
         if not self.model.conservative:
             raise InputError("this model's forces are no derivatives (forces=direct); it has no Hessian")
         with self._turn:
@@ -181,6 +210,11 @@ class Calculator(ASECalculator):
             model = for_prediction(self.model, dtype="float64", radial_table="off")
             assert isinstance(model, Potential)
             return second_derivatives(model, graph, range(len(graph.pos)) if indices is None else indices)
+
+    def _check_alone(self, what: str) -> None:
+        """Refuse what a committee does not have."""
+        if self._others:
+            raise InputError(f"a committee of models has no {what}; make a calculator of one model")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or another process gets: all but the turn of threads."""
@@ -215,11 +249,17 @@ class Calculator(ASECalculator):
         self.results = {}
         if self._neighbors.skin and "numbers" in system_changes:
             self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
-        self.results = evaluate_graphs(self.model, [self._graph(atoms, self._neighbors)], self._std)[0]
-        self.results["free_energy"] = self.results["energy"]
+        results = evaluate_graphs(self.model, [self._graph(atoms, self._neighbors)], self._std)[0]
+        results["free_energy"] = results["energy"]
         free = self.model.reference.e0.cpu().numpy()
-        self.results["node_energy"] = self.results["energies"] - free[self.model.species_of.cpu()[atoms.numbers]]
-        if "dipole" in self.results:
-            self.results["dipole"] = DEBYE * self.results["dipole"]
-        if "stress" in self.results:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])
+        results["node_energy"] = results["energies"] - free[self.model.species_of.cpu()[atoms.numbers]]
+        if "dipole" in results:
+            results["dipole"] = DEBYE * results["dipole"]
+        if "stress" in results:
+            results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
+        if self._others:
+            for other in self._others:
+                other.calculate(atoms, properties, system_changes)
+            results = joined([results, *(other.results for other in self._others)], self._spread)
+        self._limits.check(results, atoms)
+        self.results = results

@@ -28,10 +28,20 @@ from numpy.typing import NDArray
 from eqmol.errors import InputError
 from eqmol.files import read_npz, replacing
 from eqmol.inference.extxyz import write_frame
+from eqmol.inference.guards import Limits
 
 ENSEMBLES = ("nve", "nvt", "npt")
 TRAJECTORY, TABLE, STATE, STOPPED = "trajectory.xyz", "md.csv", "state.npz", "stopped.xyz"
-COLUMNS = ("time_ps", "temperature_K", "potential_eV", "total_eV", "largest_force_eV_A", "volume_A3", "broken_bonds")
+COLUMNS = (
+    "time_ps",
+    "temperature_K",
+    "potential_eV",
+    "total_eV",
+    "largest_force_eV_A",
+    "largest_force_std_eV_A",
+    "volume_A3",
+    "broken_bonds",
+)
 #: Of the sum of covalent radii: atoms that are nearer at the start are bonded. Of a bond's length there: it is broken.
 BONDED, BROKEN = 1.25, 1.5
 #: fs; time constants of thermostat and barostat.
@@ -49,7 +59,8 @@ class Settings:
         pressure: bar.
         timestep: fs.
         interval: fs, between frames.
-        largest_force: eV/Å; a force beyond it stops the run.
+        largest_force, largest_uncertainty: eV/Å; a force, or a ``forces_std`` of the calculator, beyond it stops the run at once.
+            None for no limit of the latter.
         seed: of random numbers.
 
     Raises:
@@ -62,6 +73,7 @@ class Settings:
     timestep: float = 1.0
     interval: float = 100.0
     largest_force: float = 50.0
+    largest_uncertainty: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,6 +128,8 @@ class Simulation:
         self.atoms = start.copy()
         self.atoms.calc = start.calc
         self.bonds = _bonds(start)
+        self._limits = Limits(settings.largest_force, settings.largest_uncertainty)
+        self._step = 0  # of the present interval
         self.frames = 0
         self._barostat: Any = None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -143,11 +157,14 @@ class Simulation:
             try:
                 if self.frames == 0:
                     self._write(new=True)
-                self._integrator().run(self.settings.steps)
-                self._check()
+                self._step = 0
+                integrator = self._integrator()
+                integrator.attach(self._check, 1, integrator)
+                integrator.run(self.settings.steps)
             except InputError as error:
-                self._save_stopped(str(error))
-                return Outcome(self.picoseconds, str(error), self.broken())
+                when = self.picoseconds + 1e-3 * self.settings.timestep * self._step
+                self._save_stopped(str(error), when)
+                return Outcome(when, str(error), self.broken())
             self.frames += 1
             self._write()
             tell(self.picoseconds)
@@ -214,15 +231,10 @@ class Simulation:
             self._npt.p_eps = self._barostat if self._barostat.ndim else float(self._barostat)
         return self._npt
 
-    def _check(self) -> None:
-        """Stop at a force beyond the limit."""
-        size = np.linalg.norm(self.atoms.get_forces(), axis=1)
-        worst = int(size.argmax())
-        if not size[worst] < self.settings.largest_force:
-            raise InputError(
-                f"the force on atom {worst} ({self.atoms.symbols[worst]}) is {size[worst]:.3g} eV/Å, more than the "
-                f"{self.settings.largest_force:g} eV/Å that are allowed"
-            )
+    def _check(self, integrator: MolecularDynamics) -> None:
+        """Stop at a force or an uncertainty beyond its limit."""
+        self._step = integrator.nsteps
+        self._limits.check({**self.atoms.calc.results, "forces": self.atoms.get_forces()}, self.atoms)
 
     def _write(self, new: bool = False) -> None:
         """Append a frame and a row, then replace the state."""
@@ -232,12 +244,14 @@ class Simulation:
         frame.calc = atoms.calc
         write_frame(text, frame)
         potential = float(atoms.get_potential_energy())
+        std = atoms.calc.results.get("forces_std")
         row = {
             "time_ps": self.picoseconds,
             "temperature_K": float(atoms.get_temperature()),
             "potential_eV": potential,
             "total_eV": potential + float(atoms.get_kinetic_energy()),
             "largest_force_eV_A": float(np.linalg.norm(atoms.get_forces(), axis=1).max()),
+            "largest_force_std_eV_A": "" if std is None else float(std.max()),
             "volume_A3": float(atoms.get_volume()) if atoms.pbc.all() else "",
             "broken_bonds": len(self.broken()),
         }
@@ -268,10 +282,10 @@ class Simulation:
                 barostat=np.zeros(0) if self._barostat is None else self._barostat,
             )
 
-    def _save_stopped(self, why: str) -> None:
+    def _save_stopped(self, why: str, when: float) -> None:
         """Write the structure at which it stopped."""
         frame = self.atoms.copy()
-        frame.info |= {"time_ps": self.picoseconds, "stopped": why}
+        frame.info |= {"time_ps": when, "stopped": why}
         with replacing(self.folder / STOPPED) as file:
             write_frame(file, frame)
 

@@ -25,6 +25,11 @@ class Std:
         self.exact = exact
         self._posterior = posterior
 
+    @property
+    def has_forces(self) -> bool:
+        """Whether there is a std of forces."""
+        return self.exact or self._posterior.factors.forces is not None
+
     def __call__(self, model: Potential, batch: Any, last_layer: Tensor) -> dict[str, Tensor]:
         """Return what there are of energy_std [G], energies_std [N] and forces_std, [N] or, if exact, [N, 3]."""
         posterior, factors = self._posterior, self._posterior.factors

@@ -62,6 +62,9 @@ SIGNATURES = {
         "kernels=None",
         "radial_table=None",
         "uncertainty='auto'",
+        "largest_force=None",
+        "largest_uncertainty=None",
+        "limits='stop'",
     ],
     "predict": [
         "atoms",

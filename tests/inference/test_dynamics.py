@@ -10,10 +10,13 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
+from eqmol import predict
 from eqmol.checkpoint import save
 from eqmol.cli import md
 from eqmol.errors import InputError
 from eqmol.inference.dynamics import STATE, STOPPED, TABLE, TRAJECTORY, Settings, Simulation
+from eqmol.inference.guards import Limits
+from tests.inference.test_uncertainty import sure
 from tests.recipes import model
 
 SHORT = Settings(interval=5.0, temperature=300.0, seed=3)
@@ -65,7 +68,7 @@ def test_it_stops_itself(tmp_path: Path) -> None:
     atoms = start()
     atoms.positions[1] += [0.0, 0.9, 0.9]
     outcome = Simulation(atoms, tmp_path, replace(SHORT, largest_force=5.0)).run(0.1)
-    assert "more than the 5 eV/Å that are allowed" in outcome.stopped
+    assert "more than largest_force=5" in outcome.stopped
     assert outcome.picoseconds < 0.1
     assert read(tmp_path / STOPPED).info["stopped"] == outcome.stopped
 
@@ -102,5 +105,24 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert md.main([*options, *short]) == 0
     assert capsys.readouterr().out.startswith("0.004 ps in ")
     assert md.main([*options[:3], str(tmp_path / "other"), *short[:-1], "1e-3"]) == 1
-    assert "more than the 0.001 eV/Å that are allowed" in capsys.readouterr().err
+    assert "more than largest_force=0.001" in capsys.readouterr().err
     assert (tmp_path / "other" / STOPPED).is_file()
+
+
+def test_a_run_stops_at_the_step_where_the_model_is_unsure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "model.safetensors"
+    save(sure(), file)
+    write(tmp_path / "start.xyz", molecule("CH3CH2OH"))
+    short = ["--time", "0.02", "--interval", "5", "--timestep", "0.5", "--temperature", "300", "--largest-force", "1e4"]
+    command = [str(file), str(tmp_path / "start.xyz"), *short, "--close-contacts", "warn"]
+    assert md.main([*command, "-o", str(tmp_path / "free"), "--largest-uncertainty", "1e6"]) == 0
+    column = np.genfromtxt(tmp_path / "free" / TABLE, delimiter=",", names=True)["largest_force_std_eV_A"]
+    assert (column > 0).all()
+    assert md.main([*command, "-o", str(tmp_path / "run"), "--largest-uncertainty", f"{0.999 * column.max()}"]) == 1
+    assert "the std of the force on atom" in capsys.readouterr().err
+    stopped = read(tmp_path / "run" / STOPPED)
+    steps = stopped.info["time_ps"] / 0.0005
+    assert steps == pytest.approx(round(steps))
+    sizes = Limits(None, 0.999 * column.max())
+    with pytest.raises(InputError, match="more than largest_uncertainty"):
+        sizes.check(predict(stopped, file), stopped)
