@@ -26,9 +26,11 @@ _ERRORS = ("mse", "mae", "norm", "huber")
 STRESS_WEIGHT = 0.1
 #: Weight of a property beside energies and forces, if none is given.
 PROPERTY_WEIGHT = 1.0
-#: Weight of squared energies per atom (eV²) beside that of squared forces (eV²/Å²), both undivided, if none is given: what is
-#: learnt first are offsets of several eV per atom, which would drown the forces.
-EARLY_ENERGY_WEIGHT = 0.01
+#: Weight of energies beside that of the forces, if none is given: so little holds their mean, which forces alone would let drift.
+#: Of 3BPA after eight epochs, forces have errors of 49 meV/Å with it and without, and 82 with a hundred times as much.
+EARLY_ENERGY_WEIGHT = 1e-4
+#: Weight of squared energies per atom (eV²) beside squared forces (eV²/Å²), at least: forces may be nothing but noise.
+UNDIVIDED = 0.01
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class WeightedLoss:
             early = energy.final_weight or max(forces.weight_at(0.0), 1.0)
             if forces.is_used and keys.ENERGY in scales and keys.FORCES in scales:
                 ratio = scales[keys.ENERGY] / scales[keys.FORCES]
-                early = min(early, EARLY_ENERGY_WEIGHT * forces.weight_at(0.0) * ratio**2)
+                early = min(early, max(EARLY_ENERGY_WEIGHT, UNDIVIDED * ratio**2) * forces.weight_at(0.0))
             energy = replace(energy, weight=early)
         beside = forces.weight_at(0.0) if forces.is_used else energy.weight_at(1.0)
         weights = {

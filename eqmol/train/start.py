@@ -22,6 +22,8 @@ from eqmol.models.predictor import Predictor
 from eqmol.models.reference import BindingEnergy
 from eqmol.tuning import use_kernels
 
+#: Size of the first outputs beside that of the labels: errors begin little above those of no network at all.
+BEGIN = 0.5
 #: Significant digits of factors and of energies: so few that every algorithm and every number of processes finds the same.
 FACTOR_DIGITS, ENERGY_DIGITS = 2, 4
 #: Atoms that are evaluated together, unless one structure has more.
@@ -139,9 +141,9 @@ def _fit(values: NDArray[np.float64], composition: NDArray[np.float64]) -> NDArr
 
 
 def _ratio(labels: NDArray[np.float64], predictions: NDArray[np.float64]) -> list[float]:
-    """Root mean square of labels over that of predictions; nothing where one of them does not vary."""
+    """Factor that brings predictions to ``BEGIN`` of the labels, by root mean squares; nothing where one of them does not vary."""
     sizes = [float(np.sqrt(np.mean(np.square(values)))) if len(values) > 0 else 0.0 for values in (labels, predictions)]
-    return [sizes[0] / sizes[1]] if min(sizes) > CONVERGED else []
+    return [BEGIN * sizes[0] / sizes[1]] if min(sizes) > CONVERGED else []
 
 
 def _mean(factors: list[float]) -> float:

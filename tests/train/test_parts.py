@@ -89,12 +89,19 @@ def test_errors_are_divided_by_the_scales(kind, power):
 @pytest.mark.parametrize(
     ("energy", "forces", "stress", "labels", "expected"),
     [
-        ((None, 1.0), 100.0, None, SCALES, ((0.02 / 1.5) ** 2, 1.0, 10.0)),  # 0.01 (eV/atom)² beside 1 (eV/Å)²
-        ((None, 1.0), 2.0, None, SCALES, (0.02 * (0.02 / 1.5) ** 2, 1.0, 0.2)),
+        ((None, 1.0), 100.0, None, SCALES, (0.01, 1.0, 10.0)),
+        ((None, 1.0), 2.0, None, SCALES, (2e-4, 1.0, 0.2)),
+        (
+            (None, 1.0),
+            2.0,
+            None,
+            SCALES | {"energy": 0.3},
+            (0.02 * (0.3 / 1.5) ** 2, 1.0, 0.2),
+        ),  # 0.01 (eV/atom)² beside 1 (eV/Å)²
         ((3.0, None), 5.0, 7.0, SCALES, (3.0, 3.0, 7.0)),
         ((None, 4.0), 0.0, None, SCALES, (4.0, 4.0, 0.4)),
         ((None, 4.0), 100.0, None, {"energy": 0.02, "forces": 2e-5}, (4.0, 4.0, 0.0)),  # forces are noise
-        ((None, 1.0), 100.0, None, {"energy": 0.02, "forces": 1.5}, ((0.02 / 1.5) ** 2, 1.0, 0.0)),
+        ((None, 1.0), 100.0, None, {"energy": 0.02, "forces": 1.5}, (0.01, 1.0, 0.0)),
     ],
 )
 def test_weights_that_are_not_given(energy, forces, stress, labels, expected):
