@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,12 +131,11 @@ def _run(arguments: argparse.Namespace) -> int:
     judged = [word for word in arguments.held_out or () if word not in options]
     if not files:
         raise InputError("give the structures that the teacher labels")
+    teacher = _teacher(arguments)
     held_out = _frames(judged, "--held-out") if judged else None
     contacts, state = arguments.close_contacts, arguments.electronic_state
     structures = _frames(files, "STRUCTURES")
-    return _distil(
-        _teacher(arguments), structures, held_out, arguments.output, options, arguments.seed, contacts, state
-    )[0]
+    return _distil(teacher, structures, held_out, arguments.output, options, arguments.seed, contacts, state)[0]
 
 
 def _frames(files: Sequence[str], name: str) -> "list[Frame]":
@@ -181,9 +182,13 @@ def _distil(
     from rich.progress import Progress
 
     from eqmol.cli import train
-    from eqmol.trust.twin import HELD_OUT, TRAIN, certify, label, split, words_of
+    from eqmol.trust.twin import HELD_OUT, TRAIN, certify, has_energies_of_atoms, label, split, words_of
 
     _check(options)
+    with redirect_stdout(StringIO()):  # what is wrong should not wait for the labels
+        code = train.main([*_training(teacher, output, options, seed, False), "--cfg", "job"], "eqmol train")
+    if code:
+        return code, {}
     learnt, judged = split(structures, held_out, seed)
     sets = {TRAIN: learnt, HELD_OUT: judged}
     screen = Console(stderr=True)
@@ -193,7 +198,8 @@ def _distil(
     print(f"{len(learnt)} structures to learn from, {len(judged)} held out: {output / TRAIN}, {output / HELD_OUT}")
     if failed:
         print(words_of(failed))
-    code = train.main(_training(teacher, output, options, seed), "eqmol train")
+    atomic = has_energies_of_atoms(output / TRAIN)
+    code = train.main(_training(teacher, output, options, seed, atomic), "eqmol train")
     if code:
         if code > 128:
             print("the same command continues too, and then compares")
@@ -215,9 +221,14 @@ def _check(options: Sequence[str]) -> None:
             raise InputError(f"{key} of the student follows from its labels; leave it out")
 
 
-def _training(teacher: "Teacher", output: Path, options: Sequence[str], seed: int) -> list[str]:
-    """The options of the run; those given come last."""
-    from eqmol.trust.twin import HELD_OUT, TRAIN, has_energies_of_atoms
+def _training(teacher: "Teacher", output: Path, options: Sequence[str], seed: int, atomic: bool) -> list[str]:
+    """The options of the run; those given come last.
+
+    Args:
+        teacher, output, options, seed: of the twin.
+        atomic: whether energies of atoms are learnt.
+    """
+    from eqmol.trust.twin import HELD_OUT, TRAIN
 
     own = ["model=mace", "backend=grid", "data=xyz", f"seed={seed}", f"data.train_file={quote(str(output / TRAIN))}"]
     own += [
@@ -227,7 +238,7 @@ def _training(teacher: "Teacher", output: Path, options: Sequence[str], seed: in
     ]
     if teacher.cutoff is not None:
         own.append(f"model.cutoff={teacher.cutoff:g}")
-    if has_energies_of_atoms(output / TRAIN):
+    if atomic:
         own += [
             "task=distil",
             "data.targets={site_energy: {kind: atomic, unit: eV, key: energies}}",
