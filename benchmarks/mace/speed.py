@@ -1,12 +1,13 @@
-"""Energy and forces by mace-torch's calculator and by the converted model: CPU time of one thread, and memory.
+"""Energy and forces by the calculators of mace-torch and symmetrix-xl and by the converted model: CPU time of one thread, memory.
 
-    MACE_PYTHON benchmarks/mace/speed.py make FOLDER          # models with random weights, in the form of MP-0, and structures
-    MACE_PYTHON benchmarks/mace/speed.py mace FOLDER [MODEL ...]
-    python benchmarks/mace/speed.py eqmol FOLDER [MODEL ...]
+    python benchmarks/mace/speed.py make FOLDER            # models with random weights, in the form of MP-0, and structures
+    python benchmarks/mace/speed.py times FOLDER [MODEL ...] [mace eqmol symmetrix]
+    python benchmarks/mace/speed.py memory FOLDER MODEL KIND ATOMS
     python benchmarks/mace/speed.py table FOLDER
 
-Both compute in float32. Positions move before every call; medians of 5 calls and more, after three for warming up. Memory is what a
-process had at most while it computed, less what it had before.
+By an interpreter with mace-torch, symmetrix-xl, vesin, safetensors and torch_geometric that finds eqmol in PYTHONPATH. All compute
+in float32. Positions move before every call, calculators take turns; medians of 5 calls and more, after three to warm up. Memory is
+what a process had at most while it computed, less what it had before.
 """
 
 import json
@@ -15,7 +16,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import ase
@@ -25,8 +25,8 @@ from ase.build import bulk
 MODELS = ("64x0e", "64x0e+64x1o", "128x0e+128x1o")
 CELLS = {27: None, 216: 3, 1000: 5}
 ELEMENTS = [1, 6, 7, 8]
-#: Seconds of calls that are measured.
-ENOUGH = 3.0
+#: Seconds of eqmol's calls that are measured; calls at least, and those at first that do not count.
+ENOUGH, LEAST, WARM = 1.0, 8, 3
 
 
 def structures() -> dict[int, ase.Atoms]:
@@ -63,31 +63,6 @@ def make(folder: Path) -> None:
         torch.save(model, folder / f"{hidden}.model")
 
 
-def measure(folder: Path, kind: str, names: list[str], calculator: Callable[[Path], object]) -> None:
-    """Add rows of one kind to the results."""
-    import torch
-
-    torch.set_num_threads(1)
-    path = folder / "speed.json"
-    rows = json.loads(path.read_text()) if path.exists() else {}
-    for name in names:
-        calc = calculator(folder / f"{name}.model")
-        for number, atoms in structures().items():
-            atoms = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-            atoms.calc, rng, times = calc, np.random.default_rng(1), []
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            while len(times) < 8 or (sum(times) < ENOUGH and len(times) < 30):
-                atoms.positions += rng.normal(scale=1e-3, size=atoms.positions.shape)
-                started = time.process_time()
-                forces = atoms.get_forces()
-                times.append(time.process_time() - started)
-            memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-            row = {"ms": 1e3 * statistics.median(times[3:]), "MB": memory, "check": float(np.square(forces).sum())}
-            rows.setdefault(f"{name} {number}", {})[kind] = row
-            print(kind, name, number, row, flush=True)
-    path.write_text(json.dumps(rows, indent=1))
-
-
 def of_mace(path: Path) -> object:
     """The calculator of mace-torch."""
     from mace.calculators import MACECalculator
@@ -104,6 +79,71 @@ def of_eqmol(path: Path) -> object:
     return Calculator(convert_mace(read_model(path)).model, dtype="float32")
 
 
+def of_symmetrix(path: Path) -> object:
+    """The calculator of symmetrix-xl, of the file that it makes of a model, compiled for it."""
+    from symmetrix import Symmetrix
+    from symmetrix.cli.extract_mace import main
+
+    written = path.with_suffix(".json")
+    if not written.exists():
+        main(["--model", str(path), "--output", str(written)])
+    return Symmetrix(str(written), dtype="float32", execution_profile="speed")
+
+
+KINDS = {"mace": of_mace, "eqmol": of_eqmol, "symmetrix": of_symmetrix}
+
+
+def evaluate(atoms: ase.Atoms, calculator: object, step: np.ndarray) -> tuple[float, np.ndarray]:
+    """Move the atoms; CPU time (s) and forces."""
+    atoms.calc = calculator
+    atoms.positions += step
+    started = time.process_time()
+    forces = atoms.get_forces()
+    return time.process_time() - started, forces
+
+
+def times(folder: Path, names: list[str], kinds: list[str]) -> None:
+    """Measure in turns, in one process."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in names:
+        calculators = {kind: KINDS[kind](folder / f"{name}.model") for kind in kinds}
+        for number, atoms in structures().items():
+            copies, rng = {kind: atoms.copy() for kind in kinds}, np.random.default_rng(1)
+            found: dict[str, list[float]] = {kind: [] for kind in kinds}
+            while len(found["eqmol"]) < LEAST or (sum(found["eqmol"]) < ENOUGH and len(found["eqmol"]) < 30):
+                step, forces = rng.normal(scale=1e-3, size=atoms.positions.shape), {}
+                for kind, calculator in calculators.items():
+                    seconds, forces[kind] = evaluate(copies[kind], calculator, step)
+                    found[kind].append(seconds)
+            for kind in kinds:
+                wrong = float(np.abs(forces[kind] - forces["eqmol"]).max() / np.abs(forces["eqmol"]).max())
+                keep(folder, name, number, kind, ms=1e3 * statistics.median(found[kind][WARM:]), relative=wrong)
+
+
+def memory(folder: Path, name: str, kind: str, number: int) -> None:
+    """Measure the memory of one kind for one structure, in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    calculator, atoms = KINDS[kind](folder / f"{name}.model"), structures()[number]
+    evaluate(structures()[27], calculator, np.zeros((27, 3)))  # what is loaded or compiled at first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        evaluate(atoms, calculator, np.full(atoms.positions.shape, 1e-4))
+    keep(folder, name, number, kind, MB=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def keep(folder: Path, name: str, number: int, kind: str, **values: float) -> None:
+    """Add numbers to those of the folder."""
+    path = folder / "speed.json"
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows.setdefault(f"{name} {number}", {}).setdefault(kind, {}).update(values)
+    path.write_text(json.dumps(rows, indent=1))
+    print(name, number, kind, values, flush=True)
+
+
 def table(folder: Path) -> None:
     """Print the results."""
     cpu = next(
@@ -112,19 +152,23 @@ def table(folder: Path) -> None:
     )
     print(f"{cpu or platform.machine()}; ms of one thread, CPU time")
     for name, row in json.loads((folder / "speed.json").read_text()).items():
-        mace, own = row["mace"], row["eqmol"]
-        assert abs(mace["check"] / own["check"] - 1) < 1e-3, name
-        ratio = mace["ms"] / own["ms"]
-        print(
-            f"{name:22} mace {mace['ms']:8.1f}  eqmol {own['ms']:8.1f}  {ratio:5.1f}x  MB {mace['MB']:.0f} {own['MB']:.0f}"
-        )
+        own = row["eqmol"]
+        for kind, entry in row.items():
+            ratio, megabytes = entry["ms"] / own["ms"], entry.get("MB", float("nan"))
+            print(
+                f"{name:22} {kind:10} {entry['ms']:9.1f} ms {ratio:6.1f}x {megabytes:7.0f} MB  {entry['relative']:.0e}"
+            )
 
 
 if __name__ == "__main__":
     role, folder, *names = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+    models = [name for name in names if name in MODELS] or list(MODELS)
+    kinds = [name for name in names if name in KINDS] or list(KINDS)
     if role == "make":
         make(folder)
-    elif role == "table":
-        table(folder)
+    elif role == "times":
+        times(folder, models, kinds)
+    elif role == "memory":
+        memory(folder, names[0], names[1], int(names[2]))
     else:
-        measure(folder, role, names or list(MODELS), of_mace if role == "mace" else of_eqmol)
+        table(folder)
