@@ -1,6 +1,6 @@
 """Convert the models of ``make.py`` and compare 100 structures of each, and their dynamics, with mace-torch.
 
-python -m benchmarks.mace.compare FOLDER
+python -m benchmarks.mace.compare FOLDER [NAME ...]
 """
 
 import json
@@ -54,13 +54,13 @@ def dynamics(model: Potential, atoms: ase.Atoms, expected: dict) -> float:
     return float(np.abs(atoms.positions - expected["positions"]).max())
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, names: list[str]) -> None:
     """Print a row for each model."""
     torch.set_num_threads(1)
     print(("{:18}" + "{:>14}" * 8).format(*COLUMNS))
     for path in sorted(folder.glob("*.model")):
         stored = path.with_suffix(".json")
-        if not stored.exists():
+        if not stored.exists() or (names and path.stem not in names):
             continue
         given = json.loads(stored.read_text())
         model = convert_mace(read_model(path), given["head"]).model
@@ -74,4 +74,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

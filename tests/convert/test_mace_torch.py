@@ -22,6 +22,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 
 import eqmol
 from eqmol.checkpoint import build, default_dtype, load
@@ -35,6 +36,7 @@ from eqmol.convert.mace_torch.parts import KNOWN, Part, Thing, read_model
 from eqmol.convert.mace_torch.proof import ask_mace, evaluate, invariances, isolated_atoms
 from eqmol.errors import InputError
 from tests.recipes import model as small_model
+from tests.recipes import recipe
 
 STORED = Path(__file__).parents[1] / "stored"
 EXPECTED = json.loads((STORED / "mace.json").read_text())
@@ -224,6 +226,24 @@ def test_weights_go_back(files: dict[str, Path], name: str, widen: int | str) ->
     again = convert_mace(Part(root._thing, "")).model
     found = differences(new, again, STRUCTURES.values(), EXACT)
     assert max(difference.largest for difference in found) <= 1e-10
+
+
+def test_the_constant_of_bonded_atoms_goes_into_their_e0() -> None:
+    """Exact where neighbours are near, which a free atom has not."""
+    with default_dtype(torch.float64):
+        torch.manual_seed(0)
+        plain = {**recipe(), "zbl": False}
+        model = build({**plain, "binding": [1.0, -2.0, 3.0, -4.0]}).eval()
+        e0 = np.array(config_of(model)["atomic_energies"])
+        shifted = build(plain).eval()
+    shifted.load_state_dict(model.state_dict())
+    shifted.reference.e0.copy_(
+        torch.from_numpy(e0 - np.array(config_of(shifted)["atomic_energies"])) + shifted.reference.e0
+    )
+    crystal = [bulk("Cu", a=3.0)]
+    assert evaluate(shifted, crystal)[0]["energy"] == pytest.approx(evaluate(model, crystal)[0]["energy"], abs=1e-9)
+    free = [ase.Atoms("Cu")]
+    assert evaluate(shifted, free)[0]["energy"] == pytest.approx(evaluate(model, free)[0]["energy"] - 4.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(

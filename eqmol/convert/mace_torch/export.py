@@ -31,7 +31,7 @@ FIXED = {
     "pair_radial": False,
     "degree_out": 0,
 }
-FIXED_POTENTIAL = {"forces": "conservative", "binding": None, "properties": None}
+FIXED_POTENTIAL = {"forces": "conservative", "properties": None}
 
 
 def export(model: Potential, python: Path, target: Path) -> None:
@@ -109,7 +109,7 @@ def config_of(model: Potential) -> dict[str, Any]:
         "atomic_numbers": list(model.elements),
         "hidden_irreps": "+".join(f"{backbone['channels']}x{l}{'eo'[l % 2]}" for l in degrees),
         "MLP_irreps": f"{recipe['readout_hidden']}x0e",
-        "atomic_energies": (model.reference.e0.numpy() - scale * isolated(model)).tolist(),
+        "atomic_energies": (model.reference.e0.numpy() + binding_of(model) - scale * isolated(model)).tolist(),
         "avg_num_neighbors": max(backbone["avg_num_neighbors"], 1.0),
         "correlation": backbone["correlation"],
         "radial_MLP": list(backbone["radial_hidden"]),
@@ -117,6 +117,11 @@ def config_of(model: Potential) -> dict[str, Any]:
         "distance_transform": {None: "None", "agnesi": "Agnesi", "soft": "Soft"}[kind],
         "use_reduced_cg": False,
     }
+
+
+def binding_of(model: Potential) -> Array:
+    """What mace-torch must add to E0: its constants do not tell atoms with neighbours from free ones, eV, [elements]."""
+    return np.zeros(len(model.elements)) if model.binding is None else model.binding.binding.numpy()
 
 
 @torch.no_grad()
