@@ -112,8 +112,8 @@ def write(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
         os.replace(written, target)
     if model.binding is not None:
         console.print(
-            "its E0s are those of atoms with neighbours, as mace-torch has one constant for each element: energies of bonded atoms are "
-            "the model's, those of free atoms are not"
+            "its E0s are those of atoms with neighbours, as mace-torch has one constant for each element: energies of bonded atoms "
+            "are the model's, those of free atoms are not"
         )
     console.print(f"{source} -> {target}, a model of mace-torch in float64", soft_wrap=True, highlight=False)
     return 0
