@@ -12,7 +12,6 @@ what a process had at most while it computed, less what it had before.
 
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -129,10 +128,17 @@ def memory(folder: Path, name: str, kind: str, number: int) -> None:
     torch.set_num_threads(1)
     calculator, atoms = KINDS[kind](folder / f"{name}.model"), structures()[number]
     evaluate(structures()[27], calculator, np.zeros((27, 3)))  # what is loaded or compiled at first use
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
     for _ in range(2):
         evaluate(atoms, calculator, np.full(atoms.positions.shape, 1e-4))
-    keep(folder, name, number, kind, MB=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    keep(folder, name, number, kind, MB=resident("VmHWM") - before)
+
+
+def resident(name: str) -> float:
+    """Memory of this process now (VmRSS) or at most (VmHWM), MiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def keep(folder: Path, name: str, number: int, kind: str, **values: float) -> None:
