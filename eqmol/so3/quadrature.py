@@ -19,7 +19,6 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from scipy.integrate import lebedev_rule as lebedev_points
 
 from eqmol.so3.harmonics import spherical_harmonics
 from eqmol.so3.layout import degrees, dim, orders
@@ -214,6 +213,8 @@ def lebedev_rule(band: int, degree_out: int) -> Rule | None:
     degree = next((exact for exact in LEBEDEV_DEGREES if exact >= band + degree_out), None)
     if degree is None:
         return None
+    from scipy.integrate import lebedev_rule as lebedev_points  # a third of a second, which most programs need not wait
+
     (x, y, z), weights = lebedev_points(degree)
     meridian = Rule(np.arctan2(np.hypot(x, z), y), np.arctan2(x, z), np.empty(0))
     return replace(meridian, projection=weights[:, None] / (4 * np.pi) * meridian.sample(degree_out))
