@@ -138,6 +138,8 @@ def complete_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[
     """
     if pbc.all():
         return np.ascontiguousarray(cell)
+    if not pbc.any():
+        return np.eye(3)
     complete = np.array(cell)
     # the last right-singular vectors span the complement of the periodic rows
     complete[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
@@ -158,6 +160,8 @@ def move_back(
         positions [N, 3] and whole numbers of cells [N, 3], multiples of 64 along periodic directions: the old positions are
         ``positions + cells @ cell``.
     """
+    if not pbc.any():
+        return positions, np.zeros_like(positions)
     cells = np.where(pbc, FAR * np.rint(positions @ np.linalg.inv(cell) / FAR), 0.0)
     return (positions - cells @ cell if cells.any() else positions), cells
 

@@ -149,6 +149,7 @@ class MACELayer(nn.Module):
             fields = self.mix(messages, species, self.message_scale)
         else:
             fields = self.mix(messages, self.message_scale)
+        del messages  # they are as large as all that is kept
         power = self.power(fields, self.power_weight, species)
         if self.residual is None:
             return self.down(power)

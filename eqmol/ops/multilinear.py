@@ -56,7 +56,8 @@ def partials(
     form: Form | Polynomial | JointForm, slots: Sequence[int], arguments: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """``form.partials(slots, arguments)``, differentiable any number of times with respect to the arguments."""
-    return _Partials.apply(form, tuple(slots), *arguments)
+    # before they are saved: forms take them side by side, and copies would be made in every evaluation
+    return _Partials.apply(form, tuple(slots), *(a if a is None else a.contiguous() for a in arguments))
 
 
 class _Partials(torch.autograd.Function):

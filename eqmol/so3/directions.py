@@ -22,6 +22,9 @@ from torch import Tensor
 from eqmol.so3.coupling import pairing_factor, wigner_3j
 from eqmol.so3.layout import degree_slice, dim
 
+#: Vectors at a time, so that what is made on the way does not bound the size of a structure.
+CHUNK = 1 << 16
+
 
 def harmonics_of(vectors: Tensor, degree: int) -> Tensor:
     """:func:`eqmol.so3.harmonics.spherical_harmonics` of the directions of vectors [E, 3] of any length but zero, [E, lm].
@@ -40,6 +43,8 @@ class _Harmonics(torch.autograd.Function):
 
     @staticmethod
     def forward(vectors: Tensor, degree: int) -> Tensor:
+        if len(vectors) > CHUNK:
+            return torch.cat([_Harmonics.forward(part, degree) for part in vectors.chunk(-(-len(vectors) // CHUNK))])
         unit = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
         rows = [torch.ones_like(unit[..., :1]), math.sqrt(3) * unit]
         unit = unit.unsqueeze(-1)
@@ -55,10 +60,18 @@ class _Harmonics(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         vectors, harmonics = ctx.saved_tensors
-        table = _generators(ctx.degree, vectors.dtype, vectors.device)
-        turned = (gradient @ table).view(*gradient.shape[:-1], 3, len(table)) @ harmonics.unsqueeze(-1)
-        squares = vectors.square().sum(-1, keepdim=True)
-        return torch.linalg.cross(vectors, turned.squeeze(-1)) / squares, None
+        if len(vectors) <= CHUNK:
+            return _slopes(gradient, harmonics, vectors, ctx.degree), None
+        parts = (t.chunk(-(-len(vectors) // CHUNK)) for t in (gradient, harmonics, vectors))
+        return torch.cat([_slopes(g, y, v, ctx.degree) for g, y, v in zip(*parts, strict=True)]), None
+
+
+def _slopes(gradient: Tensor, harmonics: Tensor, vectors: Tensor, degree: int) -> Tensor:
+    """Derivative of Σ gradient · harmonics by the vectors."""
+    table = _generators(degree, vectors.dtype, vectors.device)
+    turned = (gradient @ table).view(*gradient.shape[:-1], 3, len(table)) @ harmonics.unsqueeze(-1)
+    slopes: Tensor = torch.linalg.cross(vectors, turned.squeeze(-1))
+    return slopes / vectors.square().sum(-1, keepdim=True)
 
 
 #: ``inspect.signature`` takes longer than a small operation, and torch asks for it at every call.

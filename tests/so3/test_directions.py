@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from eqmol.so3 import directions
 from eqmol.so3.directions import harmonics_of
 from eqmol.so3.harmonics import spherical_harmonics
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
+@pytest.mark.parametrize("chunk", [4, 100])
 @pytest.mark.parametrize("degree", [0, 1, 3, 6, 16])
-def test_values_and_three_derivatives_are_those_of_the_directions(degree):
+def test_values_and_three_derivatives_are_those_of_the_directions(degree, chunk, monkeypatch):
+    monkeypatch.setattr(directions, "CHUNK", chunk)
     vectors = torch.cat([2 * torch.eye(3), -torch.eye(3), torch.randn(5, 3)]).requires_grad_()
     found = harmonics_of(vectors, degree)
     expected = spherical_harmonics(vectors / vectors.norm(dim=-1, keepdim=True), degree)

@@ -48,7 +48,7 @@ def tabulated_convolution(
     check_indices("receiver", receivers, num_receivers)
     check_indices("row", row, len(table))
     shape = num_receivers, op.spec.num_blocks * dim(op.spec.degree_out), x.shape[2]
-    rows = _Tabulated.apply(x, harmonics, fraction, kernels, table, row, (senders, receivers), shape)
+    rows = _Tabulated.apply(x.contiguous(), harmonics, fraction, kernels, table, row, (senders, receivers), shape)
     return side_by_side(op.spec, rows)
 
 
