@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from eqmol.convert.convert import example_structures
 from eqmol.errors import InputError
 from eqmol.models import Potential
+from eqmol.trust.confidence import confidence
 from eqmol.trust.dimers import dimers
 from eqmol.trust.dynamics import conservation
 from eqmol.trust.labels import Frame, errors
@@ -56,7 +57,7 @@ def examination(
     model: "str | os.PathLike[str] | Potential | ASECalculator", frames: Sequence[Frame] | None, picoseconds: float
 ) -> Report:
     """The same for structures whose labels are apart; see :func:`examine`."""
-    subject = Subject(model)
+    subject, given = Subject(model), frames is not None
     if frames is None:
         if subject.potential is None:
             raise InputError("give structures: a calculator does not say which elements it knows")
@@ -71,6 +72,8 @@ def examination(
         start = min(chosen, key=len)
         report.lines += _guarded("dynamics", conservation(subject, start, picoseconds, report.curves))
     errors(subject, frames, report)
+    if given:
+        report.lines += _guarded("confidence", confidence(subject, frames))
     report.facts["time"] = _time(subject, max(chosen, key=len))
     return report
 

@@ -105,6 +105,16 @@ LIMITS: dict[str, dict[str, Limit]] = {
     "constant in the energies": {
         "": Limit(INFINITY, INFINITY, "", "errors that are one constant come from another zero")
     },
+    "extrapolation": {
+        "": Limit(
+            0.05, INFINITY, "of the atoms", "farther from the training set than all of the validation set is a guess"
+        )
+    },
+    "calibration": {
+        "": Limit(
+            0.08, 0.2, "area, 0 to 0.5", "errors of forces are as large as the std says, where the model is at home"
+        )
+    },
     "repulsion": {
         "": Limit(0.0, INFINITY, "pairs", "below the shortest trained distance the energy should still rise")
     },

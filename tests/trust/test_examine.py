@@ -15,13 +15,18 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 import eqmol
+from eqmol import predict
 from eqmol.checkpoint import save
 from eqmol.cli import examine as command
 from eqmol.errors import InputError
 from eqmol.models import Potential
+from eqmol.models.uncertainty import Factors, Posterior
 from eqmol.ops import grid
+from eqmol.trust.confidence import confidence
 from eqmol.trust.dynamics import slope_of
 from eqmol.trust.examine import examine
+from eqmol.trust.labels import Frame
+from eqmol.trust.subject import Subject
 from tests.models.systems import make_model
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -282,3 +287,29 @@ def test_wrong_arguments(arguments, words: str) -> None:
     model, given, *time = arguments
     with pytest.raises(InputError, match=words):
         examine(model, given, picoseconds=time[0] if time else 0)
+
+
+@pytest.mark.parametrize(("wrong", "statuses"), [(1.0, "pass"), (10.0, "fail"), (0.1, "fail")])
+def test_an_uncertainty_that_is_not_calibrated_fails(wrong: float, statuses: str) -> None:
+    """Labels have errors drawn from the std of the model, or from another one; one atom is where the model was never trained."""
+    model, rng = make_model(), np.random.default_rng(0)
+    root = torch.eye(model.num_last, dtype=torch.float64)
+    Posterior(root, root, Factors(None, 0.1, None, 1e6, 10, 5)).write(model)
+    frames = []
+    for seed in range(6):
+        atoms = molecule("CH3CH2OH")
+        atoms.rattle(0.05, seed=seed)
+        result = predict(atoms, model)
+        labels = result["forces"] + wrong * result["forces_std"][:, None] * rng.normal(size=(len(atoms), 3))
+        frames.append(Frame(atoms, {"forces": labels}, f"frame {seed}"))
+    lines = {line.name: line for line in confidence(Subject(model), frames)}
+    assert lines["calibration"].status == statuses
+    assert (lines["extrapolation"].status, lines["extrapolation"].value) == ("pass", 0.0)
+    distances = np.concatenate([predict(frame.atoms, model)["forces_std"] for frame in frames]) / 0.1
+    model.sections["uncertainty"]["farthest"] = float(np.sort(distances)[-10])
+    far = next(confidence(Subject(model), frames))
+    assert (far.status, far.value) == ("warn", pytest.approx(9 / len(distances)))
+
+
+def test_models_without_uncertainty_have_no_lines_of_it() -> None:
+    assert not list(confidence(Subject(make_model()), [Frame(molecule("H2O"), {}, "")]))
