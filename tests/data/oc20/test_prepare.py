@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from ase.constraints import FixAtoms
@@ -17,7 +18,7 @@ from eqmol.cli.prepare import main
 from eqmol.data.oc20 import prepare as prepare_module
 from eqmol.data.oc20.frame import Frame, adsorbate, infer_tags, why_dropped
 from eqmol.data.oc20.prepare import prepare
-from eqmol.data.oc20.shards import Index, Shard
+from eqmol.data.oc20.shards import Index, Shard, pack
 from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
 from eqmol.graph import from_atoms
@@ -67,6 +68,22 @@ def test_every_form_gives_the_same_frames(tmp_path, form):
         assert frame.reference == adsorption or np.isnan([frame.reference, adsorption]).all()
         total = frame.energy + (REFERENCE if form == "lmdb" else 0.0)
         assert total == pytest.approx(atoms.calc.results["energy"], abs=1e-12)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads the maps of this process")
+def test_shards_are_mapped_and_not_copied(tmp_path):
+    """Their pages are those of the file, which all processes that read them share."""
+    atoms = relaxation()[0] * (10, 10, 1)
+    flags = np.zeros(len(atoms), np.int8)
+    frame = Frame(
+        "a", 0, atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, flags, flags > 0, 0.0, 0.0, atoms.positions
+    )
+    (tmp_path / "many").write_bytes(pack([frame] * 100, {"source": "x"}))
+    shard = Shard(tmp_path / "many")
+    assert np.array_equal(shard.frame(99).positions, frame.positions)
+    (found,) = (one for one in psutil.Process().memory_maps() if one.path == str(tmp_path / "many"))
+    assert found.size == -(-(tmp_path / "many").stat().st_size // 4096) * 4096
+    assert found.anonymous == 0
 
 
 def test_shards_are_a_function_of_the_raw_files(tmp_path):
