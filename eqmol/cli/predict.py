@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise InputError("--scan names a coordinate and --profile the figure of energies along it; give both")
     if arguments.part is not None and (arguments.metrics is not None or arguments.scan is not None):
         raise InputError("--metrics and --scan are of all structures, and a part has some; leave them or --part out")
-    part = open_part(arguments, inputs, {})
+    part = open_part(arguments, inputs, {"uncertainty": arguments.uncertainty})
     if part is not None and part.is_done():
         _say(Console(), f"part {part.index} is there already", joined(part))
         return
