@@ -114,6 +114,12 @@ def _run(arguments: argparse.Namespace) -> None:
         is_npz or arguments.smiles is not None or any(map(_holds_molecules, map(Path, arguments.input)))
     ):
         raise InputError("--part is for structures that become an extended XYZ file, -o OUT.xyz; leave it out")
+    if arguments.uncertainty in ("cheap", "exact") and (
+        is_npz or arguments.smiles is not None or any(map(_holds_molecules, map(Path, arguments.input)))
+    ):
+        raise InputError(
+            f"--uncertainty {arguments.uncertainty} is for structures that become an extended XYZ file, -o OUT.xyz; leave it out"
+        )
     if is_npz:
         _run_oc20_server(arguments, Console())
         return

@@ -86,6 +86,11 @@ def test_off_and_models_without(path: Path) -> None:
     assert "forces_std" not in eqmol.predict(water, sure(forces=None))
 
 
+def test_what_has_no_place_for_a_std(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(path), "--smiles", "O", "--uncertainty", "exact"]) == 2
+    assert "--uncertainty exact is for structures" in capsys.readouterr().err
+
+
 def test_a_damaged_section_is_refused_in_a_sentence(tmp_path: Path) -> None:
     potential = sure()
     potential.aux[STRUCTURES] = potential.aux[STRUCTURES][:2]
