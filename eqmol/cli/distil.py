@@ -186,7 +186,7 @@ def _distil(
 
     _check(options)
     with redirect_stdout(StringIO()):  # what is wrong should not wait for the labels
-        code = train.main([*_training(teacher, output, options, seed, False), "--cfg", "job"], "eqmol train")
+        code = train.main([*_training(teacher, output, options, seed, True), "--cfg", "job"], "eqmol train")
     if code:
         return code, {}
     learnt, judged = split(structures, held_out, seed)
