@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from eqmol import __version__
+from eqmol.checkpoint import heads
 from eqmol.checkpoint import recipe as recipes
 from eqmol.checkpoint.header import AUX, FORMAT, SECTIONS, UNITS, Header, ModelFile, digest, read_header
 from eqmol.errors import InputError
@@ -74,6 +75,8 @@ def save(
     if not recipe:
         raise InputError("the model has no recipe; build it with eqmol.checkpoint.build or pass recipe=")
     _check_sections(model)
+    if recipe.get("readout_heads") is not None:
+        model.sections["heads"] = {"names": list(recipe["readout_heads"])}
     everything = model.state_dict() | model.aux
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()}
     _check_finite(tensors, "the model")
@@ -100,6 +103,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     verify: bool = True,
     kernels: str | None = None,
+    head: str | None = None,
 ) -> Predictor:
     """Read a model file, ready to predict (evaluation mode). Runs nothing that the file contains.
 
@@ -114,13 +118,14 @@ def load(
             :class:`eqmol.errors.VerificationError`.
         kernels: whether tensor products are compiled for this machine, see :mod:`eqmol.ops.kernels`: ``"auto"`` where there is a
             compiler, ``"off"``, or ``"require"``; None as ``$EQMOL_KERNELS`` says, else ``"auto"``.
+        head: of a model with several; the model that is returned has this one alone. None: all of them.
 
     Raises:
         InputError: not a model file, damaged, made by a newer eqmol, a recipe that cannot be built or does not fit the
             tensors, non-finite weights, a backend that cannot compute the model's family, or kernels that are required and
             cannot be made.
     """
-    return _load(path, backend, device, dtype, verify, kernels, tables=False)
+    return _load(path, backend, device, dtype, verify, kernels, False, head, needed=False)
 
 
 def _load(
@@ -131,6 +136,8 @@ def _load(
     verify: bool,
     kernels: str | None,
     tables: bool,
+    head: str | None,
+    needed: bool,
 ) -> Predictor:
     check_verify(verify)
     file = ModelFile(path)
@@ -146,11 +153,15 @@ def _load(
             _compare(skeleton, header)
             tensors = file.tensors()
             _check_finite(tensors, "the file")
-            weights = {name: tensors[name] for name in header.shapes}
-            model = _filled(recipe, weights, target, dtype, verify, mode, tables)
+            weights: Mapping[str, Tensor] = {name: tensors[name] for name in header.shapes}
+            chosen, weights = heads.choose(recipe, weights, head, needed)
+            model = _filled(chosen, weights, target, dtype, verify, mode, tables)
             model.aux = {name: tensors[name].clone() for name in header.aux}
             model.sections = {name: header.document[name] for name in SECTIONS if name in header.document}
             _check_sections(model)
+            _check_heads(recipe, model.sections)
+            if chosen is not recipe:
+                del model.sections["heads"]
             _add_dispersion(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -171,11 +182,13 @@ def for_prediction(
     verify: bool = True,
     kernels: str | None = None,
     radial_table: str | None = None,
+    head: str | None = None,
 ) -> Predictor:
     """A private, frozen copy of a model for prediction, from its file or from itself.
 
     Args:
         path_or_model, backend, device, dtype, verify, kernels: as in :func:`load`.
+        head: of a model with several, which must be chosen.
         radial_table: ``"auto"`` lets a float32 model on the CPU read its radial weights from tables whose error in the forces of
             the first batch is below the rounding of the network, ``"off"`` evaluates the network; None as ``$EQMOL_RADIAL_TABLE``
             says, else ``"auto"``.
@@ -193,11 +206,14 @@ def for_prediction(
         mode = next(own, None) if kernels is None else check_mode(kernels)
         with torch.random.fork_rng(devices=[]):
             target = model.dtype if dtype is None else as_dtype(dtype)
-            model = _filled(recipe, tensors, as_device(device), target, verify, mode, tables)
+            chosen, weights = heads.choose(recipe, tensors, head, needed=True)
+            model = _filled(chosen, weights, as_device(device), target, verify, mode, tables)
         model.sections, model.aux = copy.deepcopy(path_or_model.sections), dict(path_or_model.aux)
+        if chosen is not recipe:
+            model.sections.pop("heads", None)
         _add_dispersion(model)
     else:
-        model = _load(path_or_model, backend, device, dtype, verify, kernels, tables)
+        model = _load(path_or_model, backend, device, dtype, verify, kernels, tables, head, needed=True)
     return model.requires_grad_(False)
 
 
@@ -359,6 +375,13 @@ def _check_sections(model: Predictor) -> None:
         check_shortest(aux[SHORTEST], len(model.elements))
         check_integer("domain.structures", sections["domain"].get("structures"), 0, 2**53)
     Posterior.read(model)
+
+
+def _check_heads(recipe: Mapping[str, Any], sections: Mapping[str, Any]) -> None:
+    """Refuse names of heads that are not those of the recipe."""
+    names = sections.get("heads", {}).get("names")
+    if names != recipe.get("readout_heads"):
+        raise InputError(f"the section heads names {names!r:.80}, the recipe {recipe.get('readout_heads')!r:.80}")
 
 
 def _add_dispersion(model: Predictor) -> None:

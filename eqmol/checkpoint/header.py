@@ -27,7 +27,7 @@ Each section is optional and a JSON object of at most 256 items per list; what i
 - ``dispersion``: what the labels of the training set were lessened by and predictions add, see :mod:`eqmol.graph.dispersion`;
 - ``uncertainty``: of potentials, see :mod:`eqmol.models.uncertainty`; ``aux.uncertainty.structures`` and
   ``aux.uncertainty.atoms`` are float64 [F, F], F the number of last weights;
-- ``heads``: of models that have them.
+- ``heads``: of a model with several, their ``names``, as in the recipe.
 
 Any other key is refused, whereas keys inside of a section and its tensors are kept as they are, so that a section may grow.
 Format 1 had neither sections nor a digest; :data:`UPGRADES` turns its document into one of format 2.

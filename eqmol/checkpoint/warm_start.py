@@ -53,6 +53,11 @@ class WarmStart:
         self.path = Path(path)
         self.model = checkpoint.load(path, dtype=torch.float64, verify=False)
         self.model.dispersion = None  # labels are without
+        if heads := self.model.recipe.get("readout_heads"):
+            raise InputError(
+                f"init_from={path} has the heads {', '.join(heads)}, and a run starts from one: write it by "
+                f"eqmol.save(eqmol.load('{path}', head='{heads[0]}'), FILE)"
+            )
         self.copied: dict[int, int] = {}
 
     @property

@@ -71,7 +71,6 @@ def _parser(program: str) -> Parser:
     )
     add("-o", "--output", type=file_path, required=True, metavar="RUN", help="folder of the twin")
     add("--held-out", nargs="+", metavar="FILE", help="structures to judge by (default: a tenth of STRUCTURES, drawn)")
-    add("--head", metavar="NAME", help="of a model of mace-torch with several heads, the one to take")
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of the draw and of the training (default: 0)")
     add_options(parser)
     add_electronic_state(parser)
@@ -146,7 +145,7 @@ def _frames(files: Sequence[str], name: str) -> "list[Frame]":
 
 def _teacher(arguments: argparse.Namespace) -> "Teacher":
     """The model of a file, known by its bytes."""
-    from eqmol.checkpoint import for_prediction
+    from eqmol.checkpoint import for_prediction, read_header
     from eqmol.convert.mace_torch.model import convert_mace
     from eqmol.convert.mace_torch.parts import is_archive, read_model
     from eqmol.models import Potential
@@ -154,14 +153,16 @@ def _teacher(arguments: argparse.Namespace) -> "Teacher":
 
     path = arguments.model
     given: Any = path
+    options = how(arguments)
     if is_archive(path):
+        options["head"] = None  # one is taken already
         try:
             given = convert_mace(read_model(path), arguments.head).model
         except InputError as error:
             raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
-    elif arguments.head is not None:
-        raise InputError(f"--head is for models of mace-torch; {path} is none")
-    model = for_prediction(given, **how(arguments))
+    elif arguments.head is not None and not read_header(path).document["recipe"].get("readout_heads"):
+        raise InputError(f"--head is for models of mace-torch and others with heads; {path} is none")
+    model = for_prediction(given, **options)
     if not isinstance(model, Potential):
         raise InputError(f"{path} holds a {type(model).__name__}; a teacher is a potential")
     return Teacher(model, f"{hashlib.sha256(path.read_bytes()).hexdigest()} {arguments.head or ''}".strip())

@@ -40,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="read radial weights from tables that are as exact as float32, or evaluate the network (default: $EQMOL_RADIAL_TABLE, "
         "else auto)",
     )
+    add("--head", metavar="NAME", help="of a model with several heads, the one to take")
     add(
         "--close-contacts",
         choices=("stop", "warn"),
@@ -67,7 +68,9 @@ def load_model(arguments: argparse.Namespace) -> "Predictor":
 
 def how(arguments: argparse.Namespace) -> dict[str, Any]:
     """How a model is evaluated, as :func:`eqmol.checkpoint.for_prediction` takes it."""
-    same = {name: getattr(arguments, name) for name in ("backend", "device", "dtype", "kernels", "radial_table")}
+    same = {
+        name: getattr(arguments, name) for name in ("backend", "device", "dtype", "kernels", "radial_table", "head")
+    }
     return same | {"verify": arguments.verify == "on"}
 
 

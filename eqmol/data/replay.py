@@ -53,5 +53,15 @@ class Replay:
         if self.share == 0:
             return [old[i] for i in sorted(held)], [], 0
         kept = [graph for i, graph in enumerate(old) if i not in held]
-        wanted = max(1, round(new * self.share / (1 - self.share)))
-        return [old[i] for i in sorted(held)], kept, min(wanted, len(kept))
+        return [old[i] for i in sorted(held)], kept, share_number(self.share, new, len(kept))
+
+
+def share_number(share: Any, new: int, old: int) -> int:
+    """Return how many of ``old`` structures have a share of an epoch with ``new`` others, as far as there are so many.
+
+    Raises:
+        InputError: no share between 0 and 1.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise wrong("share", share, "a number between 0 and 1")
+    return min(max(1, round(new * share / (1 - share))), old)

@@ -43,9 +43,10 @@ class EqmolDriver(ASEDriver):
         device: str = "cpu",
         dtype: str | None = None,
         close_contacts: str = "stop",
+        head: str | None = None,
         **others: Any,
     ) -> None:
-        potential = for_prediction(model, backend, device, dtype)
+        potential = for_prediction(model, backend, device, dtype, head=head)
         if not isinstance(potential, Potential) or not potential.conservative:
             raise InputError(
                 f"{model} has no energies, forces and stress; give i-PI a potential with forces=conservative"

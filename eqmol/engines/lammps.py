@@ -61,8 +61,9 @@ class LammpsPotential:
         close_contacts: str = "stop",
         kernels: str | None = None,
         radial_table: str | None = None,
+        head: str | None = None,
     ) -> None:
-        model = for_prediction(path_or_model, backend, device, dtype, verify, kernels, radial_table)
+        model = for_prediction(path_or_model, backend, device, dtype, verify, kernels, radial_table, head)
         if not isinstance(model, Potential):
             raise InputError("the model predicts properties of molecules and no forces; give LAMMPS a potential")
         self._potential = HaloPotential(model, skin, close_contacts)

@@ -42,9 +42,10 @@ class TorchSimModel(ModelInterface):
         close_contacts: str = "stop",
         kernels: str | None = None,
         radial_table: str | None = None,
+        head: str | None = None,
     ) -> None:
         super().__init__()
-        model = for_prediction(path_or_model, backend, device, dtype, verify, kernels, radial_table)
+        model = for_prediction(path_or_model, backend, device, dtype, verify, kernels, radial_table, head)
         if not isinstance(model, Potential) or not model.conservative:
             raise InputError("torch-sim needs energies, forces and stress; give a potential with forces=conservative")
         self.model = model

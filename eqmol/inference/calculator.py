@@ -62,6 +62,7 @@ class Calculator(ASECalculator):
             :func:`eqmol.load`.
         radial_table: ``"auto"`` reads radial weights from tables, ``"off"`` evaluates the network; see
             :func:`eqmol.checkpoint.for_prediction`.
+        head: of a model with several.
 
     Raises:
         InputError: a bad model file or argument (see :func:`eqmol.load`); at a calculation, no structure, an element that the
@@ -89,6 +90,7 @@ class Calculator(ASECalculator):
         largest_force: float | None = None,
         largest_uncertainty: float | None = None,
         limits: str = "stop",
+        head: str | None = None,
     ) -> None:
         super().__init__()
         members: list[Any] = list(path_or_model) if isinstance(path_or_model, list | tuple) else [path_or_model]
@@ -96,7 +98,7 @@ class Calculator(ASECalculator):
             raise InputError("a committee has at least one model; give a model file, or several as a list")
         if isinstance(skin, bool) or not isinstance(skin, int | float) or not 0 <= skin <= 10:
             raise InputError(f"skin={skin!r} must be a length from 0 to 10 Å")
-        model = for_prediction(members[0], backend, device, dtype, verify, kernels, radial_table)
+        model = for_prediction(members[0], backend, device, dtype, verify, kernels, radial_table, head)
         if not isinstance(model, Potential):
             raise InputError(
                 "the model predicts properties of molecules and no forces; use it with eqmol.predict or predict.py, and a "
@@ -113,7 +115,7 @@ class Calculator(ASECalculator):
         self._states = StateGuard(self.model.electronic_state, electronic_state)
         self._limits = Limits(largest_force, largest_uncertainty, limits)
         alone = (backend, device, dtype, skin, verify, close_contacts, electronic_state, kernels, radial_table, "off")
-        self._others = [type(self)(member, *alone) for member in members[1:]]
+        self._others = [type(self)(member, *alone, head=head) for member in members[1:]]
         self._spread = bool(self._others) and check_uncertainty(uncertainty) != "off"
         self._std = None if self._others else std_of(self.model, uncertainty)
         if self._others and uncertainty == "exact":

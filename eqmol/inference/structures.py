@@ -37,6 +37,7 @@ def predict(
     kernels: str | None = None,
     radial_table: str | None = None,
     uncertainty: str = "auto",
+    head: str | None = None,
 ) -> Any:
     """Predict energies and forces of structures, or what else a model predicts.
 
@@ -67,7 +68,7 @@ def predict(
             raise InputError(f"predict takes ase.Atoms or several of them, not {type(structure).__name__}")
     sources = [""] if single else [f"structure {number}" for number in range(len(structures))]
     frames: list[Frame] = [(structure, {}, source) for structure, source in zip(structures, sources, strict=True)]
-    potential = for_prediction(model, backend, device, dtype, verify, kernels, radial_table)
+    potential = for_prediction(model, backend, device, dtype, verify, kernels, radial_table, head)
     states = StateGuard(potential.electronic_state, electronic_state)
     results = [result for _, result in evaluated(potential, frames, batch_size, close_contacts, states, uncertainty)]
     return results[0] if single else results

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eqmol.graph.geometric import Data
 
 FORCES = ("conservative", "direct")
+MOST_HEADS = 64
 
 
 class Potential(Predictor):
@@ -51,6 +52,9 @@ class Potential(Predictor):
         binding: what atoms of each element have besides E0 with neighbours, eV; see :class:`BindingEnergy`. None: nothing.
         properties: what else is read from the features, see ``statistics`` of :class:`eqmol.models.properties.PropertyHeads`.
         pooling: see :class:`eqmol.models.properties.PropertyHeads`.
+        readout_heads: names of H sets of labels, such as levels of theory, each with readouts of its own on the same features;
+            ``e0`` and ``binding`` are then lists for each, and graphs say by ``head`` [G] which one is asked. None: one, without
+            a name.
 
     Raises:
         InputError: an argument of the wrong type, size or range.
@@ -74,20 +78,25 @@ class Potential(Predictor):
         binding: list[float] | None = None,
         properties: dict[str, Any] | None = None,
         pooling: str = "softmax",
+        readout_heads: list[str] | None = None,
     ) -> None:
         super().__init__(backbone, elements)
-        energies = self._per_element("e0", e0)
+        self.readout_heads = check_heads(readout_heads)
+        energies = self._per_row("e0", e0)
         check_integer("readout_hidden", readout_hidden, 1, 2048)
         channels = backbone.channels
-        readouts = [LinearReadout(channels) for _ in range(backbone.num_outputs - 1)]
-        self.readouts = nn.ModuleList([*readouts, NonlinearReadout(channels, readout_hidden)])
-        self.num_last = channels * len(readouts) + readout_hidden
+        readouts: list[nn.Module] = []
+        for _ in self.readout_heads or ("",):
+            readouts += [LinearReadout(channels) for _ in range(backbone.num_outputs - 1)]
+            readouts.append(NonlinearReadout(channels, readout_hidden))
+        self.readouts = nn.ModuleList(readouts)
+        self.num_last = channels * (backbone.num_outputs - 1) + readout_hidden
         self.conservative = _check_forces(forces, backbone, zbl)
         self.force_head = None if self.conservative else ForceHead(channels)
         self.reference = ReferenceEnergy(energies, check_number("scale", scale, 1e-9, 1e9))
         self.gain = check_number("gain", gain, 1e-12, 1e12)
         self.force_gain = check_number("force_gain", force_gain, 1e-12, 1e12)
-        self.binding = None if binding is None else BindingEnergy(self._per_element("binding", binding), self.cutoff)
+        self.binding = None if binding is None else BindingEnergy(self._per_row("binding", binding), self.cutoff)
         self.repulsion = make_repulsion(zbl, self.elements, self.cutoff)
         check_pooling(pooling)
         self.heads = None if properties is None else PropertyHeads(backbone, properties, readout_hidden, pooling)
@@ -181,6 +190,26 @@ class Potential(Predictor):
         own = _without_free(graph, torch.cat(terms, -1), species)
         return self.reference.scale * self.gain * own.double()
 
+    def rows(self, graph: Data) -> Tensor:
+        """Place [N] of each atom in E0s and binding energies, which are those of its element and, of several heads, of its graph's.
+
+        Raises:
+            InputError: no head is chosen where there are several.
+        """
+        species = self.species(graph)
+        if not self.readout_heads:
+            return species
+        if "head" not in graph:
+            raise InputError(f"the model has the heads {', '.join(self.readout_heads)}; choose one by head= or --head")
+        return graph.head.index_select(0, owners(graph)) * len(self.elements) + species
+
+    def references(self, name: str, graph: Data) -> Tensor:
+        """What the elements contribute to a target of every structure, [G]."""
+        if name != "energy" or not self.readout_heads:
+            return super().references(name, graph)
+        contributions = self.reference.e0.index_select(0, self.rows(graph))
+        return contributions.new_zeros(len(graph.cell)).index_add(0, owners(graph), contributions)
+
     def element_values(self, name: str) -> Tensor:
         """Energies of isolated atoms, eV, or atom references of a property."""
         return self.reference.e0 if self.heads is None or name == "energy" else self.heads.element_values(name)
@@ -221,17 +250,37 @@ class Potential(Predictor):
     ) -> tuple[Tensor, Tensor | None]:
         """Energies [N] and, where they are wanted and not derivatives, forces [N, 3]."""
         senders, receivers = graph.edge_index
-        terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
-        interaction = _without_free(graph, torch.stack(terms).sum(0), species)
-        energies = self.reference(self.gain * interaction, species)
+        if self.readout_heads:
+            rows, interaction = self._of_heads(graph, features, species)
+        else:
+            terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
+            rows, interaction = species, _without_free(graph, torch.stack(terms).sum(0), species)
+        energies = self.reference(self.gain * interaction, rows)
         if self.binding is not None:
-            energies = energies + self.binding(torch.linalg.vector_norm(vectors, dim=-1), species, receivers)
+            energies = energies + self.binding(torch.linalg.vector_norm(vectors, dim=-1), rows, receivers)
         if self.repulsion is not None:
             energies = energies + self.repulsion(torch.linalg.vector_norm(vectors, dim=-1), species, senders, receivers)
         if self.force_head is None or not forces:
             return energies, None
         direct = self.force_head(features[-1][: len(species)]) * _bound(graph).unsqueeze(-1)
         return energies, self.reference.scale * self.force_gain * direct.double()
+
+    def _of_heads(self, graph: Data, features: list[Tensor], species: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`rows`, and what the readouts of each atom's head say of it beyond an atom without neighbours [N]."""
+        rows = self.rows(graph)
+        heads, atoms = rows // len(self.elements), torch.arange(len(rows), device=rows.device)
+        terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features * len(self.readout_heads), strict=True)]
+        values = torch.stack(terms).view(len(self.readout_heads), len(features), -1).sum(1)
+        return rows, values[heads, atoms] - values[heads, len(atoms) + species]
+
+    def _per_row(self, name: str, value: object) -> list[float]:
+        """A number per element, of all heads one after another, eV."""
+        if not self.readout_heads:
+            return self._per_element(name, value)
+        lists = check_list(name, value, len(self.readout_heads))
+        if len(lists) != len(self.readout_heads):
+            raise InputError(f"{name} has {len(lists)} lists for {len(self.readout_heads)} heads; give one for each")
+        return [energy for each in lists for energy in self._per_element(name, each)]
 
     def _per_element(self, name: str, value: object) -> list[float]:
         """A number per element, eV."""
@@ -241,6 +290,22 @@ class Potential(Predictor):
                 f"{name} has {len(energies)} energies for {len(self.elements)} elements; give one per element"
             )
         return energies
+
+
+def check_heads(names: object) -> tuple[str, ...]:
+    """The names of several heads; none of None.
+
+    Raises:
+        InputError: not two or more different names.
+    """
+    if names is None:
+        return ()
+    found = tuple(check_list("readout_heads", names, MOST_HEADS))
+    if len(found) < 2 or not all(isinstance(name, str) and 0 < len(name) <= 80 for name in found):
+        raise InputError(f"readout_heads={short(names)} must be at least two names")
+    if len(set(found)) < len(found):
+        raise InputError(f"readout_heads={short(names)} has one name twice")
+    return found
 
 
 def _check_forces(forces: object, backbone: Backbone, zbl: object) -> bool:

@@ -62,6 +62,8 @@ def fill_statistics(
     if data.e0 == KEEP and cfg.init_from is None:
         raise InputError("data.e0=keep keeps the E0s of a model, but there is none: give init_from=MODEL.safetensors")
     given = {} if cfg.statistics is None else plain(cfg.statistics)
+    if warm is not None and "heads" in data.statistics():
+        raise InputError(f"init_from={warm.path}: a run with data=heads starts from no model; leave init_from out")
     if warm is not None:
         warm.check_kind(cfg.predictor._target_)
         warm.add_elements(given.get("elements", data.statistics()["elements"]))

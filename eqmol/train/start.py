@@ -87,7 +87,7 @@ def _outputs(model: Potential, batches: Sequence[Any], whole: Any) -> dict[str, 
     One gain for energies and conservative forces cannot make both as large as their labels: it is the geometric mean of what
     each asks for.
     """
-    natoms, species = whole.ptr.diff(), model.species(whole)
+    natoms, rows, number = whole.ptr.diff(), model.rows(whole), len(model.reference.e0)
 
     def per_atom(values: Tensor) -> NDArray[np.float64]:
         """Means [G, ...] over the atoms of each structure."""
@@ -95,9 +95,9 @@ def _outputs(model: Potential, batches: Sequence[Any], whole: Any) -> dict[str, 
         return (sums.movedim(0, -1) / natoms).movedim(-1, 0).numpy()
 
     lengths = torch.linalg.vector_norm(edge_vectors(whole), dim=-1)
-    bound = BindingEnergy([1.0] * len(model.elements), model.cutoff)(lengths, species, whole.edge_index[1])
-    share = bound.new_zeros(len(bound), len(model.elements)).scatter(1, species.unsqueeze(1), bound.unsqueeze(1))
-    free = model.reference.e0.index_select(0, species)
+    bound = BindingEnergy([1.0] * number, model.cutoff)(lengths, rows, whole.edge_index[1])
+    share = bound.new_zeros(len(bound), number).scatter(1, rows.unsqueeze(1), bound.unsqueeze(1))
+    free = model.reference.e0.index_select(0, rows)
     energies = (whole.energy / natoms if keys.ENERGY in whole else torch.full(natoms.shape, torch.nan)).numpy()
     known = np.isfinite(energies)
     composition, energies = per_atom(share)[known], energies[known] - per_atom(free)[known]
@@ -122,12 +122,10 @@ def _outputs(model: Potential, batches: Sequence[Any], whole: Any) -> dict[str, 
     everywhere = sites.sum() / total.sum().clamp(min=CONVERGED)  # for elements that the sample lacks
     mean = torch.where(total > 0, share.T @ sites / total.clamp(min=CONVERGED), everywhere)
     left = energies - per_atom(sites)[known] + composition @ mean.numpy()
-    binding = _fit(left, composition) - mean.numpy()
-    return {
-        "gain": model.gain,
-        "force_gain": force_gain,
-        "binding": [_rounded(value, ENERGY_DIGITS) for value in binding.tolist()],
-    }
+    fitted = [_rounded(value, ENERGY_DIGITS) for value in (_fit(left, composition) - mean.numpy()).tolist()]
+    size = len(model.elements)
+    binding = [fitted[i : i + size] for i in range(0, number, size)] if model.readout_heads else fitted
+    return {"gain": model.gain, "force_gain": force_gain, "binding": binding}
 
 
 def _left(values: NDArray[np.float64], composition: NDArray[np.float64]) -> NDArray[np.float64]:

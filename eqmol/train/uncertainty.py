@@ -58,8 +58,8 @@ class Uncertainty:
 
     @classmethod
     def of(cls, model: Predictor, calibration: str) -> "Uncertainty | None":
-        """For a model that can have one: a potential without too many last weights."""
-        possible = isinstance(model, Potential) and model.num_last <= MAX_LAST
+        """For a model that can have one: a potential without heads and without too many last weights."""
+        possible = isinstance(model, Potential) and not model.readout_heads and model.num_last <= MAX_LAST
         return cls(model, calibration) if possible else None  # type: ignore[arg-type]
 
     def learn(self, output: Mapping[str, Tensor], batch: Any) -> None:

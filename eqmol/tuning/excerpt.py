@@ -33,7 +33,9 @@ def excerpt(graph: Data) -> Data:
 def _first_edges(graph: Data) -> AtomGraph:
     ends = graph.edge_index[:, :EDGES]
     atoms, renumbered = torch.unique(ends, return_inverse=True)  # ascending: edges stay sorted by receiver
+    chosen = {"head": graph.head} if "head" in graph else {}
     return AtomGraph(
+        **chosen,
         pos=graph.pos[atoms],
         atomic_numbers=graph.atomic_numbers[atoms],
         cell=graph.cell,

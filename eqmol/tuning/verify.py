@@ -119,7 +119,7 @@ def _compare(model: Predictor, judge: Predictor, graph: Any) -> list[Difference]
         else:
             stress = judge.conservative and bool(graph.pbc.all(-1).any())
             results, expected = (m(graph, forces=True, stress=stress) for m in (model, judge))
-            e0 = judge.reference.e0.index_select(0, judge.species(graph))
+            e0 = judge.reference.e0.index_select(0, judge.rows(graph))
             unit = float(judge.reference.scale)
             floors = {"energies": unit, "forces": unit, "virial": unit * graph.num_nodes / len(graph.cell)}
             sizes = {

@@ -48,7 +48,7 @@ def test_public_names() -> None:
 
 
 SIGNATURES = {
-    "load": ["path", "backend=None", "device='cpu'", "dtype=None", "verify=True", "kernels=None"],
+    "load": ["path", "backend=None", "device='cpu'", "dtype=None", "verify=True", "kernels=None", "head=None"],
     "save": ["model", "path", "recipe=None", "metrics=None"],
     "Calculator": [
         "path_or_model",
@@ -65,6 +65,7 @@ SIGNATURES = {
         "largest_force=None",
         "largest_uncertainty=None",
         "limits='stop'",
+        "head=None",
     ],
     "predict": [
         "atoms",
@@ -79,6 +80,7 @@ SIGNATURES = {
         "kernels=None",
         "radial_table=None",
         "uncertainty='auto'",
+        "head=None",
     ],
     "distil": ["calculator", "structures", "output", "options=()", "held_out=None", "seed=0"],
     "vibrations": ["atoms", "model", "indices=None", "options"],

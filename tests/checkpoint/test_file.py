@@ -573,7 +573,7 @@ def test_model_files_of_format_1(tmp_path: Path, name: str) -> None:
 def test_sections_and_their_tensors_are_kept(path: Path) -> None:
     potential = model()
     potential.set_domain(torch.eye(4, dtype=torch.float64), 17)
-    potential.sections |= {"labels": {"energy": "E"}, "dispersion": {"a": {"list": [1.5, None, True]}}}
+    potential.sections |= {"labels": {"energy": "E"}, "targets": {"a": {"list": [1.5, None, True]}}}
     potential.aux["aux.heads.weights"] = torch.arange(6.0).reshape(2, 3)
     with pytest.raises(InputError, match="belongs to no section"):
         save(potential, path)

@@ -51,6 +51,12 @@ def shifted(path: Path, out: Path, shifts: dict[str, float], swap: dict[str, str
     return out
 
 
+def bare(folder: Path, out: str, *options: str) -> DictConfig:
+    """The settings of a run with its own data."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*options, f"output_dir={folder / out}"])
+
+
 def configuration(folder: Path, out: str = "run", *options: str) -> DictConfig:
     """Twelve frames to train on, four to validate and three to test on."""
     files = [
