@@ -229,6 +229,35 @@ def learning_curve(
     write_png(figure, path)
 
 
+def dynamics(table: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw temperature, energies relative to the start and, where it is known, the uncertainty of forces against time.
+
+    Args:
+        table: md.csv of a simulation.
+        path: PNG file to write.
+    """
+    columns = _read_columns(Path(table))
+    panels = {
+        "temperature / K": {"": columns["temperature_K"]},
+        "energy - start / eV": {
+            name: columns[f"{name}_eV"] - columns[f"{name}_eV"][0] for name in ("potential", "total")
+        },
+        "largest std of a force / (eV/Å)": {"": columns["largest_force_std_eV_A"]},
+    }
+    shown = {title: lines for title, lines in panels.items() if any(np.isfinite(v).any() for v in lines.values())}
+    figure = Figure(figsize=(7.0, 2.3 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, lines) in zip(grid, shown.items(), strict=True):
+        for color, (label, values) in zip(COLORS, lines.items(), strict=False):
+            _draw_curve(axes, columns["time_ps"], values, label, color)
+        axes.set_ylabel(title)
+        axes.grid(color="0.92")
+        if len(lines) > 1:
+            axes.legend(fontsize="small")
+    grid[-1].set_xlabel("time / ps")
+    write_png(figure, path)
+
+
 def _draw_curve(axes: Axes, epoch: NDArray[np.float64], values: NDArray[np.float64], label: str, color: str) -> None:
     """Draw what is there of a column; a single epoch is a dot."""
     there = np.isfinite(values)

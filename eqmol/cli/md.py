@@ -40,7 +40,7 @@ def _parser(program: str) -> Parser:
     add("-o", "--output", type=file_path, default="md", metavar="DIR", help="folder of the run (default: md)")
     add(
         "--ensemble",
-        choices=("nve", "nvt", "npt"),
+        choices=("nve", "nvt", "langevin", "npt", "npt-full"),
         default="nvt",
         help="constant energy, temperature, or pressure (default: nvt)",
     )
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from eqmol.data.xyz.reader import read_frames
     from eqmol.inference.calculator import Calculator
-    from eqmol.inference.dynamics import STOPPED, Settings, Simulation
+    from eqmol.inference.dynamics import PLOT, STOPPED, TABLE, Settings, Simulation
     from eqmol.inference.guards import usual_uncertainty
 
     names = ("ensemble", "temperature", "pressure", "timestep", "interval", "largest_force", "seed")
@@ -96,7 +96,11 @@ def _run(arguments: argparse.Namespace) -> int:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("md", total=arguments.time)
         outcome = simulation.run(arguments.time, lambda done: progress.update(bar, completed=done))
+    from eqmol.plots import dynamics  # after the run: matplotlib takes its time
+
     seconds = time.monotonic() - began
+    if (arguments.output / TABLE).exists():
+        dynamics(arguments.output / TABLE, arguments.output / PLOT)
     speed = 86.4 * (outcome.picoseconds - begun) / max(seconds, 1e-9)
     print(f"{outcome.picoseconds:g} ps in {arguments.output} ({speed:.3g} ns/day)")
     if outcome.broken:

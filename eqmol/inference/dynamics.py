@@ -30,8 +30,8 @@ from eqmol.files import read_npz, replacing
 from eqmol.inference.extxyz import write_frame
 from eqmol.inference.guards import Limits
 
-ENSEMBLES = ("nve", "nvt", "npt")
-TRAJECTORY, TABLE, STATE, STOPPED = "trajectory.xyz", "md.csv", "state.npz", "stopped.xyz"
+ENSEMBLES = ("nve", "nvt", "langevin", "npt", "npt-full")
+TRAJECTORY, TABLE, STATE, STOPPED, PLOT = "trajectory.xyz", "md.csv", "state.npz", "stopped.xyz", "md.png"
 COLUMNS = (
     "time_ps",
     "temperature_K",
@@ -53,8 +53,9 @@ class Settings:
     """How to simulate.
 
     Args:
-        ensemble: "nve" (velocity Verlet), "nvt" (with the thermostat of Bussi, Donadio and Parrinello 2007), or "npt" (Langevin
-            with an isotropic barostat, BAOAB; periodic in three directions).
+        ensemble: "nve" (velocity Verlet), "nvt" (with the thermostat of Bussi, Donadio and Parrinello 2007), "langevin" (BAOAB,
+            Leimkuhler and Matthews 2013), or "npt" and "npt-full" (Langevin with a barostat that is isotropic or moves the whole
+            cell, Quigley and Probert 2004; periodic in three directions).
         temperature: K, also of the first velocities where the start has none.
         pressure: bar.
         timestep: fs.
@@ -119,9 +120,10 @@ class Simulation:
     """
 
     def __init__(self, start: ase.Atoms, folder: str | os.PathLike[str], settings: Settings) -> None:
-        if settings.ensemble == "npt" and not start.pbc.all():
+        if settings.ensemble.startswith("npt") and not start.pbc.all():
             raise InputError(
-                f"npt is for structures that are periodic in three directions, and this one has {start.pbc.tolist()}"
+                f"{settings.ensemble} is for structures that are periodic in three directions, and this one has "
+                f"{start.pbc.tolist()}"
             )
         self.settings = settings
         self.folder = Path(folder)
@@ -215,17 +217,18 @@ class Simulation:
             return Bussi(self.atoms, step, temperature_K=settings.temperature, taut=THERMOSTAT * units.fs, rng=rng)
         from ase.md.langevinbaoab import LangevinBAOAB
 
+        thermostat = {"temperature_K": settings.temperature, "T_tau": THERMOSTAT * units.fs, "rng": rng}
+        if settings.ensemble == "langevin":
+            return LangevinBAOAB(self.atoms, step, **thermostat)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using heuristic P_mass")  # which the time constant gives
             self._npt = LangevinBAOAB(
                 self.atoms,
                 step,
-                temperature_K=settings.temperature,
                 externalstress=-settings.pressure * units.bar,
-                T_tau=THERMOSTAT * units.fs,
                 P_tau=BAROSTAT * units.fs,
-                hydrostatic=True,
-                rng=rng,
+                hydrostatic=settings.ensemble == "npt",
+                **thermostat,
             )
         if self._barostat is not None:
             self._npt.p_eps = self._barostat if self._barostat.ndim else float(self._barostat)
@@ -267,7 +270,7 @@ class Simulation:
                 file.flush()
                 os.fsync(file.fileno())
                 sizes.append(file.tell())
-        if self.settings.ensemble == "npt" and not new:
+        if self.settings.ensemble.startswith("npt") and not new:
             self._barostat = np.asarray(self._npt.p_eps)
         with replacing(self.folder / STATE, "wb") as file:
             np.savez(

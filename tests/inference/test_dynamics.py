@@ -14,7 +14,7 @@ from eqmol import predict
 from eqmol.checkpoint import save
 from eqmol.cli import md
 from eqmol.errors import InputError
-from eqmol.inference.dynamics import STATE, STOPPED, TABLE, TRAJECTORY, Settings, Simulation
+from eqmol.inference.dynamics import PLOT, STATE, STOPPED, TABLE, TRAJECTORY, Settings, Simulation
 from eqmol.inference.guards import Limits
 from tests.inference.test_uncertainty import sure
 from tests.recipes import model
@@ -28,7 +28,7 @@ def start(name: str = "bulk") -> ase.Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "langevin", "npt", "npt-full"])
 def test_a_run_that_was_killed_is_the_same_as_one_that_was_not(ensemble: str, tmp_path: Path) -> None:
     settings = replace(SHORT, ensemble=ensemble)
     whole = Simulation(start(), tmp_path / "whole", settings)
@@ -104,6 +104,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--time", "0.004", "--interval", "1", "--timestep", "0.5", "--temperature", "50", "--largest-force", "1e4"]
     assert md.main([*options, *short]) == 0
     assert capsys.readouterr().out.startswith("0.004 ps in ")
+    assert (tmp_path / "run" / PLOT).read_bytes()[:4] == b"\x89PNG"
     assert md.main([*options[:3], str(tmp_path / "other"), *short[:-1], "1e-3"]) == 1
     assert "more than largest_force=0.001" in capsys.readouterr().err
     assert (tmp_path / "other" / STOPPED).is_file()
