@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra.core.config_store import ConfigStore
 
+from eqmol import plots
 from eqmol.models.registry import BACKBONES
 from eqmol.ops.kernels import compiler as compilers
 from eqmol.ops.registry import ALGORITHMS
@@ -35,6 +36,18 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def figures() -> None:
+    """This test draws figures."""
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave the last step of their figures out: it takes longer than they do."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr(plots, "write_png", lambda figure, path, *_, **__: Path(path).touch())
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_every_set_has_its_place_and_the_error_of_the_table(tmp_path: Path, draw
     assert len({round(axes.get_position().x0, 3) for axes in titled.values()}) == min(len(names), COLUMNS)
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_figure_is_written(tmp_path: Path) -> None:
     data, metrics, _ = files(tmp_path, ["train", "val", "test"])
     plots.parity(data, metrics, tmp_path / "parity.png", QUANTITIES)

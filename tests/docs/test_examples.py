@@ -19,7 +19,6 @@ SHORT = [*SMALL, "trainer.max_epochs=1", "trainer.accelerator=cpu", "logger=csv"
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a script with options, in a temporary folder and without plots, which take longest."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("eqmol.plots.write_png", lambda *_: None)
 
     def run(name: str, *options: str) -> dict[str, Any]:
         monkeypatch.setattr(sys, "argv", [name, *options])

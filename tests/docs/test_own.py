@@ -39,7 +39,6 @@ def gated(registration: None) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: str) -> int:
     """What the script does with arguments, in this process, where it has registered already."""
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    monkeypatch.setattr("eqmol.plots.write_png", lambda *_: None)  # which takes longest
     return main()
 
 

@@ -70,6 +70,7 @@ def test_coordinates_that_are_not_there(coordinate: str, message: str) -> None:
         Profile(coordinate).add((peroxide(0.0), {}, "a.xyz, frame 0"), {"energy": 0.0})
 
 
+@pytest.mark.usefixtures("figures")
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     drawn: list[Figure] = []
     write_png = plots.write_png

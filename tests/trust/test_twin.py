@@ -174,7 +174,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 @pytest.mark.filterwarnings("ignore:.*is an extrapolation:UserWarning")  # few frames
 def test_from_a_model_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EQMOL_KERNELS", "off")
-    monkeypatch.setattr("eqmol.plots.write_png", lambda *_: None)
     given, out = tmp_path / "given.xyz", tmp_path / "twin of = me"
     teacher = tmp_path / "teacher.safetensors"
     eqmol.save(small_model(), teacher)
