@@ -203,6 +203,7 @@ def test_from_a_model_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
         (["trainer.max_epochs=1"], "give the structures that the teacher labels"),
         (["GIVEN", "data.train_file=a.xyz"], "data.train_file of the student follows from its labels"),
         (["GIVEN", "model.channelz=3"], "there is no option model.channelz; did you mean model.channels?"),
+        (["GIVEN", "task.targets.site_energy.weight=2", "model.channelz=3"], "there is no option model.channelz"),
         (["GIVEN", "task=forces"], "task of the student follows from its labels"),
         (["nowhere.xyz"], "nowhere.xyz"),
         (["GIVEN", "--head", "pbe"], "--head is for models of mace-torch"),
