@@ -57,3 +57,14 @@ def test_larger_model(example: Any, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "starts from" in printed
     assert (found["folder"] / "large" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is an extrapolation:UserWarning")  # few frames
+def test_active_learning(example: Any) -> None:
+    found = example("active_learning", *SHORT)
+    frames = [len(found["read"](path, ":")) for path in sorted(found["folder"].glob("chosen_*.xyz"))]
+    assert frames
+    assert all(frames)
+    assert len(found["read"](found["train_file"], ":")) == 16 + sum(frames)
+    assert found["model"].parent.name == f"round_{len(frames)}"
