@@ -35,7 +35,8 @@ def open_part(arguments: argparse.Namespace, inputs: Sequence[Path], options: Ma
     from eqmol.inference.parts import Part
 
     index, total = arguments.part
-    return Part(arguments.output, index, total, arguments.model, inputs, {"dtype": arguments.dtype, **options})
+    options = {"dtype": arguments.dtype, "head": arguments.head, **options}
+    return Part(arguments.output, index, total, arguments.model, inputs, options)
 
 
 def joined(part: "Part") -> str:

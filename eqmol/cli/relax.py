@@ -163,6 +163,7 @@ def _relax(arguments: argparse.Namespace, inputs: Sequence[Path], settings: "Set
             options={
                 "model": hashlib.sha256(arguments.model.read_bytes()).hexdigest(),
                 "first": arguments.first,
+                "head": arguments.head,
                 "input": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in inputs],
             },
             close_contacts=arguments.close_contacts,

@@ -144,8 +144,9 @@ def test_relaxed_parts_are_the_whole(
     assert relax(folder, "--part", "1/2") == 130
     assert not (folder / "out.xyz").exists()
     monkeypatch.setattr(Relaxer, "advance", advance)
-    assert relax(folder, "--part", "1/2", "--fmax", "0.3") == 2
-    assert "holds parts of other work (options differ)" in capsys.readouterr().err
+    for change in (["--fmax", "0.3"], ["--dtype", "float32"], ["--head", "other"]):
+        assert relax(folder, "--part", "1/2", *change) == 2
+        assert "holds parts of other work (options differ)" in capsys.readouterr().err
     for _ in range(2):  # the second time there is nothing to do
         assert relax(folder, "--part", "1/2") == 0
         printed = capsys.readouterr().out
