@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from eqmol.kept import kept
 from eqmol.nn.parameter_groups import WithMatrices
+from eqmol.so3.kept import kept
 from eqmol.so3.layout import degrees, dim
 
 

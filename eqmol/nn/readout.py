@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from eqmol.kept import kept
 from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.nn.parameter_groups import WithMatrices
+from eqmol.so3.kept import kept
 
 
 class LinearReadout(nn.Module):

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from eqmol.kept import has_memory
 from eqmol.ops.contract import (
     HarmonicConvolution,
     KernelMode,
@@ -25,6 +24,7 @@ from eqmol.ops.kernels import compiler, forms, library
 from eqmol.ops.kernels.library import said
 from eqmol.ops.kernels.sparse import is_small
 from eqmol.ops.multilinear import partials
+from eqmol.so3.kept import has_memory
 from eqmol.so3.layout import dim
 
 __all__ = [

@@ -12,7 +12,6 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from eqmol.kept import Seen, kept
 from eqmol.ops.contract import KernelMode, RadialWeight
 from eqmol.ops.kernels import cpp, library
 from eqmol.ops.kernels.evaluate import evaluate
@@ -22,6 +21,7 @@ from eqmol.ops.kernels.programs import edge_program, power_program, product_prog
 from eqmol.ops.kernels.sparse import edge_terms, power_terms
 from eqmol.ops.multilinear import JointForm, Polynomial
 from eqmol.ops.spec import Spec
+from eqmol.so3.kept import Seen, kept
 from eqmol.so3.layout import dim
 
 #: Sets of derivatives that are compiled, by number of tangents: of energies, of forces, of their derivatives.

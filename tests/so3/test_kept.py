@@ -6,7 +6,7 @@ import weakref
 
 import torch
 
-from eqmol.kept import kept
+from eqmol.so3.kept import kept
 
 calls: list[tuple[torch.Tensor, float]] = []
 

@@ -53,7 +53,7 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
     def remembering(tensor: Tensor, *others: Any) -> T:
         if tensor.requires_grad or tensor.is_inference() or not has_memory(tensor):
             return make(tensor, *others)
-        found = known.get(tensor)
+        found = known.get(tensor)  # type: ignore[no-untyped-call]
         if found is None or found[1] != others or not found[0].is_now(tensor):
             with torch.inference_mode(False):
                 known[tensor] = found = Seen(tensor), others, make(tensor, *others)
