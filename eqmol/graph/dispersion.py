@@ -99,9 +99,8 @@ class Dispersion:
             return None
         given: Any = {"functional": settings} if isinstance(settings, str) else settings
         if not isinstance(given, Mapping) or not given or set(given) - {"functional", "damping", "atm", "parameters"}:
-            raise InputError(
-                f"data.dispersion={short(settings)} must be like {_EXAMPLE}, or have parameters of its own"
-            )
+            shown = str(settings).lower() if isinstance(settings, bool) else short(settings)
+            raise InputError(f"data.dispersion={shown} must be like {_EXAMPLE}, or have parameters of its own")
         library()
         damping, name = given.get("damping", "bj"), given.get("functional", "")
         if "parameters" in given:
@@ -205,7 +204,7 @@ def _table(functional: str, damping: str, atm: bool) -> dict[str, float]:
     if entry is None:
         known = sorted(name for name, kinds in content["parameter"].items() if damping in kinds.get("d3", {}))
         raise InputError(
-            f"data.dispersion.functional={functional:.40} has no parameters for damping {damping}; s-dftd3 has those of "
+            f"data.dispersion.functional={short(functional)} has no parameters for damping {damping}; s-dftd3 has those of "
             f"{', '.join(known)}"
         )
     merged = content["default"]["parameter"]["d3"][damping] | entry | ({} if atm else {"s9": 0.0})

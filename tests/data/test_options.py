@@ -62,6 +62,8 @@ RIGHT = {
     "virial_key": ["null", *NAME],
     "electronic_state": [],
     "targets": ["null", "{}"],
+    "replay": ["null"],
+    "dispersion": ["null"],
     "file": FILES,
     "smiles_column": NAME,
     "split": [],

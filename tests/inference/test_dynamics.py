@@ -97,6 +97,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         Simulation(start(), tmp_path / "b", SHORT)
 
 
+@pytest.mark.usefixtures("figures")
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(model(), tmp_path / "model.safetensors")
     write(tmp_path / "start.xyz", molecule("CH3OH"))
