@@ -17,11 +17,12 @@ class Limit(NamedTuple):
 
 
 #: Kinds that are not all that the default promises: S2 activations are sampled, direct forces are the derivative of nothing,
-#: so3 models know left from right.
-S2, DIRECT, CHIRAL = "s2", "direct", "so3"
+#: so3 models know left from right, and the sums of s-dftd3 end at fixed distances, where its coordination numbers jump.
+S2, DIRECT, CHIRAL, D3 = "s2", "direct", "so3", "d3"
 INFINITY = float("inf")
 _PRECISE = (1e-8, 1e-7)
 _ROUNDED = (1e-4, 1e-3)
+_SUMS = "the sums of D3 end at fixed distances, where neighbours come and go by rounding"
 _RELATIVE = "eV/atom or eV/Å, over the largest force where that exceeds 1 eV/Å"
 
 #: Line -> kind -> limit; "" for all kinds that are not named.
@@ -29,6 +30,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
     **{
         f"{name}, float64": {
             "": Limit(*_PRECISE, _RELATIVE, f"the energy {law}; in float64 only rounding may remain"),
+            D3: Limit(1e-5, 1e-4, _RELATIVE, _SUMS),
             **further,
         }
         for name, law, further in (
@@ -65,6 +67,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "": Limit(
             1e-6, 1e-5, "eV/Å, over the largest force where that exceeds 1", "forces are minus the slope of the energy"
         ),
+        D3: Limit(1e-5, 1e-4, "eV/Å, over the largest force where that exceeds 1", _SUMS),
         DIRECT: Limit(
             INFINITY,
             INFINITY,
@@ -79,6 +82,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
             "eV, over the virial where that exceeds 1",
             "stress is the slope of the energy by strain per volume",
         ),
+        D3: Limit(2e-4, 2e-3, "eV, over the virial where that exceeds 1", _SUMS),
     },
     "smooth at the cutoff": {
         "": Limit(1e-7, 1e-5, "eV or eV/Å", "energy and forces may not jump when an atom crosses the cutoff"),
@@ -89,9 +93,13 @@ LIMITS: dict[str, dict[str, Limit]] = {
     },
     "batches": {"": Limit(1e-8, 1e-7, _RELATIVE, "a structure's energy does not depend on what is evaluated with it")},
     "isolated atoms": {"": Limit(1e-9, 1e-6, "eV", "an atom alone has the energy that the model file says")},
-    "extensivity": {"": Limit(1e-9, 1e-7, "eV per atom", "two systems far apart have the sum of their energies")},
+    "extensivity": {
+        "": Limit(1e-9, 1e-7, "eV per atom", "two systems far apart have the sum of their energies"),
+        D3: Limit(1e-3, INFINITY, "eV per atom", "D3 reaches 32 Å, beyond which systems are not moved apart here"),
+    },
     "supercell": {
-        "": Limit(1e-8, 1e-7, "eV per atom", "the same crystal in a larger cell has the same energy per atom")
+        "": Limit(1e-8, 1e-7, "eV per atom", "the same crystal in a larger cell has the same energy per atom"),
+        D3: Limit(1e-6, 1e-4, "eV per atom", _SUMS),
     },
     "order of the integrator": {
         "": Limit(0.6, 0.6, "of 4", "energy fluctuations fall by four per halved step where forces are smooth slopes"),

@@ -19,7 +19,7 @@ from eqmol.graph.contacts import SHORTEST
 from eqmol.inference.calculator import Calculator
 from eqmol.inference.evaluate import evaluate_graphs, graph_of
 from eqmol.models import Potential
-from eqmol.trust.limits import CHIRAL, DIRECT, S2
+from eqmol.trust.limits import CHIRAL, D3, DIRECT, S2
 
 #: Structures -> energy (eV), forces [N, 3] and, if periodic in three directions, stress [3, 3] of each, evaluated together.
 Evaluate = Callable[[Sequence[ase.Atoms]], list[dict[str, Any]]]
@@ -64,6 +64,7 @@ class Subject:
             CHIRAL: backbone.get("parity") == "so3",
             S2: model.backbone.samples_sphere,
             DIRECT: not model.conservative,
+            D3: model.dispersion is not None,
         }
         self.kinds = frozenset(kind for kind, has in found.items() if has)
         self.exact = lambda structures: _predict(exact, structures)

@@ -19,6 +19,7 @@ from eqmol import predict
 from eqmol.checkpoint import save
 from eqmol.cli import examine as command
 from eqmol.errors import InputError
+from eqmol.graph.dispersion import Dispersion
 from eqmol.models import Potential
 from eqmol.models.uncertainty import Factors, Posterior
 from eqmol.ops import grid
@@ -183,6 +184,14 @@ def test_sound_models_pass(name: str) -> None:
     report = examine(sound(name), structures(), picoseconds=0)
     assert report.failures() == []
     assert len(report.lines) >= 13
+
+
+@pytest.mark.slow
+def test_a_sound_model_with_dispersion_passes() -> None:
+    pytest.importorskip("dftd3.interface")
+    model = sound("coupled")
+    model.set_dispersion(Dispersion.choose("pbe"))
+    assert examine(model, picoseconds=0).failures() == []
 
 
 @pytest.mark.slow
