@@ -35,7 +35,7 @@ train: env
 	$(PY) train.py trainer.max_time=00:00:06:00 $(ARGS)
 
 test: env
-	@echo "six to eleven minutes on two idle cores; make test ARGS=tests/so3 runs a part"
+	@echo "five to six minutes on two idle cores; make test ARGS=tests/so3 runs a part"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: env
