@@ -231,6 +231,7 @@ def test_a_run_whose_screen_nobody_reads_ends(tmp_path: Path, monkeypatch: pytes
 def test_interrupt_before_the_command_begins() -> None:
     code = (
         "import importlib.abc, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells let jobs in the background ignore it
         "class Slow(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'ase': signal.raise_signal(signal.SIGINT)\n"
