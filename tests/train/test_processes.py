@@ -56,7 +56,6 @@ def rows(folder: Path) -> np.ndarray:
         return np.array([[float(v or "nan") for k, v in row.items() if k != "seconds"] for row in csv.DictReader(file)])
 
 
-@pytest.mark.slow
 def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     options = ["trainer.precision=float64", "trainer.max_epochs=5"]
     code, out, err = finish(two_processes(tmp_path, "two", *options, "data.batch_size=1"))
@@ -69,7 +68,9 @@ def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9)
     weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
     for name, tensor in expected.items():
-        np.testing.assert_allclose(weights[name], tensor, rtol=1e-9, atol=1e-9, err_msg=name)
+        # of the uncertainty: roots of inverses of nearly singular matrices
+        rtol = 1e-6 if name.startswith("aux.uncertainty") else 1e-9
+        np.testing.assert_allclose(weights[name], tensor, rtol=rtol, atol=rtol, err_msg=name)
 
 
 @pytest.mark.slow
