@@ -84,7 +84,7 @@ def next_step(ending: Ending) -> str | None:
     quantity, part = ending.judged[key], parts[key]
     if part < LEARNT:
         return None
-    words = f"next: {quantity} have {100 * part:.0f} % of the error of the baseline on the validation set"
+    words = f"next: the error of {quantity} is {100 * part:.0f} % of that of the baseline on the validation set"
     others = [other for name, other in parts.items() if name != key]
     apart = ending.val[key] / max(ending.train.get(key, ending.val[key]), ROUNDING)
     if part >= SHARE and quantity == "energies" and others and min(others) < LEARNT:

@@ -40,10 +40,10 @@ def test_structures_unlike_those_of_validation():
     ("given", "words"),
     [
         (ending(0.05, 0.05), None),
-        (ending(0.05, 0.3), "forces have 30 % of the error of the baseline on the validation set, nearly as on the training set"),
+        (ending(0.05, 0.3), "error of forces is 30 % of that of the baseline on the validation set, nearly as on the training set"),
         (ending(0.05, 0.3, backend="cg"), "with backend=auto"),
         (ending(0.05, 0.3, apart=2.0), "2.0 times that on the training set: more data helps most"),
-        (ending(1.2, 0.05), "energies have 120 % of the error of the baseline on the validation set, while the rest"),
+        (ending(1.2, 0.05), "error of energies is 120 % of that of the baseline on the validation set, while the rest"),
         (ending(0.5, 0.99), "no less on what was trained on: look at units and labels with eqmol doctor"),
         (ending(0.5, 1.1, apart=4.0), "more data"),
         (ending(0.5, 0.5, baseline={"e": 0.0, "f": 0.0}), None),
