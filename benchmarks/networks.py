@@ -350,6 +350,14 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     return rows
 
 
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows with the same columns as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", default=".venv-bench/bin/python", help="interpreter that has mace-torch and nequip")
@@ -366,10 +374,7 @@ def main() -> None:
         return
     rows = measure(options)
     if options.csv is not None:
-        with options.csv.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, options.csv)
 
 
 if __name__ == "__main__":

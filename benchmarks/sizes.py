@@ -9,7 +9,6 @@ jobs hardly change, with more wall time, which means something on an idle machin
 """
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.networks import ROOT, Eqmol, cell, memory
+from benchmarks.networks import ROOT, Eqmol, cell, memory, write
 
 ATOMS = (10, 100, 1_000, 10_000, 100_000)
 
@@ -82,10 +81,7 @@ def main() -> None:
             rows.append({"backend": options.backend, "threads": threads, **found, **per})
             print(*(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
     if options.csv is not None:
-        with options.csv.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, options.csv)
 
 
 if __name__ == "__main__":
