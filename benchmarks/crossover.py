@@ -24,7 +24,7 @@ from eqmol.so3.layout import dim
 from eqmol.so3.quadrature import Rule, sphere_rule
 
 ROWS, CHANNELS = 256, 32
-DEGREES = (2, 3, 4, 5, 6, 7, 8)
+DEGREES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 REPEATS = {"forward": 6, "training": 3}
 
 

@@ -16,7 +16,7 @@ class OnTorus(Sampled):
     """Equispaced points of the torus."""
 
     def rule(self, band: int, degree_out: int) -> ProductRule:
-        return torus_rule(band, degree_out)
+        return torus_rule(band, degree_out, columns=self.columns(band, degree_out))
 
 
 class GauntConvolution(OnTorus, SampledConvolution):
@@ -25,6 +25,8 @@ class GauntConvolution(OnTorus, SampledConvolution):
 
 class GauntProduct(OnTorus, SampledProduct):
     """Product on the torus."""
+
+    separable_degree = 6
 
 
 class GauntPower(OnTorus, SampledPower):

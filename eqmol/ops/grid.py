@@ -19,7 +19,7 @@ class OnSphere(Sampled):
     """The fewest points that are exact."""
 
     def rule(self, band: int, degree_out: int) -> Rule:
-        rule = sphere_rule(band, degree_out)
+        rule = sphere_rule(band, degree_out, columns=self.columns(band, degree_out))
         fewer = None if self.is_separable else lebedev_rule(band, degree_out)
         return rule if fewer is None or len(fewer.azimuth) >= len(rule.azimuth) else fewer
 

@@ -37,7 +37,15 @@ class Sampled(TensorProduct):
 
     @abstractmethod
     def rule(self, band: int, degree_out: int) -> Rule:
-        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``."""
+        """The smallest rule that is exact for functions of degree ``band`` projected on degrees up to ``degree_out``.
+
+        Two steps need an even number of columns.
+        """
+
+    def columns(self, band: int, degree_out: int) -> int:
+        """The fewest of a product rule."""
+        columns = band + degree_out + 1
+        return columns + columns % 2 if self.is_separable else columns
 
     @property
     def is_separable(self) -> bool:
@@ -47,7 +55,7 @@ class Sampled(TensorProduct):
     def transform(self, factors: Factors, rule: Rule) -> Transform:
         """The transform of a table, of one kind for all tables of an operation."""
         if self.is_separable:
-            return Separable(factors, rule.columns)
+            return Separable(factors, len(rule.columns))
         return Dense(factors.dense(rule.columns))
 
 
@@ -154,7 +162,7 @@ class WeightedProduct:
         results = [torch.zeros_like(w) if slot == 2 else self._empty(slot, x, y) for slot in slots]
         wants_slope, wants_second = bool({1, 2} & set(slots)), bool({0, 3} & set(slots))
         wants_first = wants_slope or 3 in slots
-        for rows in chunks(len(x), self.projection.points * x.shape[2], x):
+        for rows in chunks(len(x), self.projection.points * x.shape[2], x, self.projection.limit):
             field, factor, own = x[rows], y[rows], w[rows] if len(w) > 1 else w
             c = None if v is None else self.projection.sample(v[rows])
             a = self._first(field) if wants_first else []
@@ -163,7 +171,9 @@ class WeightedProduct:
             for slot, result in zip(slots, results, strict=True):
                 if slot == 0:
                     assert c is not None
-                    parts = (first.adjoint(s * c) for (first, _, _), s in zip(self.pairs, b, strict=True))
+                    parts = (
+                        first.adjoint(first.multiply(s, c)) for (first, _, _), s in zip(self.pairs, b, strict=True)
+                    )
                     result[rows] = _sum(parts)
                 elif slot == 1:
                     torch.mul(slope, own, out=result[rows])
@@ -172,7 +182,7 @@ class WeightedProduct:
                 elif slot == 2:
                     torch.mul(slope, factor, out=result[rows])
                 else:
-                    result[rows] = self.projection.adjoint(_sum(map(torch.mul, a, b)))
+                    result[rows] = self.projection.adjoint(_sum(map(self.projection.multiply, a, b)))
         return results
 
     def _first(self, x: Tensor) -> list[Tensor]:
@@ -187,7 +197,7 @@ class WeightedProduct:
 
     def _slope(self, a: list[Tensor], c: Tensor, like: Tensor) -> Tensor:
         """The derivative by the weighted components, [n, J, C]."""
-        parts = [second.adjoint(s * c) for (_, second, _), s in zip(self.pairs, a, strict=True)]
+        parts = [second.adjoint(second.multiply(s, c)) for (_, second, _), s in zip(self.pairs, a, strict=True)]
         if len(parts) == 1:
             return parts[0]
         slope = torch.zeros_like(like)

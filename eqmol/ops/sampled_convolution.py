@@ -107,7 +107,7 @@ class SplitFilter(Filter):
 
     def adjoint(self, slope: Tensor) -> Tensor:
         parts = slope.mT.chunk(len(self.transforms), 1)
-        apart = [t.adjoint(t.by_row(part)) for t, part in zip(self.transforms, parts, strict=True)]
+        apart = [t.adjoint(t.of_rows(part)) for t, part in zip(self.transforms, parts, strict=True)]
         own = (torch.stack(apart).sum(0) * self.spread).sum(2)
         return own.new_zeros(len(own), self.size).index_add_(1, self.component, own)
 
@@ -175,10 +175,10 @@ class EdgeSum:
         results = {1: slopes[0], 2: slopes[1], 3: slopes[2].view(-1, num_weights, channels)}
         if wants_x:
             parts = zip(self.op.first, x_slope.split(size, 1), strict=True)
-            results[0] = reduce(torch.add, (first.adjoint(first.by_row(part)) for first, part in parts))
+            results[0] = reduce(torch.add, (first.adjoint(first.of_rows(part)) for first, part in parts))
         if wants_v:
             total = reduce(torch.add, v_slope.split(size, 1))
-            results[4] = self.op.projection.adjoint(self.op.projection.by_row(total))
+            results[4] = self.op.projection.adjoint(self.op.projection.of_rows(total))
         return [results[slot] for slot in slots]
 
     def _by_node(self, samples: Iterable[Tensor]) -> Tensor:

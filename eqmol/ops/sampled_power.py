@@ -68,7 +68,7 @@ class PowerSum(Polynomial):
             results[1] = torch.zeros_like(weight)
         if 2 in slots:
             results[2] = x.new_empty(len(x), weight.shape[2], x.shape[2])
-        for rows in chunks(len(x), self.table.points * x.shape[2], x):
+        for rows in chunks(len(x), self.table.points * x.shape[2], x, self.table.limit):
             group = self.group[rows]
             own = weight.index_select(0, group)
             fields = [f[rows] for f in (x, *tangents) if f is not None]
@@ -97,10 +97,10 @@ class PowerSum(Polynomial):
         k, (n, _, channels) = len(tangents), fields[0].shape
         zero = a.new_zeros(n, self.size_out, channels)
         results = [_fit(fields[-1], self.size_out) if k < 2 else zero]  # the first order needs no samples
-        power = _product(tangents) if k else a
+        power = reduce(self.table.multiply, tangents) if k else a
         for order in range(2, self.order + 1):
             if order > max(k, 1):
-                power = power * a
+                power = self.table.multiply(power, a)
             results.append(perm(order, k) * self.projection.adjoint(power) if order >= k else zero)
         return torch.stack(results, 1)
 
@@ -113,14 +113,10 @@ class PowerSum(Polynomial):
         # Horner's scheme from the highest order down
         total = torch.zeros_like(a)
         for order in range(self.order, max(k, 2) - 1, -1):
-            total = total.mul_(a).add_(cotangents[order - 2], alpha=perm(order, k))
+            total = self.table.multiply(total, a).add_(cotangents[order - 2], alpha=perm(order, k))
         if k > 1:
-            return self.table.adjoint(total * _product(tangents))
-        return self.table.adjoint(total.mul_(a)) + _fit(linear, self.size_in)
-
-
-def _product(factors: list[Tensor]) -> Tensor:
-    return reduce(torch.mul, factors)
+            return self.table.adjoint(reduce(self.table.multiply, tangents, total))
+        return self.table.adjoint(self.table.multiply(total, a)) + _fit(linear, self.size_in)
 
 
 def _fit(x: Tensor, size: int) -> Tensor:

@@ -1,21 +1,21 @@
 """Transforms between features and samples: dense, and in two steps for the product rules of :mod:`eqmol.so3.quadrature`.
 
-Samples are opaque: those of transforms of one kind are multiplied with one another and transformed back. In memory they lie as the
-products of matrices want them, by row for a dense table; by point for two steps, so that a table meets all rows and channels at
-once.
+Samples are opaque: those of transforms of one kind are added, multiplied by :meth:`Transform.multiply`, and transformed back. In
+memory they lie as the products of matrices want them, by row for a dense table; by point for two steps, so that a table meets all
+rows and channels at once.
 
 Shapes: n rows, lm components, C channels, G points = columns · rows of a rule, K orders.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eqmol.ops.chunks import SAMPLES
+from eqmol.ops.chunks import SAMPLES, Limit
 from eqmol.ops.contract import Tables
 from eqmol.so3.quadrature import Factors, wave
 from eqmol.so3.torus import polar_series
@@ -26,10 +26,12 @@ class Transform(Tables, ABC):
 
     Attributes:
         points, components: numbers of them.
+        limit: how many samples are made at a time.
     """
 
     points: int
     components: int
+    limit: ClassVar[Limit] = SAMPLES
 
     @abstractmethod
     def sample(self, x: Tensor) -> Tensor:
@@ -40,9 +42,19 @@ class Transform(Tables, ABC):
         """Samples -> [n, lm, C]."""
 
     @staticmethod
+    def multiply(a: Tensor, b: Tensor) -> Tensor:
+        """The samples of the product of two functions."""
+        return a * b
+
+    @staticmethod
     @abstractmethod
     def by_row(samples: Tensor) -> Tensor:
-        """Samples as [n, G, C], or these as samples."""
+        """Samples -> values [n, G, C]."""
+
+    @staticmethod
+    @abstractmethod
+    def of_rows(values: Tensor) -> Tensor:
+        """Values [n, G, C] -> samples."""
 
 
 class Transforms(nn.ModuleList):
@@ -72,6 +84,10 @@ class Dense(Transform):
     def by_row(samples: Tensor) -> Tensor:
         return samples
 
+    @staticmethod
+    def of_rows(values: Tensor) -> Tensor:
+        return values
+
 
 class TwoSteps(Transform):
     """Over degrees for every order, then over orders.
@@ -83,8 +99,7 @@ class TwoSteps(Transform):
         target: [lm], where among these a component stands.
     """
 
-    cache = 2**18
-
+    limit = Limit(2 * SAMPLES.cpu, SAMPLES.elsewhere)  # short sums: longer rows are worth a slower cache
     polar: Tensor
     source: Tensor
     target: Tensor
@@ -106,41 +121,80 @@ class TwoSteps(Transform):
     def by_order(self, x: Tensor) -> Tensor:
         """[n, lm, C] -> [K, rows, n · C]."""
         n, _, channels = x.shape
-        return self.polar @ x.transpose(0, 1).index_select(0, self.source).view(*self.shape, n * channels)
+        by_degree = x.transpose(0, 1).index_select(0, self.source).view(*self.shape, n * channels)
+        return torch.bmm(self.polar, by_degree)
 
     def by_order_adjoint(self, rows: Tensor, n: int) -> Tensor:
         """[K, rows, n · C] -> [n, lm, C]."""
-        by_degree = (self.polar.mT @ rows).view(self.size, n, rows.shape[2] // max(n, 1))
+        by_degree = torch.bmm(self.polar.mT, rows).view(self.size, n, rows.shape[2] // max(n, 1))
         return by_degree.index_select(0, self.target).transpose(0, 1)
 
     @staticmethod
     def by_row(samples: Tensor) -> Tensor:
         return samples.transpose(0, 1)
 
+    @staticmethod
+    def of_rows(values: Tensor) -> Tensor:
+        return values.transpose(0, 1)
+
 
 class Separable(TwoSteps):
-    """By matrices.
+    """By matrices, at azimuths that lie in pairs ±φ.
+
+    A function is an even plus an odd one in φ: cosines and sines. Each needs half of the azimuths, so that the second step takes
+    half of the operations. Samples are kept as these two, [2, H · rows, n, C] at the H azimuths between 0 and π.
 
     Args:
         factors: of the table.
-        azimuth: [columns].
+        columns: of the rule, an even number.
     """
 
-    wave: Tensor
+    cosine: Tensor
+    sine: Tensor
 
-    def __init__(self, factors: Factors, azimuth: np.ndarray) -> None:
+    def __init__(self, factors: Factors, columns: int) -> None:
         super().__init__(factors)
-        self.points = len(factors.polar) * len(azimuth)
-        self.add_table("wave", wave(azimuth, self.orders))
+        if columns % 2:
+            raise ValueError(f"{columns} columns do not lie in pairs")
+        self.points = len(factors.polar) * columns
+        table = wave(2 * np.pi * (np.arange(columns // 2) + 0.5) / columns, self.orders)
+        self.odd = int(np.sum(self.orders < 0))
+        self.add_table("sine", table[:, : self.odd])
+        self.add_table("cosine", table[:, self.odd :])
 
     def sample(self, x: Tensor) -> Tensor:
-        return (self.wave @ self.by_order(x).flatten(1)).view(self.points, len(x), x.shape[2])
+        by_order = self.by_order(x).flatten(1)
+        samples = x.new_empty(2, len(self.cosine), by_order.shape[1])
+        torch.mm(self.cosine, by_order[self.odd :], out=samples[0])
+        torch.mm(self.sine, by_order[: self.odd], out=samples[1])
+        return samples.view(2, self.points // 2, len(x), x.shape[2])
 
     def adjoint(self, samples: Tensor) -> Tensor:
-        _, n, channels = samples.shape
+        _, _, n, channels = samples.shape
         orders, rows, _ = self.polar.shape
-        by_row = self.wave.T @ samples.reshape(len(self.wave), rows * n * channels)
-        return self.by_order_adjoint(by_row.view(orders, rows, n * channels), n)
+        even, odd = samples.reshape(2, len(self.cosine), rows * n * channels)
+        by_order = samples.new_empty(orders, even.shape[1])
+        # twice: both azimuths of a pair
+        torch.addmm(by_order[self.odd :], self.cosine.T, even, beta=0, alpha=2, out=by_order[self.odd :])
+        torch.addmm(by_order[: self.odd], self.sine.T, odd, beta=0, alpha=2, out=by_order[: self.odd])
+        return self.by_order_adjoint(by_order.view(orders, rows, n * channels), n)
+
+    @staticmethod
+    def multiply(a: Tensor, b: Tensor) -> Tensor:
+        result = torch.empty_like(a)
+        torch.mul(a[0], b[0], out=result[0]).addcmul_(a[1], b[1])
+        torch.mul(a[0], b[1], out=result[1]).addcmul_(a[1], b[0])
+        return result
+
+    @staticmethod
+    def by_row(samples: Tensor) -> Tensor:
+        even, odd = samples.transpose(1, 2)
+        return torch.cat([even + odd, even - odd], 1)
+
+    @staticmethod
+    def of_rows(values: Tensor) -> Tensor:
+        first, second = values.transpose(0, 1).chunk(2)
+        return torch.stack([first + second, first - second]) / 2
 
 
 class Fourier(TwoSteps):
@@ -203,7 +257,7 @@ class Fourier(TwoSteps):
         return torch.complex(self.cosine, self.cosine - 1)
 
 
-def chunks(rows: int, row_size: int, like: Tensor) -> Iterator[slice]:
-    """Slices of ``rows`` rows of ``row_size`` samples, as many as :data:`eqmol.ops.chunks.SAMPLES` allows."""
-    step = max(1, SAMPLES.numbers(like) // row_size)
+def chunks(rows: int, row_size: int, like: Tensor, limit: Limit = SAMPLES) -> Iterator[slice]:
+    """Slices of ``rows`` rows of ``row_size`` samples, as many as the limit allows."""
+    step = max(1, limit.numbers(like) // row_size)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

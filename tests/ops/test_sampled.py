@@ -12,6 +12,7 @@ from eqmol.ops.gaunt_fft import GauntFFTConvolution, GauntFFTPower, GauntFFTProd
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
 from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
+from eqmol.ops.transforms import Separable
 from eqmol.so3.quadrature import sphere_rule
 from eqmol.so3.torus import torus_rule
 from tests.ops.cases import spec_id
@@ -174,6 +175,11 @@ def test_all_ways_are_equal_at_every_degree(operation, degree):
     expected, *others = [[t / scale.abs().max() for t, scale in zip(r, results[0], strict=True)] for r in results]
     for found in others:
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+
+
+def test_columns_without_a_partner_are_refused():
+    with pytest.raises(ValueError, match="5 columns do not lie in pairs"):
+        Separable(torus_rule(2, 2).factors(2), 5)
 
 
 @pytest.mark.parametrize("degree", [9, 12, 16])
