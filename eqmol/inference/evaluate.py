@@ -1,6 +1,7 @@
 """From structures to predictions as NumPy arrays, for any predictor."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import ase
@@ -12,10 +13,12 @@ from torch import Tensor
 from eqmol.errors import InputError, at
 from eqmol.graph import AtomGraph, NeighborList, check_numbers, collate, from_atoms
 from eqmol.graph.contacts import SHORTEST, CloseContacts
+from eqmol.graph.geometric import Batch
 from eqmol.graph.targets import MOLECULAR, Target
 from eqmol.inference.std import Std
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
+from eqmol.so3.threads import alone
 
 
 def close_contacts(model: Predictor, mode: str = "stop") -> CloseContacts:
@@ -49,7 +52,8 @@ def graph_of(
         InputError: an element that the model has not seen, or a structure that has no graph.
     """
     _check_elements(model, atoms, source)
-    return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors, contacts=contacts)
+    with alone():  # what is there to do is too little for torch's threads
+        return from_atoms(atoms, model.cutoff, source=source, neighbors=neighbors, contacts=contacts)
 
 
 def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph], std: Std | None = None) -> list[dict[str, Any]]:
@@ -72,17 +76,10 @@ def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph], std: Std | No
     """
     device = next(model.parameters()).device
     batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
-    output: dict[str, Tensor]
     batch = batch.to(device)
-    if isinstance(model, Potential):
-        stress = model.conservative and any(bool(graph.pbc.all()) for graph in graphs)
-        if std is None:
-            output = model(batch, forces=True, stress=stress)
-        else:
-            output = model(batch, forces=True, stress=stress, last_layer=True)
-            output |= std(model, batch, output.pop("last_layer"))
-    else:
-        output = model(batch)
+    # whoever has tables divides the work itself
+    with alone() if model.backbone.table_nodes is not None and device.type == "cpu" else nullcontext():
+        output = _output(model, batch, std)
     values = {name: tensor.cpu().double().numpy() for name, tensor in output.items()}
     results, begin = [], 0
     for number, graph in enumerate(graphs):
@@ -90,6 +87,20 @@ def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph], std: Std | No
         energies = _energies(values, number, atoms, graph) if isinstance(model, Potential) else {}
         results.append(energies | _properties(values, model.targets, number, atoms, graph))
     return results
+
+
+def _output(model: Predictor, batch: AtomGraph | Batch, std: Std | None) -> dict[str, Tensor]:
+    """What a model predicts, and with ``std`` how sure it is."""
+    output: dict[str, Tensor]
+    if not isinstance(model, Potential):
+        return model(batch)
+    stress = model.conservative and bool(batch.pbc.all(-1).any())
+    if std is None:
+        output = model(batch, forces=True, stress=stress)
+    else:
+        output = model(batch, forces=True, stress=stress, last_layer=True)
+        output |= std(model, batch, output.pop("last_layer"))
+    return output
 
 
 def _energies(values: Mapping[str, NDArray[np.float64]], number: int, atoms: slice, graph: AtomGraph) -> dict[str, Any]:

@@ -341,8 +341,9 @@ def _without_free(graph: Data, values: Tensor, species: Tensor) -> Tensor:
 def forces_of(graph: Data, gradient: Tensor) -> Tensor:
     """Forces [N, 3] from dE/d(edge vector) [E, 3]."""
     senders, receivers = graph.edge_index
-    forces = torch.zeros_like(graph.pos).index_add(0, receivers, gradient)
-    return forces.index_add(0, senders, gradient, alpha=-1)
+    zeros = torch.zeros_like(graph.pos)
+    # with alpha=-1 it takes ten times as long
+    return zeros.index_add(0, receivers, gradient) - zeros.index_add(0, senders, gradient)
 
 
 def _dispersed(dispersion: Dispersion, graph: Data, results: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -373,9 +374,11 @@ def _dispersed(dispersion: Dispersion, graph: Data, results: Mapping[str, Tensor
 
 def _virial_and_stress(graph: Data, batch: Tensor, vectors: Tensor, gradient: Tensor) -> dict[str, Tensor]:
     """Virial and stress [G, 3, 3]: a strain ε takes each edge vector v to v + v ε, so dE/dε = Σ v ⊗ dE/dv."""
-    receivers = graph.edge_index[1]
-    outer = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
-    strain = torch.zeros_like(graph.cell).index_add(0, batch.index_select(0, receivers), outer)
+    if len(graph.cell) == 1:
+        strain = (vectors.mT @ gradient).unsqueeze(0)
+    else:
+        outer = vectors.unsqueeze(-1) * gradient.unsqueeze(-2)
+        strain = torch.zeros_like(graph.cell).index_add(0, batch.index_select(0, graph.edge_index[1]), outer)
     # symmetric up to rounding, as the energy does not change under rotation
     strain = (strain + strain.mT) / 2
     volume = torch.linalg.det(graph.cell).abs()

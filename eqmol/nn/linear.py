@@ -6,15 +6,16 @@ used. No biases.
 
 import math
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from eqmol.nn.parameter_groups import WithMatrices
-from eqmol.so3.kept import kept
+from eqmol.so3.kept import has_memory, kept
 from eqmol.so3.layout import degrees, dim
+from eqmol.so3.threads import each
 
 
 class Linear(WithMatrices):
@@ -107,13 +108,41 @@ def _degrees(degree: int, device: torch.device) -> Tensor:
         return torch.as_tensor(degrees(degree), device=device)
 
 
+#: Nodes whose maps one thread makes at a time.
+NODES = 256
+
+
 def _per_component(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, lm or more, C_in] times weight [lm, C_in, C_out]: one batched product beats one per degree."""
+    """x [N, lm or more, C_in] times weight [lm, C_in, C_out]."""
     if x.shape[1] > len(weight):
         x = x[:, : len(weight)]
-    if len(weight) == 1:
-        return torch.mm(x.squeeze(1), weight[0]).unsqueeze(1)
+    is_constant = x.device.type == "cpu" and not weight.requires_grad and has_memory(x) and has_memory(weight)
+    if is_constant and len(x) > NODES:
+        mapped: Tensor = _Mapped.apply(x.transpose(0, 1), weight)
+        return mapped.transpose(0, 1)
+    # one batched product beats one per degree
     return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
+
+
+class _Mapped(torch.autograd.Function):
+    """Products of matrices x [lm, N, C_in] and constants [lm, C_in, C_out], divided among threads."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        # side by side for each node, as products want them
+        found = x.new_empty(x.shape[1], len(weight), weight.shape[2]).transpose(0, 1)
+
+        def multiply(part: int) -> None:
+            nodes = slice(part * NODES, (part + 1) * NODES)
+            torch.bmm(x[:, nodes], weight, out=found[:, nodes])
+
+        each(multiply, -(-x.shape[1] // NODES))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Mapped.apply(gradient, ctx.weight.transpose(1, 2)), None
 
 
 def pad_degrees(x: Tensor, degree: int) -> Tensor:

@@ -12,7 +12,8 @@ Shapes: E vectors, L degree, lm = (L + 1)² components.
 
 import inspect
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor
 
 from eqmol.so3.coupling import pairing_factor, wigner_3j
+from eqmol.so3.kept import has_memory
 from eqmol.so3.layout import degree_slice, dim
+from eqmol.so3.threads import each
 
-#: Vectors at a time, so that what is made on the way does not bound the size of a structure.
-CHUNK = 1 << 16
+#: Vectors at a time: what is made on the way stays in the cache, and threads take turns.
+CHUNK = 1 << 13
 
 
 def harmonics_of(vectors: Tensor, degree: int) -> Tensor:
@@ -43,14 +46,7 @@ class _Harmonics(torch.autograd.Function):
 
     @staticmethod
     def forward(vectors: Tensor, degree: int) -> Tensor:
-        if len(vectors) > CHUNK:
-            return torch.cat([_Harmonics.forward(part, degree) for part in vectors.chunk(-(-len(vectors) // CHUNK))])
-        unit = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-        rows = [torch.ones_like(unit[..., :1]), math.sqrt(3) * unit]
-        unit = unit.unsqueeze(-1)
-        for table in _steps(degree, vectors.dtype, vectors.device):
-            rows.append((unit * rows[-1].unsqueeze(-2)).flatten(-2) @ table)
-        return torch.cat(rows, -1)
+        return _in_chunks(partial(_values, degree=degree), vectors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -60,10 +56,28 @@ class _Harmonics(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         vectors, harmonics = ctx.saved_tensors
-        if len(vectors) <= CHUNK:
-            return _slopes(gradient, harmonics, vectors, ctx.degree), None
-        parts = (t.chunk(-(-len(vectors) // CHUNK)) for t in (gradient, harmonics, vectors))
-        return torch.cat([_slopes(g, y, v, ctx.degree) for g, y, v in zip(*parts, strict=True)]), None
+        return _in_chunks(partial(_slopes, degree=ctx.degree), gradient, harmonics, vectors), None
+
+
+def _in_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A function of tensors, row by row."""
+    if len(tensors[0]) <= CHUNK:
+        return function(*tensors)
+    chunks = list(zip(*(torch.split(t, CHUNK) for t in tensors), strict=True))
+    if torch.is_grad_enabled() or not all(has_memory(t) for t in tensors):
+        return torch.cat([function(*parts) for parts in chunks])
+    found: dict[int, Tensor] = {}
+    each(lambda i: found.update({i: function(*chunks[i])}), len(chunks))
+    return torch.cat([found[i] for i in range(len(chunks))])
+
+
+def _values(vectors: Tensor, degree: int) -> Tensor:
+    # components first: operations then run along the vectors
+    unit = vectors.mT.contiguous() / torch.linalg.vector_norm(vectors, dim=-1)
+    rows = [torch.ones_like(unit[:1]), math.sqrt(3) * unit]
+    for table in _steps(degree, vectors.dtype, vectors.device):
+        rows.append(table @ (unit.unsqueeze(1) * rows[-1]).flatten(0, 1))
+    return torch.cat(rows).mT.contiguous()
 
 
 def _slopes(gradient: Tensor, harmonics: Tensor, vectors: Tensor, degree: int) -> Tensor:
@@ -80,9 +94,9 @@ _Harmonics.forward.__signature__ = inspect.signature(_Harmonics.forward)  # type
 
 @lru_cache(maxsize=64)
 def _steps(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """For every degree l from 2, products of the direction and the last degree [3 (2 l - 1)] -> [2 l + 1]."""
+    """For every degree l from 2, products of the direction and the last degree -> [2 l + 1, 3 (2 l - 1)]."""
     with torch.inference_mode(False):
-        return tuple(torch.tensor(_step(l), dtype=dtype, device=device) for l in range(2, degree + 1))
+        return tuple(torch.tensor(_step(l).T, dtype=dtype, device=device) for l in range(2, degree + 1))
 
 
 def _step(l: int) -> np.ndarray:

@@ -11,10 +11,11 @@ from eqmol.errors import InputError, VerificationError
 from eqmol.models.radial_tables import FIRST, Grid, jvp
 from eqmol.nn import BesselBasis, RadialNetwork
 from eqmol.ops import Spec
-from eqmol.ops.kernels import cpp, library
+from eqmol.ops.kernels import stretches
 from eqmol.ops.kernels.tabulated import packed
 from eqmol.ops.radial_table import Places, RadialTable, convolve, hermite
 from eqmol.ops.registry import create
+from eqmol.so3 import threads
 from eqmol.so3.layout import dim
 from eqmol.tuning.tables import tabulate
 from tests.models.systems import graph_of, make_model, structures
@@ -105,27 +106,32 @@ def test_tables_that_would_be_large_are_not_made(float64) -> None:
 @pytest.mark.usefixtures("kernels", "float64")
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("degree", [0, 1])
-@pytest.mark.parametrize("channels", [3, cpp.PART, cpp.PART + 5])
+@pytest.mark.parametrize("channels", [3, 64, 69])
 def test_compiled_tables(degree, channels, separate, monkeypatch) -> None:
     """Values and slopes as torch's, and the same bits for any number of threads."""
-    monkeypatch.setattr(library, "SERIAL", 0)
+    monkeypatch.setattr(stretches, "SIZE", 4)
     spec = Spec("convolution", "coupled", "o3", degree, 2, 2)
     spec = spec.with_separate_paths() if separate else spec
     op = create(spec, "cg")
     hidden, matrix = torch.randn(11, 6, 7), torch.randn(7, spec.num_weights, channels)
     table = RadialTable(hidden, matrix, packed(torch.einsum("rdh,hwc->rdwc", hidden, matrix)))
     x, vectors, fraction = torch.randn(6, dim(degree), channels), torch.randn(30, 3), torch.rand(30)
-    row, senders, receivers = torch.randint(0, 11, (30,)), torch.randint(0, 6, (30,)), torch.randint(0, 6, (30,))
+    row, senders, receivers = (
+        torch.randint(0, 11, (30,)),
+        torch.randint(0, 6, (30,)),
+        torch.randint(0, 6, (30,)).sort().values,
+    )
 
-    def run(threads: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    def run(number: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(threads, "number", lambda: number)
         leaves = [tensor.clone().requires_grad_() for tensor in (x, vectors, fraction)]
         places = Places(row, leaves[2])
         out = convolve(op, leaves[0], op.geometry(leaves[1]), table, places, senders, receivers, 6)
         return [out, *torch.autograd.grad(out.sin().sum(), leaves)]
 
     compiled = run(1)
-    assert all(torch.equal(a, b) for a, b in zip(run(3), compiled, strict=True))
+    for number in (2, 3, 8):
+        assert all(torch.equal(a, b) for a, b in zip(run(number), compiled, strict=True))
     op.kernels = "off"
     expected = run(1)
     assert not torch.equal(compiled[0], expected[0])

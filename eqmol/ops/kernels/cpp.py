@@ -7,7 +7,8 @@ Vectors hold the channels of a block. The last block of channels may be shorter:
 with zeros, and back.
 
 Every kernel has the signature ``void eqmol_kernel(int64_t first, int64_t last, const int64_t* sizes, const void* const* in, void*
-const* out)``: the channel blocks from ``first`` to ``last``. No two calls for different blocks write the same number.
+const* out)``: the parts of its work from ``first`` to ``last``, which are blocks of channels of all nodes, or stretches of edges.
+No two parts write the same number, if no two stretches share a receiver that is written.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,7 @@ from collections.abc import Sequence
 from eqmol.ops.kernels.expressions import SLOPE, Product, Program, Scaled, Sum, Variable
 
 #: Changes whenever the calling convention does.
-ABI = 3
-#: Channels whose sums over channels are one number; see :func:`edge_source`.
-PART = 64
+ABI = 4
 
 NODE_TENSORS = ("x", "y", "v")
 GROUP_TENSORS = ("c", "w")
@@ -100,11 +99,11 @@ def edge_source(
 ) -> str:
     """A kernel over edges.
 
-    ``sizes``: C, E, and s: 2^s edges side by side have the same weights. ``in``: senders [E], receivers [E], then what the
-    program reads, with the harmonics ``y`` [E, components] in place of ``m``; ``out``: what it writes. ``x`` is [senders, rows, C],
-    ``v`` [receivers, rows, C], ``w`` [E / 2^s, rows, C]. Derivatives by all of these are added to what is there. Sums over
-    channels, ``d_y``, are written for every PART channels, [parts, E, components]; if there are any, ``first`` and ``last`` are
-    multiples of PART channels.
+    ``sizes``: C, number of senders, and s: 2^s edges side by side have the same weights. ``in``: starts of the stretches of edges
+    [S + 1], senders [E], receivers [E], then what the program reads, with the harmonics ``y`` [E, components] in place of ``m``;
+    ``out``: what it writes. ``x`` is [senders, rows, C], ``v`` [receivers, rows, C], ``w`` [E / 2^s, rows, C]. Derivatives by all
+    of these are added to what is there, those by ``x`` to a sum of each stretch, [S, senders, rows, C]; sums over channels,
+    ``d_y`` [E, components], are written.
 
     Args:
         program: what to compute for one edge.
@@ -127,35 +126,37 @@ def edge_source(
         lines.append(_matrix(harmonics, components, scalar))
     if sums:
         lines.append(_sum_lanes(rows[SLOPE + "y"], components, width))
-    lines += [_SIGNATURE, "const int64_t C = sizes[0], E = sizes[1];\n"]
+    lines += [_SIGNATURE, "const int64_t C = sizes[0], senders = sizes[1], blocks = (C + W - 1) / W;\n"]
     if not table:
         lines.append("const int64_t shared = sizes[2];\n")
-    lines += _pointers(["sender", "receiver", *(["row"] if table else [])], *_arguments(program, table))
-    per_part = max(PART // width, 1)
-    step = per_part if sums else "last - first"
-    lines.append(f"for (int64_t part = first; part < last; part += {step}) {{\n")
-    lines.append(f"const int64_t stop = part + {step} < last ? part + {step} : last;\n")
+    indices = ["begin", "sender", "receiver", *(["row"] if table else [])]
+    lines += _pointers(indices, *_arguments(program, table))
     lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*others, *matrices, *sums, *tabulated)]
-    lines.append("for (int64_t e0 = 0; e0 < E; e0 += W) {\nconst int64_t lanes = E - e0 < W ? E - e0 : W;\n")
+    lines.append("for (int64_t part = first; part < last; part++) {\nconst int64_t stop = begin[part + 1];\n")
+    own = {name: f"own_{name}" for name in added if _is(name, SENDER_TENSORS)}
+    lines += [f"S* const {own[name]} = {name} + part * senders * {rows[name]} * C;\n" for name in own]
+    lines.append("for (int64_t e0 = begin[part]; e0 < stop; e0 += W) {\n")
+    lines.append("const int64_t lanes = stop - e0 < W ? stop - e0 : W;\n")
     for name in matrices:
         lines.append(f"matrix({name} + e0 * {components}, lanes, buffer_{name});\n")
     lines.append("for (int64_t lane = 0; lane < lanes; lane++) {\nconst int64_t e = e0 + lane;\n")
     lines += [f"for (int i = 0; i < {rows[name]}; i++) buffer_{name}[i] = V{{}};\n" for name in sums]
     if tabulated:
         lines.append("S factors[6]; powers(fraction[e], factors);\n")
+        lines.append("const int64_t next = row[e + 1 < stop ? e + 1 : e];\n")
     if SLOPE + "w" in tabulated:
         lines.append("S slopes[6]; slopes_of_powers(fraction[e], slopes);\nV along = {};\n")
         lines.append(f"V moved[{rows['w']}];\n")
-    lines.append("for (int64_t block = part; block < stop; block++) {\n")
+    lines.append("for (int64_t block = 0; block < blocks; block++) {\n")
     lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
     if tabulated:
-        lines.append("const S* const node = table + (row[e] * ((C + W - 1) / W) + block) * (node_size * W);\n")
-        lines.append("if (e + 1 < E) fetch(table + (row[e + 1] * ((C + W - 1) / W) + block) * (node_size * W));\n")
+        lines.append("const S* const node = table + (row[e] * blocks + block) * (node_size * W);\n")
+        lines.append("fetch(table + (next * blocks + block) * (node_size * W));\n")
     if SLOPE + "w" in tabulated:
         lines.append("interpolate_both(node, factors, slopes, buffer_w, moved);\n")
     elif tabulated:
         lines.append("interpolate(node, factors, buffer_w);\n")
-    direct = {name: f"{name} + {_edge_index(name)} * {rows[name]} * C + at" for name in others}
+    direct = {name: f"{own.get(name, name)} + {_edge_index(name)} * {rows[name]} * C + at" for name in others}
     buffers = {name: f"(S*)buffer_{name}" for name in others}
     shared = {name: f"(const S*)buffer_{name} + lane" for name in matrices} | {
         name: f"buffer_{name}" for name in sums + tabulated
@@ -175,9 +176,9 @@ def edge_source(
         lines.append(f"for (int i = 0; i < {rows['w']}; i++) along += moved[i] * buffer_d_w[i];\n")
     lines.append("}\n")
     if SLOPE + "w" in tabulated:
-        lines.append(f"{SLOPE}fraction[part / {per_part} * E + e] = {_over_lanes('along', width)};\n")
+        lines.append(f"{SLOPE}fraction[e] = {_over_lanes('along', width)};\n")
     for name in sums:
-        lines.append(f"sum_lanes(buffer_{name}, {name} + (part / {per_part} * E + e) * {components});\n")
+        lines.append(f"sum_lanes(buffer_{name}, {name} + e * {components});\n")
     lines.append("}\n}\n}\n}\n")
     return "".join(lines)
 
@@ -188,7 +189,7 @@ def table_source(
     """A kernel over edges whose weights are polynomials of a table, see :mod:`eqmol.ops.radial_table`.
 
     As :func:`edge_source`, with the indices ``row`` [E] after ``receivers``, ``fraction`` [E] and ``table`` [R, blocks, 6, rows,
-    W] in place of ``w``, and ``d_fraction`` [parts, E] in place of ``d_w``.
+    W] in place of ``w``, and ``d_fraction`` [E] in place of ``d_w``.
 
     Returns:
         The source, and names of the tensors that it reads and writes.

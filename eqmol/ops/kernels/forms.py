@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eqmol.ops.contract import KernelMode, RadialWeight
-from eqmol.ops.kernels import cpp, library
+from eqmol.ops.kernels import cpp, library, stretches
 from eqmol.ops.kernels.evaluate import evaluate
 from eqmol.ops.kernels.expressions import SLOPE, Program
 from eqmol.ops.kernels.library import Kernel
@@ -37,6 +37,8 @@ ALL_SLOPES = frozenset({"w", "w0", "x", "m", "v"})
 #: Terms of a power beyond which it has no kernels, and statements beyond which a program is not compiled: the programs of all sets
 #: of what is within the limits have fewer. The largest take seven seconds.
 MAX_TERMS, MAX_STATEMENTS = 1600, 30_000
+#: Numbers of a tensor of nodes below which one thread does all.
+SERIAL = 1 << 19
 #: Weights of edges that are made at a time: they stay in the cache.
 CHUNK = 1 << 17
 #: Weights of edges that are kept for derivatives if there are no more.
@@ -79,9 +81,9 @@ def edge_kernel(
     program = edge_program(spec, wanted, moving)
     if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
         return None
-    width = library.width(dtype)
-    source = cpp.edge_source(program, edge_terms(spec).harmonics, components, library.SCALARS[dtype], width)
-    return library.load(source, program.reads, program.writes, mode, max(cpp.PART // width, 1) if "m" in wanted else 1)
+    harmonics, scalar = edge_terms(spec).harmonics, library.SCALARS[dtype]
+    source = cpp.edge_source(program, harmonics, components, scalar, library.width(dtype))
+    return library.load(source, program.reads, program.writes, mode)
 
 
 @lru_cache(maxsize=512)
@@ -92,9 +94,9 @@ def table_kernel(
     program = edge_program(spec, wanted)
     if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
         return None
-    width, terms = library.width(dtype), edge_terms(spec)
-    source, reads, writes = cpp.table_source(program, terms.harmonics, components, library.SCALARS[dtype], width)
-    return library.load(source, reads, writes, mode, max(cpp.PART // width, 1) if "m" in wanted else 1)
+    harmonics, scalar = edge_terms(spec).harmonics, library.SCALARS[dtype]
+    source, reads, writes = cpp.table_source(program, harmonics, components, scalar, library.width(dtype))
+    return library.load(source, reads, writes, mode)
 
 
 def usual(
@@ -239,7 +241,9 @@ class ProductForm:
 
 def _on_nodes(kernel: Kernel, groups: Groups, given: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> None:
     x = next(iter(given.values()))
-    kernel((x.shape[-1], groups.number), groups.sorted, {**given, **result}, x)
+    number = -(-x.shape[-1] // library.width(x.dtype))
+    bounds = (0, number) if x.numel() < SERIAL else range(number + 1)
+    kernel((x.shape[-1], groups.number), groups.sorted, {**given, **result}, x, bounds)
 
 
 def _by_torch(program: Program, given: Mapping[str, Tensor], grouped: str, groups: Groups) -> dict[str, Tensor]:
@@ -381,11 +385,12 @@ class _EdgeRun:
     ) -> tuple[dict[str, Tensor], Tensor]:
         assert isinstance(self.how, Kernel)
         weight, y = tensors["w"], tensors["m"]
-        parts = y.new_empty(-(-weight.shape[2] // cpp.PART) if SLOPE + "y" in self.how.writes else 0, *y.shape)
+        by_y = torch.empty_like(y) if SLOPE + "y" in self.how.writes else torch.zeros_like(y)
         slopes = {n: torch.zeros_like(weight) if SLOPE + n in self.how.writes else weight for n in ("w", "w0")}
-        written = {SLOPE + "y": parts, **{SLOPE + name: slope for name, slope in slopes.items()}, **self.sums}
-        self.how((weight.shape[2], len(y), self.form.shared), edges, {**self.nodes, **tensors, **written}, y)
-        return slopes, parts[0] if len(parts) == 1 else parts.sum(0)
+        written = {SLOPE + "y": by_y, **{SLOPE + name: slope for name, slope in slopes.items()}, **self.sums}
+        sizes = weight.shape[2], len(self.nodes["x"]), self.form.shared
+        self.how(sizes, (stretches.equal(len(y), 1), *edges), {**self.nodes, **tensors, **written}, y, (0, 1))
+        return slopes, by_y
 
     def _by_torch(
         self, edges: tuple[Tensor, Tensor], tensors: Mapping[str, Tensor]

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, partial
@@ -21,11 +20,10 @@ from eqmol.errors import InputError
 from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import compiler as compilers
 from eqmol.ops.kernels import cpp, store
+from eqmol.so3 import threads
 
 DEFAULT: KernelMode = "auto"
 SCALARS = {torch.float32: "float", torch.float64: "double"}
-#: Numbers read and written below which one thread does all.
-SERIAL = 1 << 18
 
 REQUIRED = "compiled kernels are required (EQMOL_KERNELS=require or kernels=require)"
 
@@ -96,21 +94,33 @@ class Kernel:
         path: of the library.
         key: SHA-256 of all that it depends on.
         reads, writes: names of the tensors that it is called with.
-        unit: channel blocks that are not divided among threads.
     """
 
-    def __init__(self, path: str, key: str, reads: Sequence[str], writes: Sequence[str], unit: int) -> None:
+    def __init__(self, path: str, key: str, reads: Sequence[str], writes: Sequence[str]) -> None:
         function = ctypes.CDLL(path).eqmol_kernel
         function.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         function.restype = None
         self.function: Callable[..., None] = function
         self.reads, self.writes = tuple(reads), tuple(writes)
-        self.unit, self.key = unit, key
+        self.key = key
 
     def __call__(
-        self, sizes: Sequence[int], indices: Sequence[Tensor], tensors: Mapping[str, Tensor], like: Tensor
+        self,
+        sizes: Sequence[int],
+        indices: Sequence[Tensor],
+        tensors: Mapping[str, Tensor],
+        like: Tensor,
+        bounds: Sequence[int],
     ) -> None:
-        """Run it on contiguous tensors; ``sizes`` begins with the number of channels, ``like`` has the number type."""
+        """Run it on contiguous tensors.
+
+        Args:
+            sizes: begin with the number of channels.
+            indices: tensors of int64.
+            tensors: by their names.
+            like: a tensor of the number type.
+            bounds: of the parts of the work that different threads may do.
+        """
         read, written = [tensors[name] for name in self.reads], [tensors[name] for name in self.writes]
         for tensor in (*read, *written):
             assert tensor.is_contiguous()
@@ -121,32 +131,13 @@ class Kernel:
         numbers = (ctypes.c_int64 * len(sizes))(*sizes)
         ins = (ctypes.c_void_p * (len(indices) + len(read)))(*(tensor.data_ptr() for tensor in (*indices, *read)))
         outs = (ctypes.c_void_p * len(written))(*(tensor.data_ptr() for tensor in written))
-        blocks = -(-sizes[0] // width(like.dtype))
-        call = partial(self._call, numbers, ins, outs)
-        threads = torch.get_num_threads()
-        if threads == 1 or blocks <= self.unit or sum(t.numel() for t in (*read, *written)) < SERIAL:
-            call(0, blocks)
-            return
-        units = -(-blocks // self.unit)
-        threads = min(threads, units)
-        bounds = [min(units * i // threads * self.unit, blocks) for i in range(threads + 1)]
-        pool = _pool(os.getpid(), threads - 1)
-        others = [pool.submit(call, bounds[i], bounds[i + 1]) for i in range(1, threads)]
-        call(0, bounds[1])
-        for other in others:
-            other.result()
-
-    def _call(self, sizes: ctypes.Array, ins: ctypes.Array, outs: ctypes.Array, first: int, last: int) -> None:
-        self.function(first, last, sizes, ins, outs)
+        if threads.number() == 1 or len(bounds) < 3:
+            self.function(bounds[0], bounds[-1], numbers, ins, outs)
+        else:
+            threads.each(lambda i: self.function(bounds[i], bounds[i + 1], numbers, ins, outs), len(bounds) - 1)
 
 
-@lru_cache(maxsize=1)
-def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked child gets its own."""
-    return ThreadPoolExecutor(threads, "eqmol-kernel")
-
-
-def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelMode, unit: int = 1) -> Kernel | None:
+def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelMode) -> Kernel | None:
     """A compiled source, see :class:`Kernel`, or None where it cannot be made.
 
     Raises:
@@ -159,7 +150,7 @@ def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelM
     try:
         with said():
             path = store.library(key, partial(_compile, compiler, source))
-        return Kernel(str(path), key, reads, writes, unit)
+        return Kernel(str(path), key, reads, writes)
     except (compilers.CompilationError, InputError, OSError, AttributeError) as error:
         if mode == "require":
             raise KernelError(f"{REQUIRED}, but one cannot be made by {compiler.command[0]}: {error}") from None

@@ -8,10 +8,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from eqmol.ops.contract import Convolution, HarmonicConvolution, side_by_side
-from eqmol.ops.kernels import can_run, cpp, library, mode
+from eqmol.ops.kernels import can_run, library, mode
 from eqmol.ops.kernels.expressions import SLOPE
 from eqmol.ops.kernels.forms import TABLE_SETS, check_indices, table_kernel
 from eqmol.ops.kernels.library import Kernel
+from eqmol.ops.kernels.stretches import by_receiver, equal
 from eqmol.so3.layout import dim
 
 
@@ -78,7 +79,7 @@ class _Tabulated(torch.autograd.Function):
         ctx.rest = kernels[1], table, (*(e.contiguous() for e in edges), row.contiguous())
         result = x.new_zeros(shape)
         given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, SLOPE + "v": result}
-        kernels[0]((x.shape[2], len(row)), ctx.rest[2], given, x)
+        _run(kernels[0], by_receiver(ctx.rest[2][1]), ctx.rest[2], given, x)
         return result
 
     @staticmethod
@@ -86,11 +87,14 @@ class _Tabulated(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, harmonics, fraction = ctx.saved_tensors
         kernel, table, indices = ctx.rest
-        parts = max(-(-x.shape[2] // cpp.PART), 1)
-        by_x, by_y = torch.zeros_like(x), harmonics.new_zeros(parts, *harmonics.shape)
-        by_fraction = fraction.new_zeros(parts, *fraction.shape)
+        starts = equal(len(fraction))
+        sums = x.new_zeros(len(starts) - 1, *x.shape)
+        by_y, by_fraction = torch.empty_like(harmonics), torch.empty_like(fraction)
         given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, "v": gradient.contiguous()}
-        given |= {SLOPE + "x": by_x, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
-        kernel((x.shape[2], len(fraction)), indices, given, x)
-        slopes = [s[0] if parts == 1 else s.sum(0) for s in (by_y, by_fraction)]
-        return by_x, *slopes, None, None, None, None, None
+        given |= {SLOPE + "x": sums, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
+        _run(kernel, starts, indices, given, x)
+        return sums[0] if len(sums) == 1 else sums.sum(0), by_y, by_fraction, None, None, None, None, None
+
+
+def _run(kernel: Kernel, starts: Tensor, indices: tuple[Tensor, ...], tensors: dict[str, Tensor], x: Tensor) -> None:
+    kernel((x.shape[2], len(x)), (starts, *indices), tensors, x, range(len(starts)))

@@ -12,6 +12,7 @@ from eqmol.ops.kernels.programs import edge_program, power_program
 from eqmol.ops.kernels.sparse import edge_terms
 from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
+from eqmol.so3 import threads
 from eqmol.so3.layout import dim
 from tests.ops.cases import runnable, spec_id
 from tests.ops.kernels.test_expressions import by_program, derivatives
@@ -81,7 +82,7 @@ def test_float32(spec):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=spec_id)
-@pytest.mark.parametrize("channels", [1, 4, 8, 16, 67, 2 * cpp.PART])
+@pytest.mark.parametrize("channels", [1, 4, 8, 16, 67, 128])
 def test_any_number_of_channels(spec, channels):
     _, compiled, expected = both(spec, nodes=3, channels=channels, edges=9)
     torch.testing.assert_close(compiled, expected, atol=1e-10, rtol=1e-10)
@@ -179,12 +180,12 @@ def test_the_floating_point_mode_is_left_alone():
 
 @pytest.mark.parametrize("spec", SPECS, ids=spec_id)
 def test_threads_change_no_bit(spec, monkeypatch):
-    monkeypatch.setattr(library, "SERIAL", 0)
+    monkeypatch.setattr(forms, "SERIAL", 0)
     monkeypatch.setattr(forms, "CHUNK", 2000)
-    case, op = make_case(spec, nodes=7, channels=3 * cpp.PART + 5, edges=40), create(spec, "cg")
+    case, op = make_case(spec, nodes=7, channels=67, edges=40), create(spec, "cg")
     results = []
-    for threads in (1, 2, 3, 8):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+    for number in (1, 2, 3, 8):
+        monkeypatch.setattr(threads, "number", lambda number=number: number)
         results.append(derivatives(lambda *inputs: case.evaluate(op, *inputs), case))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -284,7 +285,7 @@ def test_vectors_of_other_processors(size, monkeypatch):
     for remembered in (forms.product_kernel, forms.edge_kernel):
         remembered.cache_clear()
     for spec in (OTHERS[1], OTHERS[3]):
-        _, compiled, expected = both(spec, nodes=4, channels=cpp.PART + 3, edges=20)
+        _, compiled, expected = both(spec, nodes=4, channels=67, edges=20)
         torch.testing.assert_close(compiled, expected, atol=1e-10, rtol=1e-10)
     for remembered in (forms.product_kernel, forms.edge_kernel):
         remembered.cache_clear()

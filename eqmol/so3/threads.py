@@ -1,0 +1,75 @@
+"""Work in parts that threads of this process take one after another: the parts are the same whatever the number of threads."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+
+import torch
+
+_number: ContextVar[int] = ContextVar("threads", default=0)
+
+
+def number() -> int:
+    """Threads that work is divided among: torch's, or those that it had outside of :func:`alone`."""
+    return _number.get() or torch.get_num_threads()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Divide work by :func:`each` alone.
+
+    Torch's threads wait for each other after every operation: a little while by spinning, which holds up those of :func:`each`, and
+    for as long as another run keeps one of them from its core.
+    """
+    own, threads = torch.get_num_threads(), number()
+    if own == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    before = _number.set(threads)
+    try:
+        yield
+    finally:
+        _number.reset(before)
+        torch.set_num_threads(own)
+
+
+def each(task: Callable[[int], None], parts: int) -> None:
+    """Call a task, which records no derivatives, for 0, 1, ... ``parts`` - 1.
+
+    Every thread begins with a share of its own, the same every time, which its core may have in its cache, and then helps the
+    others: one that another run holds up is waited for no longer than for the part that it is at.
+    """
+    threads = min(number(), parts)
+    if threads < 2:
+        for part in range(parts):
+            task(part)
+        return
+    shares = [iter(range(parts * i // threads, parts * (i + 1) // threads)) for i in range(threads)]
+
+    def work(first: int) -> None:
+        with torch.no_grad():
+            for share in (*shares[first:], *shares[:first]):
+                for part in share:
+                    task(part)
+
+    # threads that begin meanwhile have no torch threads of their own
+    with alone():
+        others = [_pool(os.getpid(), number()).submit(work, i) for i in range(1, threads)]
+        try:
+            work(0)
+        finally:
+            # whoever has not begun yet would find nothing left
+            errors = [other.exception() for other in others if not other.cancel()]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+@lru_cache(maxsize=1)
+def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked child gets its own."""
+    return ThreadPoolExecutor(threads, "eqmol")
