@@ -82,7 +82,7 @@ def write(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
     from eqmol.checkpoint import load
     from eqmol.convert.convert import EXACT, compare
     from eqmol.convert.mace_torch import proof
-    from eqmol.convert.mace_torch.export import export
+    from eqmol.convert.mace_torch.export import export, kept_repulsion
     from eqmol.convert.mace_torch.proof import evaluate
     from eqmol.models import Potential
 
@@ -110,6 +110,11 @@ def write(arguments: argparse.Namespace, elsewhere: list[str]) -> int:
         if _differ(checks):
             return 1
         os.replace(written, target)
+    if model.repulsion is not None and kept_repulsion(model) is None:
+        console.print(
+            "its repulsion of nuclei below the distances of the training set (zbl=auto) is left out, which mace-torch cannot hold: "
+            "energies are the model's at all distances that it was trained on"
+        )
     if model.binding is not None:
         console.print(
             "its E0s are those of atoms with neighbours, as mace-torch has one constant for each element: energies of bonded atoms "

@@ -78,13 +78,14 @@ class CloseContacts:
 
     Below the shortest distance that the training set has of a pair of elements, a warning is given, once per pair. Below 0.7 of
     it, or 0.5 of the sum of covalent radii (Cordero et al., Dalton Trans. 2832 (2008)) for pairs that the training set lacks or
-    has only farther apart than that sum, the structure is refused, unless the model has a repulsion of nuclei. A structure whose
-    distances are mostly a tenth of what is usual is refused in any case: it is in other units.
+    has only farther apart than that sum, the structure is refused, unless the model was asked to have a repulsion of nuclei; the
+    one that training adds by itself keeps atoms apart, and is no prediction. A structure whose distances are mostly a tenth of
+    what is usual is refused in any case: it is in other units.
 
     Args:
         elements: atomic numbers that occur.
         shortest: [elements, elements] Å, see :func:`shortest_distances`; None where they are not known.
-        repulsion: whether the model has one.
+        repulsion: whether the model has one for close contacts.
         mode: "stop", or "warn" to refuse nothing.
 
     Raises:

@@ -28,8 +28,9 @@ def close_contacts(model: Predictor, mode: str = "stop") -> CloseContacts:
         model: gives the shortest distances of its training set, where it knows them.
         mode: see :class:`eqmol.graph.contacts.CloseContacts`.
     """
-    repulsion = isinstance(model, Potential) and model.repulsion is not None
-    return CloseContacts(model.elements, model.aux.get(SHORTEST), repulsion, mode)
+    repulsion = model.repulsion if isinstance(model, Potential) else None
+    meant = repulsion is not None and not repulsion.beside_data
+    return CloseContacts(model.elements, model.aux.get(SHORTEST), meant, mode)
 
 
 def graph_of(

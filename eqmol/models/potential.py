@@ -22,7 +22,7 @@ from eqmol.models.force_head import ForceHead
 from eqmol.models.predictor import Predictor
 from eqmol.models.properties import PropertyHeads, check_pooling
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
-from eqmol.models.repulsion import make_repulsion
+from eqmol.models.repulsion import AUTO, make_repulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Potential(Predictor):
         elements: atomic numbers, the same as the backbone's.
         e0: energy of the isolated atom of each element, eV.
         scale: eV, unit of the network's energies; the root mean square of force components in eV/Å serves well.
-        zbl: add the screened repulsion of nuclei; true, or as :func:`eqmol.models.repulsion.make_repulsion` describes.
+        zbl: add the screened repulsion of nuclei; true, or as :func:`eqmol.models.repulsion.make_repulsion` describes. Direct
+            forces have none with ``auto``.
         readout_hidden: width of the last readout's hidden layer.
         forces: ``conservative``, minus the derivative of the energy, or ``direct``, an equivariant reading of the features
             that is cheaper but is the derivative of nothing: no energy is conserved and there is no stress.
@@ -97,7 +98,8 @@ class Potential(Predictor):
         self.gain = check_number("gain", gain, 1e-12, 1e12)
         self.force_gain = check_number("force_gain", force_gain, 1e-12, 1e12)
         self.binding = None if binding is None else BindingEnergy(self._per_row("binding", binding), self.cutoff)
-        self.repulsion = make_repulsion(zbl, self.elements, self.cutoff)
+        wanted = self.conservative or zbl != AUTO
+        self.repulsion = make_repulsion(zbl, self.elements, self.cutoff) if wanted else None
         check_pooling(pooling)
         self.heads = None if properties is None else PropertyHeads(backbone, properties, readout_hidden, pooling)
         check_beside_energies(self.targets)
@@ -317,7 +319,7 @@ def _check_forces(forces: object, backbone: Backbone, zbl: object) -> bool:
             f"forces=direct reads vectors, but the last features have degree {backbone.degree_out}; set degree_out of the "
             "backbone (model.degree_out) to 1"
         )
-    if forces == "direct" and zbl:
+    if forces == "direct" and zbl and zbl != AUTO:
         raise InputError(
             f"zbl={short(zbl)} is a repulsive energy, which direct forces would not feel; use forces=conservative"
         )

@@ -15,9 +15,12 @@ from eqmol.data.datamodule import GraphSets
 from eqmol.data.loader import first_batch
 from eqmol.data.replay import REPLAY
 from eqmol.errors import InputError
+from eqmol.graph.contacts import SHORTEST
 from eqmol.graph.targets import DEGREES
 from eqmol.inference.errors import Errors
+from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
+from eqmol.models.repulsion import AUTO
 from eqmol.train import processes, start, warm_energies
 from eqmol.train.folder import RunFolder
 from eqmol.train.objectives import Objective
@@ -41,6 +44,7 @@ def complete(
     check_energies(cfg)
     raise_degree(cfg)
     fill_start(cfg, data, out, warm)
+    fill_repulsion(cfg, out, warm)
     fill_errors(cfg, data, warm, objective)
     return shown
 
@@ -122,6 +126,16 @@ def fill_start(cfg: DictConfig, data: GraphSets, out: RunFolder, warm: WarmStart
             cfg.statistics[START] = constants
 
 
+def fill_repulsion(cfg: DictConfig, out: RunFolder, warm: WarmStart | None) -> None:
+    """Give a model that starts from another, or continues, the kind of repulsion that it had, unless the user gave one."""
+    if cfg.predictor.get("zbl") != AUTO:
+        return
+    if out.config is not None:
+        cfg.predictor.zbl = out.config["predictor"]["zbl"]
+    elif warm is not None:
+        cfg.predictor.zbl = warm.model.recipe.get("zbl", False)
+
+
 @torch.no_grad()
 def fill_errors(cfg: DictConfig, data: GraphSets, warm: WarmStart | None, objective: Objective) -> None:
     """Freeze the errors on old data of the model that a run starts from into the statistics; a resumed run has them.
@@ -171,14 +185,19 @@ def build(cfg: DictConfig) -> Predictor:
     return predictor
 
 
-def make(cfg: DictConfig, data: GraphSets, warm: WarmStart | None) -> tuple[Predictor, str | None]:
+def make(cfg: DictConfig, data: GraphSets, warm: WarmStart | None) -> tuple[Predictor, list[str | None]]:
     """Make the model that is trained, with what its file says of the training set; return what to print about it too."""
     predictor = build(cfg)
     predictor.set_domain(data.shortest_distances(predictor.elements), len(data.train_graphs))
     predictor.set_state(data.electronic_state())
     predictor.set_labels(data.label_keys())
     predictor.set_dispersion(data.dispersion)
-    return predictor, None if warm is None else warm.fill(predictor)
+    started = None if warm is None else warm.fill(predictor)
+    repulsion = predictor.repulsion if isinstance(predictor, Potential) else None
+    if repulsion is None or not repulsion.beside_data:
+        return predictor, [started]
+    repulsion.settle(predictor.aux[SHORTEST])
+    return predictor, [started, repulsion.words(predictor.aux[SHORTEST])]
 
 
 def settle_algorithms(

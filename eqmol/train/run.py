@@ -80,7 +80,8 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
         device = trainer.strategy.root_device
         settled = model.settle_algorithms(predictor, data, out, device, options.verify)
         deadline.estimate(task, lambda: first_batch(validation).to(device))
-        print_summary(console, task, data, out, device, [started, constants, task.frozen, *settled])
+        begun = started if out.checkpoint is None else []
+        print_summary(console, task, data, out, device, [*begun, constants, task.frozen, *settled])
         if out.checkpoint is None:
             deadline.check()
         if processes.is_first():

@@ -21,8 +21,10 @@ def test_a_run_starts_as_the_function_of_the_file(tmp_path):
     files = [weights(tmp_path, name) for name in ("first", "second")]
     best = [{k: v for k, v in file.items() if k.startswith("best") and "uncertainty" not in k} for file in files]
     domains = [tensors.pop(f"best.{SHORTEST}") for tensors in best]
+    ends = [tensors.pop("best.repulsion.reach") for tensors in best]
     assert_same(*best)
     assert not domains[0].equal(domains[1])
+    assert (ends[1] <= ends[0]).all()  # both data are kept clear of
 
 
 def test_direct_forces_are_followed_by_conservative_ones(tmp_path):
@@ -41,7 +43,7 @@ def test_direct_forces_are_followed_by_conservative_ones(tmp_path):
     [
         ("model.channels=5", r"has model.channels=4, this run model.channels=5"),
         ("model.cutoff=4.0", r"has model.cutoff=3.0, this run model.cutoff=4.0"),
-        ("predictor.zbl=true", r"has predictor.zbl=False, this run predictor.zbl=True"),
+        ("predictor.zbl=true", r"has predictor.zbl=auto, this run predictor.zbl=True"),
         ("init_from=nowhere.safetensors", "cannot read the model file nowhere.safetensors"),
     ],
 )

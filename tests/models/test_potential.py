@@ -53,7 +53,7 @@ def test_reference_energies_keep_double_precision() -> None:
         model = change(model)
         assert model.dtype == torch.float32
         assert model.eval()(graph_of(Atoms("Au")))["energy"].item() == e0[0]
-    assert model.repulsion.radius.dtype == torch.float64
+    assert model.repulsion.screened.dtype == torch.float64
     with torch.device("meta"):
         empty = Potential(MACE(**ARGUMENTS | {"elements": elements}), elements, e0, scale=1.0)
     assert empty.to(torch.float32).to_empty(device="cpu").reference.e0.dtype == torch.float64
@@ -143,6 +143,7 @@ def test_direct_forces_start_from_the_same_parameters() -> None:
 def test_direct_forces_refuse_repulsion() -> None:
     with pytest.raises(InputError, match=r"zbl=True .* direct forces"):
         make_model(forces="direct", zbl=True)
+    assert make_model(forces="direct", zbl="auto").repulsion is None
 
 
 def pair_energy(distance: float, elements: tuple[int, int] = (0, 2), zbl: object = True) -> float:
@@ -177,6 +178,42 @@ def test_repulsion_with_the_constants_of_mace() -> None:
     given = {"screening": "mace", "scale": 0.7, "envelope_exponent": 5}
     assert pair_energy(r, (1, 2), given) == pytest.approx(expected, rel=1e-12)
     assert pair_energy(r, (1, 2), "mace") != pair_energy(r, (1, 2), True)
+
+
+def test_a_repulsion_beside_data() -> None:
+    """Pair by pair the potential itself with another end, which is never above the data, and smooth there."""
+    repulsion = make_repulsion("auto", ELEMENTS, CUTOFF)
+    assert repulsion is not None
+    assert not repulsion.reach.any()
+    # close, bonded, longer than bonds; lacking, bonded; longer than bonds
+    shortest = torch.tensor([[0.15, 1.0, 1.3], [1.0, 0.0, 1.2], [1.3, 1.2, 2.0]], dtype=torch.float64)
+    h_o, c_c, o_o = 0.75 * (0.31 + 0.66), 0.75 * 1.52, 0.75 * 1.32
+    expected = torch.tensor([[0.0, 0.9, h_o], [0.9, c_c, 1.08], [h_o, 1.08, o_o]], dtype=torch.float64)
+    repulsion.settle(shortest)
+    torch.testing.assert_close(repulsion.reach, expected)
+    x = torch.tensor([0.3, 0.7, 0.999, 1.0, 1.2], dtype=torch.float64)
+    lengths, edges, species = 0.9 * x, torch.arange(5), torch.tensor([0] * 5 + [1] * 5)
+    found = repulsion(lengths, species, edges, edges + 5)[5:]
+    whole = make_repulsion(True, ELEMENTS, CUTOFF)
+    assert whole is not None
+    whole.reach.fill_(1e6)  # the envelope of the whole potential is 1
+    bare = whole(lengths, species, edges, edges + 5)[5:]
+    slow = bare * torch.where(x < 1, 1 - 28 * x**6 + 48 * x**7 - 21 * x**8, 0.0)
+    torch.testing.assert_close(found, slow, rtol=1e-10, atol=1e-12)
+    assert (found[3:] == 0).all()
+    assert 0 < found[2] < 1e-6
+
+
+def test_a_repulsion_beside_data_says_why() -> None:
+    repulsion = make_repulsion("auto", ELEMENTS, CUTOFF)
+    assert repulsion is not None
+    shortest = torch.tensor([[0.2, 1.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 3.0]], dtype=torch.float64)
+    repulsion.settle(shortest)
+    assert repulsion.words(shortest) == (
+        "repulsion of nuclei (ZBL) where the training set has no close contacts: below 0.9 of its shortest distance for H-C "
+        "(0.90 Å); below 0.75 of the covalent radii for H-O (0.73 Å), C-C (1.14 Å), C-O (1.06 Å), O-O (0.99 Å), which it never has "
+        "bonded; none for H-H, of which it has close contacts (predictor.zbl=false: none)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from eqmol.convert.mace_torch.weights import basis_scale, coupling, gain_of, pat
 from eqmol.errors import InputError, short
 from eqmol.models import MACE, Potential
 from eqmol.models.mace import MACELayer
+from eqmol.models.repulsion import ZBLRepulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
 
 #: Arguments of a backbone and of a potential that must have these values.
@@ -83,7 +84,7 @@ def config_of(model: Potential) -> dict[str, Any]:
             f"{backbone['widen' if copied else 'layers']}; it has {'widen=1 or widen=paths' if copied else 'two layers or more'}"
         )
     scale = recipe["scale"] * recipe["gain"]
-    zbl, transform = model.repulsion, backbone["distance_transform"]
+    zbl, transform = kept_repulsion(model), backbone["distance_transform"]
     if zbl is not None and (
         not math.isclose(zbl.scale, scale)
         or zbl.envelope_exponent != backbone["envelope_exponent"]
@@ -117,6 +118,11 @@ def config_of(model: Potential) -> dict[str, Any]:
         "distance_transform": {None: "None", "agnesi": "Agnesi", "soft": "Soft"}[kind],
         "use_reduced_cg": False,
     }
+
+
+def kept_repulsion(model: Potential) -> ZBLRepulsion | None:
+    """The repulsion, unless it ends where the training set begins: mace-torch has none of such reach, and it is left out."""
+    return None if model.repulsion is None or model.repulsion.beside_data else model.repulsion
 
 
 def binding_of(model: Potential) -> Array:
