@@ -26,7 +26,7 @@ Each section is optional and a JSON object of at most 256 items per list; what i
   :mod:`eqmol.graph.electronic`;
 - ``dispersion``: what the labels of the training set were lessened by and predictions add, see :mod:`eqmol.graph.dispersion`;
 - ``uncertainty``: of potentials, see :mod:`eqmol.models.uncertainty`; ``aux.uncertainty.structures`` and
-  ``aux.uncertainty.atoms`` are float64 [F, F], F the number of last weights;
+  ``aux.uncertainty.atoms`` are float64 [F, F], F the number of last weights, ``aux.uncertainty.means`` [elements, F];
 - ``heads``: of a model with several, their ``names``, as in the recipe.
 
 Any other key is refused, whereas keys inside of a section and its tensors are kept as they are, so that a section may grow.

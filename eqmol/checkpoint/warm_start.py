@@ -23,6 +23,7 @@ from eqmol.checkpoint.recipe import PARTS, complete
 from eqmol.errors import InputError
 from eqmol.graph.contacts import SHORTEST
 from eqmol.models.predictor import Predictor
+from eqmol.models.uncertainty import MEANS
 
 #: What may differ from the file.
 FREE = ("backend", "checkpointing", "alpha_drop", "drop_path", "forces", "denoise", "gap")
@@ -129,6 +130,8 @@ class WarmStart:
             seen = torch.tensor([z in known for z in joined])
             table = old.aux[SHORTEST][rows][:, rows]
             model.aux[SHORTEST] = torch.where(seen & seen[:, None], table, 0.0)
+        if MEANS in old.aux:
+            model.aux[MEANS] = old.aux[MEANS][rows]
         self.model = model.eval()
 
     def fill(self, model: Predictor) -> str:

@@ -55,7 +55,7 @@ def score(model: Predictor, frames: Iterable[Frame], batch_size: int = 16, close
     for batch in batches(graphs, batch_size):
         joined = collate([graph for _, graph in batch]).to(device)
         last_layer = model(joined, forces=False, last_layer=True)["last_layer"]
-        rows = last_layer @ posterior.of_atoms
+        rows = posterior.deviations(last_layer, model.species(joined))
         largest = rows.new_zeros(len(batch)).scatter_reduce(0, joined.batch, rows.norm(dim=1), "amax")
         distances.append(largest.cpu())
         places.append((sums_of(rows, joined) / joined.ptr.diff()[:, None]).cpu())

@@ -25,7 +25,7 @@ from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 from numpy.typing import NDArray
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, check_mode
 from eqmol.files import read_npz, replacing
 from eqmol.inference.extxyz import write_frame
 from eqmol.inference.guards import Limits
@@ -44,6 +44,8 @@ COLUMNS = (
 )
 #: Of the sum of covalent radii: atoms that are nearer at the start are bonded. Of a bond's length there: it is broken.
 BONDED, BROKEN = 1.25, 1.5
+#: Settings that only stop a run, and may be others when it is continued.
+GUARDS = ("largest_force", "largest_uncertainty", "broken_bonds")
 #: fs; time constants of thermostat and barostat.
 THERMOSTAT, BAROSTAT = 100.0, 1000.0
 
@@ -62,6 +64,8 @@ class Settings:
         interval: fs, between frames.
         largest_force, largest_uncertainty: eV/Å; a force, or a ``forces_std`` of the calculator, beyond it stops the run at once.
             None for no limit of the latter.
+        broken_bonds: "stop" where a bond of a molecule is longer than :data:`BROKEN` times what it was at the start, or "warn" to
+            count it and go on, for reactions that the model was trained on.
         seed: of random numbers.
 
     Raises:
@@ -75,9 +79,11 @@ class Settings:
     interval: float = 100.0
     largest_force: float = 50.0
     largest_uncertainty: float | None = None
+    broken_bonds: str = "stop"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_mode(self.broken_bonds, "broken_bonds")
         if self.ensemble not in ENSEMBLES:
             raise InputError(f"ensemble {self.ensemble!r} is unknown; choose {', '.join(ENSEMBLES)}")
         for name in ("temperature", "timestep", "interval", "largest_force"):
@@ -113,7 +119,7 @@ class Simulation:
     Args:
         start: the structure, with a calculator; with its momenta if it has any.
         folder: where everything is written; a run that is there is continued.
-        settings: the same as those of the run that is continued.
+        settings: the same as those of the run that is continued, but for :data:`GUARDS`.
 
     Raises:
         InputError: a folder of another run, or settings that do not fit the structure.
@@ -129,7 +135,7 @@ class Simulation:
         self.folder = Path(folder)
         self.atoms = start.copy()
         self.atoms.calc = start.calc
-        self.bonds = _bonds(start)
+        self.bonds = bonds(start)
         self._limits = Limits(settings.largest_force, settings.largest_uncertainty)
         self._step = 0  # of the present interval
         self.frames = 0
@@ -174,12 +180,16 @@ class Simulation:
 
     def broken(self) -> tuple[str, ...]:
         """Bonds of the start that are now longer than :data:`BROKEN` times their length."""
-        found = []
-        for (i, j), length in self.bonds.items():
-            now = float(self.atoms.get_distance(i, j, mic=bool(self.atoms.pbc.any())))
-            if now > BROKEN * length:
-                found.append(f"{self.atoms.symbols[i]}{i}-{self.atoms.symbols[j]}{j} ({length:.2f} to {now:.2f} Å)")
-        return tuple(found)
+        if not self.bonds:
+            return ()
+        (first, second), before = np.transpose(list(self.bonds)), np.array(list(self.bonds.values()))
+        now = np.linalg.norm(self.atoms.positions[first] - self.atoms.positions[second], axis=1)
+        symbols = self.atoms.symbols
+        return tuple(
+            f"{symbols[i]}{i}-{symbols[j]}{j} ({before[k]:.2f} to {now[k]:.2f} Å)"
+            for k in np.flatnonzero(now > BROKEN * before)
+            for i, j in [(first[k], second[k])]
+        )
 
     def _begin(self) -> None:
         if not self.atoms.get_momenta().any():
@@ -188,7 +198,8 @@ class Simulation:
     def _continue(self) -> None:
         state = read_npz(self.folder / STATE)
         settings = json.loads(str(state["settings"]))
-        changed = {name: value for name, value in asdict(self.settings).items() if settings.get(name) != value}
+        compared = {name: value for name, value in asdict(self.settings).items() if name not in GUARDS}
+        changed = {name: value for name, value in compared.items() if settings.get(name) != value}
         if changed:
             name = next(iter(changed))
             raise InputError(
@@ -235,9 +246,12 @@ class Simulation:
         return self._npt
 
     def _check(self, integrator: MolecularDynamics) -> None:
-        """Stop at a force or an uncertainty beyond its limit."""
+        """Stop at a force or an uncertainty beyond its limit, or at a broken bond."""
         self._step = integrator.nsteps
         self._limits.check({**self.atoms.calc.results, "forces": self.atoms.get_forces()}, self.atoms)
+        if self.settings.broken_bonds == "stop" and (broken := self.broken()):
+            words = ", ".join(broken)
+            raise InputError(f"bonds of the start are broken: {words}; --broken-bonds warn goes on nevertheless")
 
     def _write(self, new: bool = False) -> None:
         """Append a frame and a row, then replace the state."""
@@ -300,7 +314,7 @@ def thermal_momenta(atoms: ase.Atoms, temperature: float, seed: int) -> NDArray[
     return momenta - masses * momenta.sum(axis=0) / masses.sum()
 
 
-def _bonds(atoms: ase.Atoms) -> dict[tuple[int, int], float]:
+def bonds(atoms: ase.Atoms) -> dict[tuple[int, int], float]:
     """Length (Å) of each bond of a molecule; none of periodic structures, whose bonds come and go."""
     if atoms.pbc.any():
         return {}

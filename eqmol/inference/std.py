@@ -41,7 +41,7 @@ class Std:
             assert factors.exact is not None
             found["forces_std"] = factors.exact * force_variances(model, batch, posterior.of_structures).sqrt()
         elif factors.forces is not None:
-            found["forces_std"] = factors.forces * posterior.distances(last_layer)
+            found["forces_std"] = factors.forces * posterior.distances(last_layer, model.species(batch))
         return found
 
 

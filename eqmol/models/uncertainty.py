@@ -5,18 +5,21 @@ constants. With Φ = Σ_i φ_i of a structure, and sums over the n structures an
 
     A = Σ Φ Φᵀ / n        std of an energy:             a · √(Φᵀ A⁻¹ Φ / F),       of the atomic energy i: a · √(φ_iᵀ A⁻¹ φ_i / F)
                           std of a force component:     x · √((∂Φ/∂r)ᵀ A⁻¹ (∂Φ/∂r) / F)        ("exact")
-    B = Σ φ_i φ_iᵀ / N    distance to the training set: d_i = √(φ_iᵀ B⁻¹ φ_i / F)
+    B = Σ δ_i δ_iᵀ / N    distance to the training set: d_i = √(δ_iᵀ B⁻¹ δ_i / F)
                           std of a force component:     f · d_i                                ("cheap")
+
+where δ_i = φ_i - μ is the deviation from the mean μ of the atoms of the same element in the training set (Mahalanobis' distance
+with a covariance that elements share: Lee, Lee, Lee and Shin 2018, arXiv:1807.03888). An atom without neighbours, φ_i = 0, is far.
 
 A and B are ridged by :data:`RIDGE`. The root mean square of √(Φᵀ A⁻¹ Φ / F) and of d_i is about one on the training set. The
 factors a, x and f make the root mean square of the std equal that of the errors on the validation set.
 
-Shapes: N atoms, G graphs, F last weights.
+Shapes: N atoms, G graphs, F last weights, Z elements of the model.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 import torch
@@ -32,9 +35,10 @@ if TYPE_CHECKING:
     from eqmol.graph.geometric import Data
 
 SECTION: Final = "uncertainty"
-#: Names in model files of the roots of A⁻¹ / F and B⁻¹ / F.
+#: Names in model files of the roots of A⁻¹ / F and B⁻¹ / F, and of the means μ.
 STRUCTURES: Final = "aux.uncertainty.structures"
 ATOMS: Final = "aux.uncertainty.atoms"
+MEANS: Final = "aux.uncertainty.means"
 #: Of the mean eigenvalue of A and B; what is added to all eigenvalues.
 RIDGE = 1e-6
 #: Last weights that models may have for this: the file grows by 16 F² bytes.
@@ -67,11 +71,14 @@ class Posterior:
 
     Attributes:
         of_structures, of_atoms: [F, F] float64, roots of A⁻¹ / F and B⁻¹ / F: matrices R with R Rᵀ equal to them.
+        means: [Z, F] float64, μ of each element; 0 where the training set has no atom of it, and in older files, whose B is of
+            φ_i itself.
         factors: of the std.
     """
 
     of_structures: Tensor
     of_atoms: Tensor
+    means: Tensor
     factors: Factors
 
     @classmethod
@@ -95,24 +102,41 @@ class Posterior:
         check_number("uncertainty.farthest", section["farthest"], 0.0, 1e30)
         for name in ("structures", "validation"):
             check_integer(f"uncertainty.{name}", section[name], 0, 2**53)
-        shape = [model.num_last] * 2
-        roots = []
-        for name in (STRUCTURES, ATOMS):
-            root = model.aux.get(name)
-            if root is None or root.dtype != torch.float64 or list(root.shape) != shape:
-                found = "missing" if root is None else f"{root.dtype} {list(root.shape)}"
+        number = model.num_last
+        shapes = {STRUCTURES: [number, number], ATOMS: [number, number], MEANS: [len(model.elements), number]}
+        older = {MEANS: torch.zeros(shapes[MEANS], dtype=torch.float64)}
+        tensors: dict[str, Tensor] = {}
+        for name, shape in shapes.items():
+            tensor = (older | model.aux).get(name)
+            if tensor is None or tensor.dtype != torch.float64 or list(tensor.shape) != shape:
+                found = "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
                 raise InputError(f"tensor {name!r} is {found}, not torch.float64 {shape}")
-            roots.append(root.to(next(model.parameters()).device))
-        return cls(roots[0], roots[1], Factors(**{name: section[name] for name in names}))
+            tensors[name] = tensor
+        factors = Factors(**{name: section[name] for name in names})
+        posterior = cls(tensors[STRUCTURES], tensors[ATOMS], tensors[MEANS], factors)
+        return posterior.to(next(model.parameters()).device)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(
+            self,
+            of_structures=self.of_structures.to(device),
+            of_atoms=self.of_atoms.to(device),
+            means=self.means.to(device),
+        )
 
     def write(self, model: Potential) -> None:
         """Let a model carry it."""
         model.sections[SECTION] = asdict(self.factors)
-        model.aux |= {STRUCTURES: self.of_structures.cpu(), ATOMS: self.of_atoms.cpu()}
+        model.aux |= {STRUCTURES: self.of_structures.cpu(), ATOMS: self.of_atoms.cpu(), MEANS: self.means.cpu()}
 
-    def distances(self, last_layer: Tensor) -> Tensor:
-        """d_i [N] of the last layer [N, F]."""
-        return torch.linalg.vector_norm(last_layer @ self.of_atoms, dim=-1)
+    def deviations(self, last_layer: Tensor, species: Tensor) -> Tensor:
+        """Rows [N, F] with the lengths d_i, of the last layer [N, F] and the index [N] of each atom's element."""
+        return (last_layer - self.means[species]) @ self.of_atoms
+
+    def distances(self, last_layer: Tensor, species: Tensor) -> Tensor:
+        """d_i [N], from the same."""
+        return torch.linalg.vector_norm(self.deviations(last_layer, species), dim=-1)
 
     def spreads(self, last_layer: Tensor) -> Tensor:
         """√(φᵀ A⁻¹ φ / F) [...] of sums over atoms or of single atoms [..., F]."""
@@ -120,28 +144,34 @@ class Posterior:
 
 
 class Covariance:
-    """A and B of a training set, batch by batch.
+    """A, B and μ of a training set, batch by batch.
 
     Args:
         number: F.
+        elements: Z.
     """
 
-    def __init__(self, number: int) -> None:
-        self.structures = self.atoms = 0
+    def __init__(self, number: int, elements: int) -> None:
+        self.structures = 0
         self._of_structures = torch.zeros(number, number, dtype=torch.float64)
         self._of_atoms = torch.zeros(number, number, dtype=torch.float64)
+        self._sums = torch.zeros(elements, number, dtype=torch.float64)
+        self._counts = torch.zeros(elements, 1, dtype=torch.float64)
 
-    def add(self, last_layer: Tensor, graph: Data) -> None:
-        """Add a batch, given its last layer [N, F]."""
+    def add(self, last_layer: Tensor, graph: Data, species: Tensor) -> None:
+        """Add a batch, given its last layer [N, F] and the index [N] of each atom's element."""
         sums = sums_of(last_layer, graph)
         self._of_structures += (sums.mT @ sums).cpu()
         self._of_atoms += (last_layer.mT @ last_layer).cpu()
         self.structures += len(sums)
-        self.atoms += len(last_layer)
+        self._sums.index_add_(0, species.cpu(), last_layer.cpu())
+        self._counts.index_add_(0, species.cpu(), torch.ones(len(species), 1, dtype=torch.float64))
 
-    def roots(self) -> tuple[Tensor, Tensor]:
-        """Roots of A⁻¹ / F and B⁻¹ / F, [F, F]."""
-        return _root(self._of_structures / self.structures), _root(self._of_atoms / self.atoms)
+    def posterior(self, factors: Factors) -> Posterior:
+        """What the model will carry with these factors."""
+        means = self._sums / self._counts.clamp_min(1)
+        within = (self._of_atoms - means.mT @ self._sums) / self._counts.sum()
+        return Posterior(_root(self._of_structures / self.structures), _root(within), means, factors)
 
 
 def sums_of(values: Tensor, graph: Data) -> Tensor:

@@ -3,6 +3,7 @@ factors of the std (:mod:`eqmol.models.uncertainty`), and what was not trained o
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class Uncertainty:
     def __init__(self, model: Potential, calibration: str) -> None:
         self._model = model
         self.calibration = calibration
-        self._covariance = Covariance(model.num_last)
+        self._covariance = Covariance(model.num_last, len(model.elements))
         self._posterior: Posterior | None = None
         self._pairs: dict[str, dict[str, list[Pairs]]] = {}
         self._exact: list[Pairs] = []
@@ -64,16 +65,15 @@ class Uncertainty:
 
     def learn(self, output: Mapping[str, Tensor], batch: Any) -> None:
         """Add a batch of the training set."""
-        self._covariance.add(output["last_layer"], batch)
+        self._covariance.add(output["last_layer"], batch, self._model.species(batch))
 
     def judge(self, name: str, output: Mapping[str, Tensor], batch: Any) -> None:
         """Add a batch of another set."""
         if self._posterior is None:
-            device = output["last_layer"].device
-            of_structures, of_atoms = (root.to(device) for root in self._covariance.roots())
-            self._posterior = Posterior(of_structures, of_atoms, Factors(None, None, None, 0.0, 0, 0))
+            learnt = self._covariance.posterior(Factors(None, None, None, 0.0, 0, 0))
+            self._posterior = learnt.to(output["last_layer"].device)
         last_layer = output["last_layer"]
-        distances = self._posterior.distances(last_layer)
+        distances = self._posterior.distances(last_layer, self._model.species(batch))
         stds = {ENERGY: self._posterior.spreads(sums_of(last_layer, batch)), FORCES: distances[:, None]}
         for target, std in stds.items():
             labels = target.labels(batch)
@@ -94,7 +94,7 @@ class Uncertainty:
             return None
         exact = factor_of(self._exact)
         factors = Factors(energy, forces, exact, self._farthest, self._covariance.structures, self._structures)
-        return Posterior(self._posterior.of_structures, self._posterior.of_atoms, factors)
+        return replace(self._posterior, factors=factors)
 
     def stds_and_errors(self, posterior: Posterior) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
         """Std and errors of "energy" and "forces" of each set."""
@@ -162,7 +162,8 @@ def finish(run: RunFolder, model: Predictor, learnt: Uncertainty | None) -> tupl
     with replacing(run.path / folder.CALIBRATION_DATA, "wb") as file:
         np.savez_compressed(file, **shown)  # type: ignore[arg-type]
     plots.calibration(run.path / folder.CALIBRATION_DATA, run.path / folder.CALIBRATION)
-    size = sum(tensor.numel() * tensor.itemsize for tensor in (posterior.of_structures, posterior.of_atoms))
+    tensors = (posterior.of_structures, posterior.of_atoms, posterior.means)
+    size = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
     sentences = [
         f"uncertainty: from {model.num_last} last weights, {size / 1024:.3g} KiB of the model file, calibrated on "
         f"{posterior.factors.validation} structures of {learnt.calibration}; see {folder.CALIBRATION}"

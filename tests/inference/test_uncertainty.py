@@ -25,7 +25,8 @@ def sure(exact: float | None = 0.5, forces: float | None = 0.3) -> Any:
     """A tiny model with a posterior."""
     potential = model()
     random = torch.randn(2, potential.num_last, potential.num_last, dtype=torch.float64)
-    Posterior(random[0], random[1], Factors(0.1, forces, exact, 2.0, 10, 5)).write(potential)
+    means = torch.randn(len(potential.elements), potential.num_last, dtype=torch.float64)
+    Posterior(random[0], random[1], 0.1 * means, Factors(0.1, forces, exact, 2.0, 10, 5)).write(potential)
     return potential
 
 

@@ -303,7 +303,8 @@ def test_an_uncertainty_that_is_not_calibrated_fails(wrong: float, statuses: str
     """Labels have errors drawn from the std of the model, or from another one; one atom is where the model was never trained."""
     model, rng = make_model(), np.random.default_rng(0)
     root = torch.eye(model.num_last, dtype=torch.float64)
-    Posterior(root, root, Factors(None, 0.1, None, 1e6, 10, 5)).write(model)
+    means = torch.zeros(len(model.elements), model.num_last, dtype=torch.float64)
+    Posterior(root, root, means, Factors(None, 0.1, None, 1e6, 10, 5)).write(model)
     frames = []
     for seed in range(6):
         atoms = molecule("CH3CH2OH")
