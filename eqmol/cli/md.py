@@ -30,7 +30,7 @@ def _parser(program: str) -> Parser:
         prog=program,
         description="Molecular dynamics with a trained potential. The run lies in a folder: trajectory.xyz, md.csv, state.npz. The "
         "same command continues it, also after kill -9. It stops itself, with the structure in stopped.xyz, at forces beyond a "
-        "limit, at forces that the model is unsure of, at broken bonds of a molecule, at atoms much closer than any of its "
+        "limit, at forces that the model is unsure of, where bonds of a molecule change, at atoms much closer than any of its "
         "training set, and at results that are not finite.",
         epilog="Exit code 0: the time is over; 1: it stopped itself; 2: bad input.",
     )
@@ -50,14 +50,14 @@ def _parser(program: str) -> Parser:
         "--largest-uncertainty",
         type=_positive("EV/Å"),
         metavar="EV/Å",
-        help="a std of a force beyond it stops the run at once (default: that of atoms five times as far from the training set as "
+        help="a std of a force beyond it stops the run at once (default: that of atoms 2.5 times as far from the training set as "
         "any of the validation set)",
     )
     add(
-        "--broken-bonds",
+        "--bonds",
         choices=("stop", "warn"),
         default="stop",
-        help="where a bond of a molecule is longer than 1.5 times what it was at the start: stop the run, or only say so at its "
+        help="where a bond of a molecule breaks (1.5 times as long as at the start) or forms: stop the run, or only say so at its "
         "end, for reactions that the model was trained on (default: stop)",
     )
     add("--seed", type=integer(0, 2**31), default=0, metavar="N", help="of random numbers (default: 0)")
@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from eqmol.inference.dynamics import PLOT, STOPPED, TABLE, Settings, Simulation
     from eqmol.inference.guards import usual_uncertainty
 
-    names = ("ensemble", "temperature", "pressure", "timestep", "interval", "largest_force", "broken_bonds", "seed")
+    names = ("ensemble", "temperature", "pressure", "timestep", "interval", "largest_force", "bonds", "seed")
     limit = arguments.largest_uncertainty
     ((atoms, _, _),) = deque(read_frames(arguments.start), maxlen=1)
     atoms.calc = Calculator(
@@ -110,8 +110,8 @@ def _run(arguments: argparse.Namespace) -> int:
         dynamics(arguments.output / TABLE, arguments.output / PLOT)
     speed = 86.4 * (outcome.picoseconds - begun) / max(seconds, 1e-9)
     print(f"{outcome.picoseconds:g} ps in {arguments.output} ({speed:.3g} ns/day)")
-    if outcome.broken and arguments.broken_bonds == "warn":
-        print(f"bonds of the start that are broken: {', '.join(outcome.broken)}")
+    if outcome.bonds and arguments.bonds == "warn":
+        print(f"bonds changed: {', '.join(outcome.bonds)}")
     if outcome.stopped:
         where = arguments.output / STOPPED
         print(

@@ -19,7 +19,6 @@ from typing import Any
 import ase
 import numpy as np
 from ase import units
-from ase.data import covalent_radii
 from ase.md.bussi import Bussi
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from eqmol.errors import InputError, check_mode
 from eqmol.files import read_npz, replacing
 from eqmol.inference.extxyz import write_frame
-from eqmol.inference.guards import Limits
+from eqmol.inference.guards import Bonds, Limits
 
 ENSEMBLES = ("nve", "nvt", "langevin", "npt", "npt-full")
 TRAJECTORY, TABLE, STATE, STOPPED, PLOT = "trajectory.xyz", "md.csv", "state.npz", "stopped.xyz", "md.png"
@@ -40,12 +39,10 @@ COLUMNS = (
     "largest_force_eV_A",
     "largest_force_std_eV_A",
     "volume_A3",
-    "broken_bonds",
+    "changed_bonds",
 )
-#: Of the sum of covalent radii: atoms that are nearer at the start are bonded. Of a bond's length there: it is broken.
-BONDED, BROKEN = 1.25, 1.5
 #: Settings that only stop a run, and may be others when it is continued.
-GUARDS = ("largest_force", "largest_uncertainty", "broken_bonds")
+GUARDS = ("largest_force", "largest_uncertainty", "bonds")
 #: fs; time constants of thermostat and barostat.
 THERMOSTAT, BAROSTAT = 100.0, 1000.0
 
@@ -64,8 +61,8 @@ class Settings:
         interval: fs, between frames.
         largest_force, largest_uncertainty: eV/Å; a force, or a ``forces_std`` of the calculator, beyond it stops the run at once.
             None for no limit of the latter.
-        broken_bonds: "stop" where a bond of a molecule is longer than :data:`BROKEN` times what it was at the start, or "warn" to
-            count it and go on, for reactions that the model was trained on.
+        bonds: "stop" where a bond of a molecule breaks or forms (:class:`eqmol.inference.guards.Bonds`), or "warn" to count it and
+            go on, for reactions that the model was trained on.
         seed: of random numbers.
 
     Raises:
@@ -79,11 +76,11 @@ class Settings:
     interval: float = 100.0
     largest_force: float = 50.0
     largest_uncertainty: float | None = None
-    broken_bonds: str = "stop"
+    bonds: str = "stop"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_mode(self.broken_bonds, "broken_bonds")
+        check_mode(self.bonds, "bonds")
         if self.ensemble not in ENSEMBLES:
             raise InputError(f"ensemble {self.ensemble!r} is unknown; choose {', '.join(ENSEMBLES)}")
         for name in ("temperature", "timestep", "interval", "largest_force"):
@@ -105,12 +102,12 @@ class Outcome:
     Attributes:
         picoseconds: how far it came.
         stopped: why it stopped itself, or "".
-        broken: bonds of the start that were broken at the last frame, in words.
+        bonds: those that were broken or new at the last frame, in words.
     """
 
     picoseconds: float
     stopped: str
-    broken: tuple[str, ...]
+    bonds: tuple[str, ...]
 
 
 class Simulation:
@@ -135,7 +132,7 @@ class Simulation:
         self.folder = Path(folder)
         self.atoms = start.copy()
         self.atoms.calc = start.calc
-        self.bonds = bonds(start)
+        self.bonds = Bonds(start)
         self._limits = Limits(settings.largest_force, settings.largest_uncertainty)
         self._step = 0  # of the present interval
         self.frames = 0
@@ -172,24 +169,11 @@ class Simulation:
             except InputError as error:
                 when = self.picoseconds + 1e-3 * self.settings.timestep * self._step
                 self._save_stopped(str(error), when)
-                return Outcome(when, str(error), self.broken())
+                return Outcome(when, str(error), self.bonds.changes(self.atoms))
             self.frames += 1
             self._write()
             tell(self.picoseconds)
-        return Outcome(self.picoseconds, "", self.broken())
-
-    def broken(self) -> tuple[str, ...]:
-        """Bonds of the start that are now longer than :data:`BROKEN` times their length."""
-        if not self.bonds:
-            return ()
-        (first, second), before = np.transpose(list(self.bonds)), np.array(list(self.bonds.values()))
-        now = np.linalg.norm(self.atoms.positions[first] - self.atoms.positions[second], axis=1)
-        symbols = self.atoms.symbols
-        return tuple(
-            f"{symbols[i]}{i}-{symbols[j]}{j} ({before[k]:.2f} to {now[k]:.2f} Å)"
-            for k in np.flatnonzero(now > BROKEN * before)
-            for i, j in [(first[k], second[k])]
-        )
+        return Outcome(self.picoseconds, "", self.bonds.changes(self.atoms))
 
     def _begin(self) -> None:
         if not self.atoms.get_momenta().any():
@@ -246,12 +230,11 @@ class Simulation:
         return self._npt
 
     def _check(self, integrator: MolecularDynamics) -> None:
-        """Stop at a force or an uncertainty beyond its limit, or at a broken bond."""
+        """Stop at a force or an uncertainty beyond its limit, or where bonds changed."""
         self._step = integrator.nsteps
         self._limits.check({**self.atoms.calc.results, "forces": self.atoms.get_forces()}, self.atoms)
-        if self.settings.broken_bonds == "stop" and (broken := self.broken()):
-            words = ", ".join(broken)
-            raise InputError(f"bonds of the start are broken: {words}; --broken-bonds warn goes on nevertheless")
+        if self.settings.bonds == "stop" and (changes := self.bonds.changes(self.atoms)):
+            raise InputError(f"bonds of the molecule changed: {', '.join(changes)}; --bonds warn goes on nevertheless")
 
     def _write(self, new: bool = False) -> None:
         """Append a frame and a row, then replace the state."""
@@ -270,7 +253,7 @@ class Simulation:
             "largest_force_eV_A": float(np.linalg.norm(atoms.get_forces(), axis=1).max()),
             "largest_force_std_eV_A": "" if std is None else float(std.max()),
             "volume_A3": float(atoms.get_volume()) if atoms.pbc.all() else "",
-            "broken_bonds": len(self.broken()),
+            "changed_bonds": len(self.bonds.changes(self.atoms)),
         }
         table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
@@ -312,13 +295,3 @@ def thermal_momenta(atoms: ase.Atoms, temperature: float, seed: int) -> NDArray[
     masses = atoms.get_masses()[:, None]
     momenta = np.sqrt(masses * units.kB * temperature) * np.random.default_rng(seed).normal(size=(len(atoms), 3))
     return momenta - masses * momenta.sum(axis=0) / masses.sum()
-
-
-def bonds(atoms: ase.Atoms) -> dict[tuple[int, int], float]:
-    """Length (Å) of each bond of a molecule; none of periodic structures, whose bonds come and go."""
-    if atoms.pbc.any():
-        return {}
-    distances = atoms.get_all_distances()
-    radii = covalent_radii[atoms.numbers]
-    near = np.triu(distances < BONDED * (radii[:, None] + radii), 1)
-    return {(int(i), int(j)): float(distances[i, j]) for i, j in np.argwhere(near)}

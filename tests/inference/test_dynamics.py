@@ -75,11 +75,12 @@ def test_it_stops_itself(tmp_path: Path) -> None:
 
 def test_broken_bonds_are_named(tmp_path: Path) -> None:
     simulation = Simulation(start("molecule"), tmp_path, SHORT)
-    assert simulation.broken() == ()
-    assert len(simulation.bonds) == 7
+    assert simulation.bonds.changes(simulation.atoms) == ()
+    assert len(simulation.bonds.pairs) == 7
     hydrogen = int(np.flatnonzero(simulation.atoms.numbers == 1)[0])
     simulation.atoms.positions[hydrogen] *= 3.0
-    assert [words.split()[0] for words in simulation.broken()] == [f"C0-H{hydrogen}"]
+    (words,) = simulation.bonds.changes(simulation.atoms)
+    assert words.startswith(f"C0-H{hydrogen} broken (")
 
 
 def test_it_stops_at_the_step_where_a_bond_breaks(tmp_path: Path) -> None:
@@ -94,21 +95,21 @@ def test_it_stops_at_the_step_where_a_bond_breaks(tmp_path: Path) -> None:
 
     settings = replace(SHORT, ensemble="nve", timestep=0.5)
     outcome = Simulation(flying(), tmp_path, settings).run(0.05)
-    assert outcome.stopped.startswith(f"bonds of the start are broken: C0-H{hydrogen} (")
+    assert outcome.stopped.startswith(f"bonds of the molecule changed: C0-H{hydrogen} broken (")
     stopped, at_start = read(tmp_path / STOPPED), start("molecule")
     ratio = stopped.get_distance(0, hydrogen) / at_start.get_distance(0, hydrogen)
     assert 1.5 < ratio < 1.6
     assert 0 < outcome.picoseconds < 0.05
-    goes_on = Simulation(flying(), tmp_path, replace(settings, broken_bonds="warn", largest_force=1e3)).run(0.05)
+    goes_on = Simulation(flying(), tmp_path, replace(settings, bonds="warn", largest_force=1e3)).run(0.05)
     assert (goes_on.picoseconds, goes_on.stopped) == (pytest.approx(0.05), "")
-    assert goes_on.broken
+    assert goes_on.bonds
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="whole number of steps"):
         Settings(interval=2.5)
-    with pytest.raises(InputError, match="broken_bonds='hope' is unknown; choose stop or warn"):
-        Settings(broken_bonds="hope")
+    with pytest.raises(InputError, match="bonds='hope' is unknown; choose stop or warn"):
+        Settings(bonds="hope")
     with pytest.raises(InputError, match="periodic in three directions"):
         Simulation(start("molecule"), tmp_path / "a", replace(SHORT, ensemble="npt"))
     Simulation(start(), tmp_path / "b", SHORT).run(0.005)
@@ -140,7 +141,7 @@ def test_a_run_stops_at_the_step_where_the_model_is_unsure(tmp_path: Path, capsy
     save(sure(), file)
     write(tmp_path / "start.xyz", molecule("CH3CH2OH"))
     short = ["--time", "0.02", "--interval", "5", "--timestep", "0.5", "--temperature", "300", "--largest-force", "1e4"]
-    warn = ["--close-contacts", "warn", "--broken-bonds", "warn"]
+    warn = ["--close-contacts", "warn", "--bonds", "warn"]
     command = [str(file), str(tmp_path / "start.xyz"), *short, *warn]
     assert md.main([*command, "-o", str(tmp_path / "free"), "--largest-uncertainty", "1e6"]) == 0
     column = np.genfromtxt(tmp_path / "free" / TABLE, delimiter=",", names=True)["largest_force_std_eV_A"]

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.data import covalent_radii
 
 import eqmol
 from eqmol.checkpoint import default_dtype
 from eqmol.errors import InputError
+from eqmol.inference.guards import Bonds
 from eqmol.models import Potential
 from tests.inference.test_uncertainty import sure
 from tests.recipes import model, recipe, seeded
@@ -64,6 +66,37 @@ def test_limits_stop_and_warn(name: str, key: str) -> None:
 def test_limits_that_are_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         eqmol.Calculator(model(), **options)
+
+
+def test_bonds_that_break_and_form() -> None:
+    atoms = molecule("CH3CH2OH")
+    bonds = Bonds(atoms)
+    radii = covalent_radii[atoms.numbers]
+    distances = atoms.get_all_distances()
+    pairs = [(i, j) for j in range(9) for i in range(j) if distances[i, j] < 1.25 * (radii[i] + radii[j])]
+    assert sorted(pairs) == [tuple(pair) for pair in bonds.pairs.tolist()]
+    assert bonds.lengths == pytest.approx([distances[pair] for pair in sorted(pairs)], abs=1e-12)
+    assert bonds.changes(atoms) == ()
+    oxygen, (hydrogen,) = 2, (int(j) for i, j in pairs if i == 2)
+    for factor, changes in ((1.49, 0), (1.51, 1)):
+        moved = atoms.copy()
+        moved.positions[hydrogen] += (factor - 1) * (atoms.positions[hydrogen] - atoms.positions[oxygen])
+        assert len(bonds.changes(moved)) == changes
+    assert bonds.changes(moved)[0].startswith(f"O2-H{hydrogen} broken (0.97 to 1.4")
+    for length, words in (
+        (1.64, ()),
+        (1.62, (f"C0-O2 new ({distances[0, 2]:.2f} to 1.62 Å)",)),
+    ):  # 1.15 (0.76 + 0.66) Å
+        moved = atoms.copy()
+        moved.set_distance(2, 0, length, fix=0)
+        assert tuple(word for word in bonds.changes(moved) if "C0-O2" in word) == words
+
+
+def test_atoms_of_periodic_structures_have_no_bonds_of_their_own() -> None:
+    copper = bulk("Cu", cubic=True)
+    bonds = Bonds(copper)
+    copper.positions[1] += 2.0
+    assert (len(bonds.pairs), bonds.changes(copper)) == (0, ())
 
 
 @pytest.mark.parametrize("periodic", [False, True])
