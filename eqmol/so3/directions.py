@@ -26,7 +26,7 @@ from eqmol.so3.layout import degree_slice, dim
 from eqmol.so3.threads import each
 
 #: Vectors at a time: what is made on the way stays in the cache, and threads take turns.
-CHUNK = 1 << 13
+CHUNK = 1 << 14
 
 
 def harmonics_of(vectors: Tensor, degree: int) -> Tensor:
@@ -46,7 +46,7 @@ class _Harmonics(torch.autograd.Function):
 
     @staticmethod
     def forward(vectors: Tensor, degree: int) -> Tensor:
-        return _in_chunks(partial(_values, degree=degree), vectors)
+        return _in_chunks(partial(_values, degree=degree), dim(degree), vectors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -56,19 +56,22 @@ class _Harmonics(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         vectors, harmonics = ctx.saved_tensors
-        return _in_chunks(partial(_slopes, degree=ctx.degree), gradient, harmonics, vectors), None
+        return _in_chunks(partial(_slopes, degree=ctx.degree), 3, gradient, harmonics, vectors), None
 
 
-def _in_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """A function of tensors, row by row."""
-    if len(tensors[0]) <= CHUNK:
+def _in_chunks(function: Callable[..., Tensor], columns: int, *tensors: Tensor) -> Tensor:
+    """A function of tensors, row by row, of so many numbers a row."""
+    number = len(tensors[0])
+    if number <= CHUNK:
         return function(*tensors)
-    chunks = list(zip(*(torch.split(t, CHUNK) for t in tensors), strict=True))
+    size = -(-number // -(-number // CHUNK))  # of chunks of about the same size
+    chunks = list(zip(*(torch.split(t, size) for t in tensors), strict=True))
     if torch.is_grad_enabled() or not all(has_memory(t) for t in tensors):
         return torch.cat([function(*parts) for parts in chunks])
-    found: dict[int, Tensor] = {}
-    each(lambda i: found.update({i: function(*chunks[i])}), len(chunks))
-    return torch.cat([found[i] for i in range(len(chunks))])
+    found = tensors[0].new_empty(number, columns)
+    rows = torch.split(found, size)
+    each(lambda i: rows[i].copy_(function(*chunks[i])), len(chunks))
+    return found
 
 
 def _values(vectors: Tensor, degree: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Work in parts that threads of this process take one after another: the parts are the same whatever the number of threads."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,24 +38,34 @@ def alone() -> Iterator[None]:
         torch.set_num_threads(own)
 
 
-def each(task: Callable[[int], None], parts: int) -> None:
+def each(task: Callable[[int], object], parts: int, chain: int = 1) -> None:
     """Call a task, which records no derivatives, for 0, 1, ... ``parts`` - 1.
+
+    ``chain`` parts that follow each other are done in their order, never two at a time.
 
     Every thread begins with a share of its own, the same every time, which its core may have in its cache, and then helps the
     others: one that another run holds up is waited for no longer than for the part that it is at.
     """
-    threads = min(number(), parts)
+    chains = parts // chain
+    threads = min(number(), chains)
     if threads < 2:
         for part in range(parts):
             task(part)
         return
-    shares = [iter(range(parts * i // threads, parts * (i + 1) // threads)) for i in range(threads)]
+    shares = [
+        deque(
+            range(chain * i, chain * (i + 1)) for i in range(chains * first // threads, chains * (first + 1) // threads)
+        )
+        for first in range(threads)
+    ]
 
     def work(first: int) -> None:
         with torch.no_grad():
             for share in (*shares[first:], *shares[:first]):
-                for part in share:
-                    task(part)
+                while left := _take(share):
+                    task(left[0])
+                    if len(left) > 1:
+                        share.append(left[1:])
 
     # threads that begin meanwhile have no torch threads of their own
     with alone():
@@ -67,6 +78,14 @@ def each(task: Callable[[int], None], parts: int) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+def _take(share: deque[range]) -> range | None:
+    """A chain of parts that nobody is at."""
+    try:
+        return share.popleft()
+    except IndexError:
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -27,6 +27,16 @@ def test_every_part_is_done_once(number, parts, monkeypatch):
     assert sorted(done) == list(range(parts))
 
 
+@pytest.mark.parametrize("number", [1, 2, 8])
+def test_chains_are_done_in_order(number, monkeypatch):
+    monkeypatch.setattr(threads, "number", lambda: number)
+    done = []
+    threads.each(done.append, 60, 5)
+    assert sorted(done) == list(range(60))
+    for chain in range(12):
+        assert [part for part in done if part // 5 == chain] == list(range(5 * chain, 5 * chain + 5))
+
+
 def test_parts_are_done_by_several_threads(monkeypatch):
     monkeypatch.setattr(threads, "number", lambda: 3)
     together = threading.Barrier(3, timeout=60)

@@ -187,8 +187,10 @@ def convolution_by_program(
 ) -> Tensor:
     """A convolution by its program, compiled, or with mode "off" evaluated by torch."""
     shape = num_receivers, op.spec.num_blocks * dim(op.spec.degree_out), x.shape[2]
-    form = forms.EdgeForm(op.spec, senders, receivers, shape, how, int(2 * len(weight.hidden) == len(senders)))
-    return side_by_side(op.spec, partials(form, [4], [weight.hidden, weight.matrix, x, harmonics, None])[0])
+    tensors = weight.hidden, weight.matrix, x, harmonics
+    shared, keeps = int(2 * len(weight.hidden) == len(senders)), any(t.requires_grad for t in tensors)
+    form = forms.EdgeForm(op.spec, senders, receivers, shape, how, shared, keeps and torch.is_grad_enabled())
+    return side_by_side(op.spec, partials(form, [4], [*tensors, None])[0])
 
 
 def can_run(op: TensorProduct, *tensors: Tensor) -> bool:

@@ -7,8 +7,8 @@ Vectors hold the channels of a block. The last block of channels may be shorter:
 with zeros, and back.
 
 Every kernel has the signature ``void eqmol_kernel(int64_t first, int64_t last, const int64_t* sizes, const void* const* in, void*
-const* out)``: the parts of its work from ``first`` to ``last``, which are blocks of channels of all nodes, or stretches of edges.
-No two parts write the same number, if no two stretches share a receiver that is written.
+const* out)``: the parts of its work from ``first`` to ``last``, which are stretches of edges, groups of nodes, or blocks of
+channels. No two write the same number, if no two stretches share a receiver that is written, or a sum over senders.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from eqmol.ops.kernels.expressions import SLOPE, Product, Program, Scaled, Sum, Variable
 
 #: Changes whenever the calling convention does.
-ABI = 4
+ABI = 5
 
 NODE_TENSORS = ("x", "y", "v")
 GROUP_TENSORS = ("c", "w")
@@ -37,7 +37,8 @@ static inline V load(const S* p) {{ return *(const V*)p; }}
 static inline void store(S* p, V v) {{ *(V*)p = v; }}
 // rows of n < W channels, a row every s numbers, into rows of W and back
 static void pack(const S* from, int64_t s, int64_t n, int64_t rows, S* to) {{
-  for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < W; c++) to[i * W + c] = c < n ? from[i * s + c] : S(0);
+  if (n == W) for (int64_t i = 0; i < rows; i++) store(to + i * W, load(from + i * s));
+  else for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < W; c++) to[i * W + c] = c < n ? from[i * s + c] : S(0);
 }}
 static void unpack(const S* from, int64_t s, int64_t n, int64_t rows, S* to) {{
   for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < n; c++) to[i * s + c] = from[i * W + c];
@@ -46,10 +47,11 @@ static void unpack(const S* from, int64_t s, int64_t n, int64_t rows, S* to) {{
 
 
 def node_source(program: Program, scalar: str, width: int) -> str:
-    """A kernel over nodes sorted by group.
+    """A kernel over nodes sorted by stretch and group.
 
-    ``sizes``: C, number of groups. ``in``: starts of the groups among the sorted nodes [G + 1], the sorted nodes [N], then what the
-    program reads; ``out``: what it writes. Tensors of nodes are [N, rows, C], those of groups [G, rows, C].
+    ``sizes``: C, number of groups. ``in``: starts of the groups of all stretches among the sorted nodes [S G + 1], the sorted nodes
+    [N], then what the program reads; ``out``: what it writes. Tensors of nodes are [N, rows, C], those of groups [G, rows, C].
+    Parts are groups of stretches; of a program that writes to groups there is one stretch, and parts are blocks of channels.
     """
     grouped = [name for name in (*program.reads, *program.writes) if _is(name, GROUP_TENSORS)]
     per_node = [name for name in (*program.reads, *program.writes) if name not in grouped]
@@ -58,18 +60,22 @@ def node_source(program: Program, scalar: str, width: int) -> str:
     lines = [_head(scalar, width), body, _SIGNATURE]
     lines.append("const int64_t C = sizes[0], G = sizes[1];\n")
     lines += _pointers(["begin", "order"], program.reads, program.writes)
-    lines.append("for (int64_t block = first; block < last; block++) {\n")
-    lines.append("const int64_t at = block * W, n = C - at < W ? C - at : W;\n")
     lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*program.reads, *program.writes)]
-    lines.append("for (int64_t g = 0; g < G; g++) {\n")
+    if any(name in program.writes for name in grouped):
+        loops = "for (int64_t block = first; block < last; block++)", "for (int64_t k = 0; k < G; k++)"
+    else:
+        loops = "for (int64_t k = first; k < last; k++)", "for (int64_t block = 0; block < (C + W - 1) / W; block++)"
+    lines.append(
+        " ".join(loops) + " {\nconst int64_t g = k - k / G * G, at = block * W, n = C - at < W ? C - at : W;\n"
+    )
     for name in grouped:
         if name in program.writes:
             lines.append(f"for (int i = 0; i < {rows[name]}; i++) buffer_{name}[i] = V{{}};\n")
         else:
             lines.append(
-                f"if (begin[g] < begin[g + 1]) pack({name} + g * {rows[name]} * C + at, C, n, {rows[name]}, (S*)buffer_{name});\n"
+                f"if (begin[k] < begin[k + 1]) pack({name} + g * {rows[name]} * C + at, C, n, {rows[name]}, (S*)buffer_{name});\n"
             )
-    lines.append("for (int64_t i = begin[g]; i < begin[g + 1]; i++) {\nconst int64_t node = order[i];\n")
+    lines.append("for (int64_t i = begin[k]; i < begin[k + 1]; i++) {\nconst int64_t node = order[i];\n")
     direct = {name: f"{name} + node * {rows[name]} * C + at" for name in per_node}
     buffers = {name: f"(S*)buffer_{name}" for name in per_node}
     shared = {name: f"buffer_{name}" for name in grouped}
@@ -85,7 +91,7 @@ def node_source(program: Program, scalar: str, width: int) -> str:
     for name in grouped:
         if name in program.writes:
             lines.append(f"unpack((S*)buffer_{name}, C, n, {rows[name]}, {name} + g * {rows[name]} * C + at);\n")
-    lines.append("}\n}\n}\n")
+    lines.append("}\n}\n")
     return "".join(lines)
 
 
@@ -99,11 +105,11 @@ def edge_source(
 ) -> str:
     """A kernel over edges.
 
-    ``sizes``: C, number of senders, and s: 2^s edges side by side have the same weights. ``in``: starts of the stretches of edges
-    [S + 1], senders [E], receivers [E], then what the program reads, with the harmonics ``y`` [E, components] in place of ``m``;
-    ``out``: what it writes. ``x`` is [senders, rows, C], ``v`` [receivers, rows, C], ``w`` [E / 2^s, rows, C]. Derivatives by all
-    of these are added to what is there, those by ``x`` to a sum of each stretch, [S, senders, rows, C]; sums over channels,
-    ``d_y`` [E, components], are written.
+    ``sizes``: C, number of senders, k, and s: 2^s edges side by side have the same weights. ``in``: starts of the stretches of
+    edges [S + 1], senders [E], receivers [E], then what the program reads, with the harmonics ``y`` [E, components] in place of
+    ``m``; ``out``: what it writes. ``x`` is [senders, rows, C], ``v`` [receivers, rows, C], ``w`` [E / 2^s, rows, C]. Derivatives
+    by all of these are added to what is there, those by ``x`` to a sum of k stretches each, [S / k, senders, rows, C]; sums over
+    channels, ``d_y`` [E, components], are written.
 
     Args:
         program: what to compute for one edge.
@@ -128,13 +134,13 @@ def edge_source(
         lines.append(_sum_lanes(rows[SLOPE + "y"], components, width))
     lines += [_SIGNATURE, "const int64_t C = sizes[0], senders = sizes[1], blocks = (C + W - 1) / W;\n"]
     if not table:
-        lines.append("const int64_t shared = sizes[2];\n")
+        lines.append("const int64_t shared = sizes[3];\n")
     indices = ["begin", "sender", "receiver", *(["row"] if table else [])]
     lines += _pointers(indices, *_arguments(program, table))
     lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*others, *matrices, *sums, *tabulated)]
     lines.append("for (int64_t part = first; part < last; part++) {\nconst int64_t stop = begin[part + 1];\n")
     own = {name: f"own_{name}" for name in added if _is(name, SENDER_TENSORS)}
-    lines += [f"S* const {own[name]} = {name} + part * senders * {rows[name]} * C;\n" for name in own]
+    lines += [f"S* const {own[name]} = {name} + part / sizes[2] * senders * {rows[name]} * C;\n" for name in own]
     lines.append("for (int64_t e0 = begin[part]; e0 < stop; e0 += W) {\n")
     lines.append("const int64_t lanes = stop - e0 < W ? stop - e0 : W;\n")
     for name in matrices:

@@ -7,7 +7,7 @@ Shapes: N nodes, E edges, C channels, K coefficients of a polynomial, W own weig
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,8 +37,8 @@ ALL_SLOPES = frozenset({"w", "w0", "x", "m", "v"})
 #: Terms of a power beyond which it has no kernels, and statements beyond which a program is not compiled: the programs of all sets
 #: of what is within the limits have fewer. The largest take seven seconds.
 MAX_TERMS, MAX_STATEMENTS = 1600, 30_000
-#: Numbers of a tensor of nodes below which one thread does all.
-SERIAL = 1 << 19
+#: Nodes of a stretch, at least.
+NODES = 256
 #: Weights of edges that are made at a time: they stay in the cache.
 CHUNK = 1 << 17
 #: Weights of edges that are kept for derivatives if there are no more.
@@ -136,12 +136,22 @@ def usual(
     return [kernel for kernel in made if kernel is not None]
 
 
+@lru_cache(maxsize=16)
+def _in_order(nodes: int, parts: int) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        return torch.tensor([nodes * i // parts for i in range(parts + 1)]), torch.arange(nodes)
+
+
 @kept
-def _sorted(group: Tensor, number: int) -> tuple[Tensor, Tensor]:
+def _sorted(group: Tensor, number: int, parts: int) -> tuple[Tensor, Tensor]:
     check_indices("group", group, number)
-    begin = torch.zeros(number + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(group, minlength=number), 0, out=begin[1:])
-    return begin, torch.argsort(group, stable=True)
+    place = group
+    if parts > 1:
+        stretch = torch.arange(len(group)).mul_(parts).div_(len(group), rounding_mode="floor")
+        place = stretch.mul_(number).add_(group)
+    begin = torch.zeros(parts * number + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(place, minlength=parts * number), 0, out=begin[1:])
+    return begin, torch.argsort(place, stable=True)
 
 
 class Groups:
@@ -156,16 +166,26 @@ class Groups:
     def __init__(self, group: Tensor | None, nodes: int, number: int) -> None:
         self.group, self.nodes, self.number = group, nodes, number
 
-    @cached_property
-    def sorted(self) -> tuple[Tensor, Tensor]:
-        """Starts of the groups among the sorted nodes [G + 1], and the sorted nodes [N].
+    def sorted(self, parts: int = 1) -> tuple[Tensor, Tensor]:
+        """Nodes by stretches, and in these by groups.
+
+        Args:
+            parts: S, number of stretches of nodes.
+
+        Returns:
+            Starts of the groups of all stretches among the sorted nodes [S G + 1], and these [N].
 
         Raises:
             IndexError: a group that does not exist.
         """
         if self.group is None:
-            return torch.tensor([0, self.nodes]), torch.arange(self.nodes)
-        return _sorted(self.group, self.number)
+            return _in_order(self.nodes, parts)
+        return _sorted(self.group, self.number, parts)
+
+    @property
+    def stretches(self) -> int:
+        """Of nodes that threads take one after another; a group each is too many."""
+        return max(1, min(self.nodes // max(NODES, self.number), stretches.MOST))
 
     def spread(self, values: Tensor) -> Tensor:
         """[G, ...] -> [N or 1, ...]."""
@@ -240,10 +260,13 @@ class ProductForm:
 
 
 def _on_nodes(kernel: Kernel, groups: Groups, given: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> None:
-    x = next(iter(given.values()))
-    number = -(-x.shape[-1] // library.width(x.dtype))
-    bounds = (0, number) if x.numel() < SERIAL else range(number + 1)
-    kernel((x.shape[-1], groups.number), groups.sorted, {**given, **result}, x, bounds)
+    x, parts = next(iter(given.values())), groups.stretches
+    bounds: Sequence[int] = [groups.number * part for part in range(parts + 1)]
+    if not {SLOPE + "c", SLOPE + "w"}.isdisjoint(kernel.writes):
+        # sums over all nodes of a group
+        blocks = -(-x.shape[-1] // library.width(x.dtype))
+        parts, bounds = 1, (0, blocks) if parts == 1 else range(blocks + 1)
+    kernel((x.shape[-1], groups.number), groups.sorted(parts), {**given, **result}, x, bounds)
 
 
 def _by_torch(program: Program, given: Mapping[str, Tensor], grouped: str, groups: Groups) -> dict[str, Tensor]:
@@ -266,6 +289,7 @@ class EdgeForm(JointForm):
         shape: of the result.
         mode: whether kernels are used.
         shared: s; rows of hidden belong to 2^s edges side by side each.
+        keeps: whether weights are kept for derivatives.
     """
 
     NAMES = "w", "w", "x", "m", "v"
@@ -278,8 +302,9 @@ class EdgeForm(JointForm):
         shape: tuple[int, int, int],
         mode: KernelMode,
         shared: int = 0,
+        keeps: bool = True,
     ) -> None:
-        self.spec, self.shape, self.mode, self.shared = spec, shape, mode, shared
+        self.spec, self.shape, self.mode, self.shared, self.keeps = spec, shape, mode, shared, keeps
         self.senders, self.receivers = senders.contiguous(), receivers.contiguous()
         self._kept: tuple[Seen, Seen, Tensor] | None = None
 
@@ -336,7 +361,7 @@ class EdgeForm(JointForm):
         """Chunks of edges and their weights [e, W, C]."""
         per_edge = matrix[0].numel()
         rows = list(_chunks(len(hidden), max(1, CHUNK // max(per_edge, 1))))
-        if self._kept is None and len(hidden) * per_edge <= KEPT:
+        if self._kept is None and self.keeps and len(hidden) * per_edge <= KEPT:
             self._kept = Seen(hidden), Seen(matrix), RadialWeight(hidden, matrix).dense()
         elif self._kept is None or not (self._kept[0].is_now(hidden) and self._kept[1].is_now(matrix)):
             return ((part, RadialWeight(hidden[part], matrix).dense()) for part in rows)
@@ -388,8 +413,8 @@ class _EdgeRun:
         by_y = torch.empty_like(y) if SLOPE + "y" in self.how.writes else torch.zeros_like(y)
         slopes = {n: torch.zeros_like(weight) if SLOPE + n in self.how.writes else weight for n in ("w", "w0")}
         written = {SLOPE + "y": by_y, **{SLOPE + name: slope for name, slope in slopes.items()}, **self.sums}
-        sizes = weight.shape[2], len(self.nodes["x"]), self.form.shared
-        self.how(sizes, (stretches.equal(len(y), 1), *edges), {**self.nodes, **tensors, **written}, y, (0, 1))
+        sizes = weight.shape[2], len(self.nodes["x"]), 1, self.form.shared
+        self.how(sizes, (stretches.whole(len(y)), *edges), {**self.nodes, **tensors, **written}, y, (0, 1))
         return slopes, by_y
 
     def _by_torch(

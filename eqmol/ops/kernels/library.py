@@ -111,6 +111,7 @@ class Kernel:
         tensors: Mapping[str, Tensor],
         like: Tensor,
         bounds: Sequence[int],
+        chain: int = 1,
     ) -> None:
         """Run it on contiguous tensors.
 
@@ -120,6 +121,7 @@ class Kernel:
             tensors: by their names.
             like: a tensor of the number type.
             bounds: of the parts of the work that different threads may do.
+            chain: so many parts that follow each other are done one after another.
         """
         read, written = [tensors[name] for name in self.reads], [tensors[name] for name in self.writes]
         for tensor in (*read, *written):
@@ -134,7 +136,7 @@ class Kernel:
         if threads.number() == 1 or len(bounds) < 3:
             self.function(bounds[0], bounds[-1], numbers, ins, outs)
         else:
-            threads.each(lambda i: self.function(bounds[i], bounds[i + 1], numbers, ins, outs), len(bounds) - 1)
+            threads.each(lambda i: self.function(bounds[i], bounds[i + 1], numbers, ins, outs), len(bounds) - 1, chain)
 
 
 def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelMode) -> Kernel | None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from eqmol.so3.kept import kept
 
-#: Edges of a stretch, at least.
-SIZE = 4096
-#: Most stretches, and most of those that have sums over all senders of their own.
-MOST, MOST_SUMS = 32, 4
+#: Edges of a stretch, at least, and most stretches.
+SIZE, MOST = 4096, 32
+#: Most sums over all senders.
+SUMS = 4
 
 
 @kept
@@ -23,17 +23,31 @@ def by_receiver(receivers: Tensor) -> Tensor:
     Args:
         receivers: [E]; if they are not sorted there is one stretch.
     """
-    starts = equal(len(receivers), MOST).clone()
+    starts = _equal(len(receivers), _number(len(receivers))).clone()
     if len(starts) > 2 and bool((receivers[1:] >= receivers[:-1]).all()):
         # back to the first edge to the same receiver
         starts[1:-1] = torch.searchsorted(receivers, receivers[starts[1:-1]])
         return starts
-    return equal(len(receivers), 1)
+    return whole(len(receivers))
 
 
-def equal(edges: int, most: int = MOST_SUMS) -> Tensor:
-    """Starts of stretches of about as many edges, and the end of the last, [S + 1]."""
-    return _equal(edges, max(1, min(edges // SIZE, most)))
+def by_sum(edges: int) -> tuple[Tensor, int]:
+    """Stretches of about as many edges.
+
+    Returns:
+        Starts of the stretches, and the end of the last, [S + 1], and how many that follow each other add to one sum over senders.
+    """
+    each = max(1, _number(edges) // SUMS)
+    return _equal(edges, min(_number(edges), SUMS) * each), each
+
+
+def whole(edges: int) -> Tensor:
+    """All edges in one stretch."""
+    return _equal(edges, 1)
+
+
+def _number(edges: int) -> int:
+    return max(1, min(edges // SIZE, MOST))
 
 
 @lru_cache(maxsize=64)

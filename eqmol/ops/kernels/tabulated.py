@@ -12,7 +12,7 @@ from eqmol.ops.kernels import can_run, library, mode
 from eqmol.ops.kernels.expressions import SLOPE
 from eqmol.ops.kernels.forms import TABLE_SETS, check_indices, table_kernel
 from eqmol.ops.kernels.library import Kernel
-from eqmol.ops.kernels.stretches import by_receiver, equal
+from eqmol.ops.kernels.stretches import by_receiver, by_sum
 from eqmol.so3.layout import dim
 
 
@@ -87,14 +87,21 @@ class _Tabulated(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, harmonics, fraction = ctx.saved_tensors
         kernel, table, indices = ctx.rest
-        starts = equal(len(fraction))
-        sums = x.new_zeros(len(starts) - 1, *x.shape)
+        starts, chain = by_sum(len(fraction))
+        sums = x.new_zeros((len(starts) - 1) // chain, *x.shape)
         by_y, by_fraction = torch.empty_like(harmonics), torch.empty_like(fraction)
         given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, "v": gradient.contiguous()}
         given |= {SLOPE + "x": sums, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
-        _run(kernel, starts, indices, given, x)
+        _run(kernel, starts, indices, given, x, chain)
         return sums[0] if len(sums) == 1 else sums.sum(0), by_y, by_fraction, None, None, None, None, None
 
 
-def _run(kernel: Kernel, starts: Tensor, indices: tuple[Tensor, ...], tensors: dict[str, Tensor], x: Tensor) -> None:
-    kernel((x.shape[2], len(x)), (starts, *indices), tensors, x, range(len(starts)))
+def _run(
+    kernel: Kernel,
+    starts: Tensor,
+    indices: tuple[Tensor, ...],
+    tensors: dict[str, Tensor],
+    x: Tensor,
+    chain: int = 1,
+) -> None:
+    kernel((x.shape[2], len(x), chain), (starts, *indices), tensors, x, range(len(starts)), chain)

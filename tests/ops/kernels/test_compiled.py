@@ -180,7 +180,7 @@ def test_the_floating_point_mode_is_left_alone():
 
 @pytest.mark.parametrize("spec", SPECS, ids=spec_id)
 def test_threads_change_no_bit(spec, monkeypatch):
-    monkeypatch.setattr(forms, "SERIAL", 0)
+    monkeypatch.setattr(forms, "NODES", 2)
     monkeypatch.setattr(forms, "CHUNK", 2000)
     case, op = make_case(spec, nodes=7, channels=67, edges=40), create(spec, "cg")
     results = []

@@ -21,4 +21,15 @@ def test_no_two_stretches_share_a_receiver(edges, monkeypatch):
 def test_receivers_that_are_not_sorted_are_not_divided(monkeypatch):
     monkeypatch.setattr(stretches, "SIZE", 2)
     assert stretches.by_receiver(torch.tensor([0, 1, 2, 3, 4, 5, 3, 7])).tolist() == [0, 8]
-    assert stretches.equal(8).tolist() == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("edges", "number", "together"), [(0, 1, 1), (3, 1, 1), (9, 3, 1), (17, 4, 1), (26, 8, 2), (5000, 32, 8)]
+)
+def test_sums_have_as_many_stretches_each(edges, number, together, monkeypatch):
+    monkeypatch.setattr(stretches, "SIZE", 3)
+    starts, chain = stretches.by_sum(edges)
+    assert (len(starts) - 1, chain) == (number, together)
+    assert (starts[0], starts[-1]) == (0, edges)
+    assert number % together == 0
+    assert number // together <= stretches.SUMS
