@@ -66,10 +66,10 @@ class Eqmol:
 
     def __init__(self, name: str, channels: int, degree: int) -> None:
         from eqmol.checkpoint import build
+        from eqmol.cli.options import keep_freed_memory
         from eqmol.graph import from_atoms
         from eqmol.nn import parameter_groups
         from eqmol.train.loss import Term, WeightedLoss
-        from eqmol.train.memory import keep_freed_memory
         from eqmol.train.muon import Muon
 
         keep_freed_memory()

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.steps.step import MODELS, Case, Step
+from eqmol.cli.options import keep_freed_memory
 from eqmol.errors import InputError
-from eqmol.train.memory import OutOfMemoryError, keep_freed_memory, memory_errors
+from eqmol.train.memory import OutOfMemoryError, memory_errors
 
 MEASURED = ("step_ms", "peak_mib")
 COLUMNS = ("forces", "family", "degree", "backend", "atoms", "edges", *MEASURED)

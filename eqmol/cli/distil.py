@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqmol.cli.evaluation import add_electronic_state, add_options, how
-from eqmol.cli.options import Parser, exit_code, file_path, integer, limit_threads, one_file
+from eqmol.cli.options import Parser, exit_code, file_path, integer, one_file, set_up_process
 from eqmol.cli.quoting import quote
 from eqmol.errors import InputError
 from eqmol.files import expand_paths, replacing
@@ -42,7 +42,7 @@ INTERRUPTED = "interrupted; the same command continues"
 
 def main(argv: Sequence[str], program: str = "eqmol distil") -> int:
     """Run the command; return the exit code: 0, 1 if the training or a check fails, 2 after bad input, 130 after Ctrl-C."""
-    limit_threads()
+    set_up_process()
     return exit_code(lambda: _run(_parser(program).parse_intermixed_args(argv)), interrupted=INTERRUPTED)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqmol.cli.options import Parser, exit_code, file_path, limit_threads, one_file
+from eqmol.cli.options import Parser, exit_code, file_path, one_file, set_up_process
 from eqmol.errors import InputError, reason_of
 from eqmol.files import expand_paths, replacing
 
@@ -20,7 +20,7 @@ OPTIONS = {"data.train_file": "train", "data.isolated_atoms_file": "train", "dat
 
 def main(argv: Sequence[str], program: str = "eqmol doctor") -> int:
     """Run the command; return the exit code: 0 sound, 1 a culprit was found, 2 unreadable, 130 after Ctrl-C."""
-    limit_threads()
+    set_up_process()
     return exit_code(lambda: _run(_parser(program).parse_args(argv)))
 
 

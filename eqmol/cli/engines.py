@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from eqmol.cli.options import Parser, exit_code, limit_threads, one_file
+from eqmol.cli.options import Parser, exit_code, one_file, set_up_process
 from eqmol.engines.installed import ENGINES, missing, version_of
 
 #: eV, eV/Å, eV; a float64 model's answers differ by less.
@@ -16,7 +16,7 @@ TOLERANCE = 1e-6
 
 def main(argv: Sequence[str], program: str = "eqmol engines") -> int:
     """Run the command; return the exit code: 0, 1 if an engine gives other numbers, 2 after bad input, 130 after Ctrl-C."""
-    limit_threads()
+    set_up_process()
     return exit_code(lambda: _run(_parser(program).parse_args(argv)))
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from eqmol.cli.options import Parser, exit_code, file_path, limit_threads, one_file
+from eqmol.cli.options import Parser, exit_code, file_path, one_file, set_up_process
 from eqmol.errors import InputError
 from eqmol.files import expand_paths
 
@@ -17,7 +17,7 @@ MOST = 1000
 
 def main(argv: Sequence[str], program: str = "eqmol examine") -> int:
     """Run the command; return the exit code: 0, 1 if a check fails, 2 after bad input, 130 after Ctrl-C."""
-    limit_threads()
+    set_up_process()
     return exit_code(lambda: _run(_parser(program).parse_args(argv)))
 
 

@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from eqmol.cli.evaluation import add_options, how
-from eqmol.cli.options import Parser, exit_code, limit_threads, one_file
+from eqmol.cli.options import Parser, exit_code, one_file, set_up_process
 from eqmol.engines.installed import require
 from eqmol.files import check_file
 
 
 def main(argv: Sequence[str], program: str = "eqmol lammps") -> int:
     """Run the command; return the exit code: 0, 2 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
-    limit_threads()
+    set_up_process()
     return exit_code(lambda: _run(_parser(program).parse_args(argv)), "interrupted")
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from eqmol.cli.evaluation import add_options, how
-from eqmol.cli.options import Parser, exit_code, file_path, integer, limit_threads, one_file
+from eqmol.cli.options import Parser, exit_code, file_path, integer, one_file, set_up_process
 
 NUMBERS = {
     "time": (10.0, "PS", "picoseconds since the start"),
@@ -20,7 +20,7 @@ NUMBERS = {
 
 def main(argv: Sequence[str], program: str = "eqmol md") -> int:
     """Run the command; return the exit code: 0, 1 if the run stopped itself, 2 after bad input, 130 after Ctrl-C."""
-    limit_threads()
+    set_up_process()
     again = "interrupted; the same command continues the run"
     return exit_code(lambda: _run(_parser(program).parse_args(argv)), interrupted=again)
 

@@ -1,8 +1,10 @@
-"""What the subcommands share: types of arguments, the number of threads, and how a command ends."""
+"""What the subcommands share: types of arguments, settings of the process, and how a command ends."""
 
 import argparse
+import ctypes
 import math
 import os
+import platform
 import signal
 import sys
 import threading
@@ -27,8 +29,29 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; {self.prog} --help shows how")
 
 
-def limit_threads() -> None:
-    """Let torch, imported or not, use one CPU thread unless ``OMP_NUM_THREADS`` says otherwise.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_LARGEST_TENSOR = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Keep large freed blocks for the next step instead of returning them to the system.
+
+    Every step of training or dynamics allocates the same tensors; fetching their pages anew took up to a quarter of a step on the
+    CPU. Only glibc has these settings; elsewhere nothing is done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    for parameter, value in (
+        (_MMAP_THRESHOLD, _LARGEST_TENSOR),
+        (_TRIM_THRESHOLD, 2 * _LARGEST_TENSOR - 1),
+        (_TOP_PAD, 64 << 20),
+    ):
+        mallopt(parameter, value)
+
+
+def set_up_process() -> None:
+    """Let torch, imported or not, use one CPU thread unless ``OMP_NUM_THREADS`` says otherwise, and keep freed memory.
 
     Two threads made training steps 1.5 times faster on two idle cores, and ten times slower beside another run: threads
     wait for each other after every operation. One thread also rounds alike on any number of cores.
@@ -38,6 +61,7 @@ def limit_threads() -> None:
     ):  # by a script of the user's, too late for the variable
         sys.modules["torch"].set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    keep_freed_memory()
 
 
 def sentence(message: Warning | str, *_: object, **__: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqmol.cli.evaluation import add_electronic_state, add_options, check_outputs, how, load_model
-from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive
+from eqmol.cli.options import Parser, exit_code, file_path, leave, one_file, positive, set_up_process
 from eqmol.cli.parts import add_part, joined, open_part
 from eqmol.errors import InputError
 from eqmol.files import check_file, ending, expand_paths, replacing, to_disk
@@ -31,7 +31,7 @@ LABELS = ("energy", "forces", "stress")
 
 def main(argv: Sequence[str] | None = None, program: str = "predict.py") -> int:
     """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM."""
-    limit_threads()
+    set_up_process()
     code = exit_code(lambda: _run(_parser(program).parse_args(argv)))
     return leave(code) if argv is None else code
 

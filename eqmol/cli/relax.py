@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eqmol.cli.evaluation import add_electronic_state, add_options, check_outputs, load_model
-from eqmol.cli.options import Parser, exit_code, file_path, leave, limit_threads, one_file, positive, positive_number
+from eqmol.cli.options import Parser, exit_code, file_path, leave, one_file, positive, positive_number, set_up_process
 from eqmol.cli.parts import add_part, joined, open_part
 from eqmol.errors import InputError
 from eqmol.files import check_file, expand_paths, replacing
@@ -26,7 +26,7 @@ FAILURES = 20  #: structures without a result that are named on the screen
 
 def main(argv: Sequence[str] | None = None, program: str = "eqmol relax") -> int:
     """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM."""
-    limit_threads()
+    set_up_process()
     interrupted = "interrupted; the same command continues"
     code = exit_code(lambda: _run(_parser(program).parse_args(argv)), interrupted)
     return leave(code) if argv is None else code

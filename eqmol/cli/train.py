@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from eqmol.cli import registered
-from eqmol.cli.options import exit_code, interrupt_behind, leave, limit_threads
+from eqmol.cli.options import exit_code, interrupt_behind, keep_freed_memory, leave, set_up_process
 from eqmol.cli.quoting import advice, check_groups, quote_paths
 from eqmol.errors import InputError, NoRoomError, reason_of
 from eqmol.files import shipped
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python train.py") ->
 
         return exit_code(lambda: print(page(CONF, arguments, program, registered.choices())))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to here
-    limit_threads()
+    set_up_process()
     command = sys.argv
     try:
         code = exit_code(lambda: _start(command, arguments, program), interrupted="interrupted")
@@ -129,12 +129,11 @@ def _run(cfg: "DictConfig", program: str) -> None:
 
     logging.getLogger("torch").setLevel(logging.WARNING)  # as its import does in the end, if nothing interrupts it
     from eqmol.train import processes
-    from eqmol.train.memory import keep_freed_memory
     from eqmol.train.run import run  # late: a wrong option should not wait for torch
     from eqmol.train.stop import Interrupted, hand_over, process_start
     from eqmol.train.task import NonFiniteLossError
 
-    keep_freed_memory()
+    keep_freed_memory()  # in jobs of other processes, too
     context = HydraConfig.get()
     is_first_job = context.mode != RunMode.MULTIRUN or context.job.num == 0
     if context.mode == RunMode.MULTIRUN:

@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from eqmol.cli.evaluation import add_options, how
-from eqmol.cli.options import Parser, exit_code, file_path, limit_threads, one_file
+from eqmol.cli.options import Parser, exit_code, file_path, one_file, set_up_process
 from eqmol.errors import InputError
 from eqmol.files import replacing
 
 
 def main(argv: Sequence[str], program: str = "eqmol vibrations") -> int:
     """Run the command; return the exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM."""
-    limit_threads()
+    set_up_process()
     return exit_code(lambda: _run(_parser(program).parse_args(argv)))
 
 
