@@ -1,18 +1,20 @@
 """Compiled tensor products beside those of torch, in whole models: training steps and forces through the calculator.
 
-    python -m benchmarks.kernels [--channels 64] [--degree 1] [--rounds 15] [--csv docs/benchmarks/kernels.csv]
+    python -m benchmarks.kernels [--sizes 64x1] [--rounds 15] [--csv docs/benchmarks/kernels.csv]
+    python -m benchmarks.kernels --variants tables --work 27 216 --csv docs/benchmarks/models.csv \
+        --sizes 16x1 32x1 64x1 128x1 256x1 64x2 64x3 64x4 64x5 64x6
 
-Sizes of ``model=mace``: filter of degree 3, powers of order 3, two layers, a cutoff of 5 Å, float32. A step takes five molecules
-of 27 atoms of the embedded sample: forward, forces, loss, backward, Muon. Forces are those of one of them, and of 216 atoms of
-water, moved a little every time. Process CPU time on one thread, medians; variants take turns; compilation is excluded.
+Sizes are channels x degree of ``model=mace``: filter of degree 3, powers of order 3, two layers, a cutoff of 5 Å, float32. A step
+takes five molecules of 27 atoms of the embedded sample: forward, forces, loss, backward, Muon. Forces are those of one of them,
+and of 216 atoms of water, moved a little every time. Process CPU time on one thread, medians; variants take turns; compilation is
+excluded.
 """
 
 import argparse
-import csv
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ase
@@ -22,8 +24,8 @@ from ase.build import molecule
 from ase.io import read
 
 import eqmol
+from benchmarks.networks import write
 from eqmol.checkpoint import build
-from eqmol.files import replacing
 from eqmol.graph import collate, from_atoms
 from eqmol.models.predictor import Predictor
 from eqmol.nn import parameter_groups
@@ -103,13 +105,15 @@ def forces(potential: Predictor, atoms: ase.Atoms, variant: str) -> Callable[[],
     return run
 
 
-def measure(channels: int, degree: int, rounds: int, only: tuple[str, ...]) -> list[dict[str, object]]:
+def measure(
+    channels: int, degree: int, rounds: int, works: Sequence[str], variants: Sequence[str]
+) -> list[dict[str, object]]:
     """Rows of backend, work and milliseconds of every variant, and how many times slower none is than the fastest."""
     rows = []
-    for work in only:
+    for work in works:
         runs: dict[tuple[str, str], Callable[[], None]] = {}
         for backend in FAMILIES:
-            for variant in VARIANTS:
+            for variant in variants:
                 potential = model(backend, channels, degree)
                 if work != "step":
                     atoms = read(SAMPLE) if work == "27" else water()
@@ -127,28 +131,30 @@ def measure(channels: int, degree: int, rounds: int, only: tuple[str, ...]) -> l
         for backend in FAMILIES:
             medians = {name: statistics.median(times[key]) for key in runs if key[0] == backend for name in key[1:]}
             row = {"work": work, "channels": channels, "degree": degree, "backend": backend}
-            row |= {f"{name}_ms": round(medians.get(name, math.nan), 2) for name in VARIANTS}
-            rows.append(row | {"ratio": round(medians["off"] / min(medians.values()), 2)})
+            row |= {f"{name}_ms": round(medians.get(name, math.nan), 2) for name in variants}
+            if "off" in variants:
+                row["ratio"] = round(medians["off"] / min(medians.values()), 2)
+            rows.append(row)
             print(*(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--degree", type=int, default=1)
+    parser.add_argument("--sizes", nargs="*", default=["64x1"], help="channels x degree")
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--work", nargs="*", choices=WORK, default=list(WORK))
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(hardware(torch.device("cpu")))
-    rows = measure(options.channels, options.degree, options.rounds, tuple(options.work))
+    rows = []
+    for size in options.sizes:
+        channels, degree = map(int, size.split("x"))
+        rows += measure(channels, degree, options.rounds, options.work, options.variants)
     if options.csv is not None:
-        with replacing(options.csv) as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, options.csv)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ excluded.
 of order 3 L -> 1 of four elements, convolutions L x L -> L of 30 edges per node, with weights of edges given (a radial matrix of
 one row, which takes no time) and including the matrix [64, weights x channels].
 
-*Kernels*: every kernel by itself on data that stay in the cache, beside the time that its multiply-adds take at the rate of
-fused multiply-adds that a loop in registers reaches in the same run. An instruction multiplies and adds once at most, so they
-are the larger one of the numbers of multiplications and of additions (results that are added to memory or to other channels among
-them) of the expressions.
+*Kernels*: every kernel by itself, of 500 nodes or of as many edges as weights are made of at a time, beside the time that its
+multiply-adds take at the rate of fused multiply-adds that a loop in registers reaches in the same run. An instruction multiplies
+and adds once at most, so they are the larger one of the numbers of multiplications and of additions (results that are added to
+memory or to other channels among them) of the expressions.
 """
 
 import argparse
@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.networks import write
+from eqmol.cli.options import keep_freed_memory
 from eqmol.ops import RadialWeight, Spec
 from eqmol.ops.kernels import compiler, forms, library, stretches
 from eqmol.ops.kernels.expressions import SLOPE, Product, Program, Scaled, Sum
 from eqmol.ops.kernels.programs import edge_program, power_program, product_program
 from eqmol.ops.registry import create
 from eqmol.so3.layout import dim
-from eqmol.train.memory import keep_freed_memory
 from eqmol.tuning.cache import hardware
 
 NODES, NEIGHBORS, HIDDEN, GROUPS = 100, 30, 64, 4
@@ -188,10 +188,12 @@ def node_kernel(spec: Spec, wanted: str, channels: int) -> tuple[Callable[[], An
         name: torch.randn(groups.number if name in shared else nodes, program.sizes[name], channels)
         for name in (*program.reads, *program.writes)
     }
-    sizes, bounds = (channels, groups.number), (0, -(-channels // library.width(torch.float32)))
+    is_sum = any(name in program.writes for name in shared)
+    sizes = channels, groups.number
+    bounds = (0, -(-channels // library.width(torch.float32)) if is_sum else groups.number)
     x = tensors[program.reads[0]]
     count = nodes * channels * multiply_adds(program, shared)
-    return lambda: kernel(sizes, groups.sorted, tensors, x, bounds), count
+    return lambda: kernel(sizes, groups.sorted(), tensors, x, bounds), count
 
 
 def edge_kernel(spec: Spec, wanted: str, channels: int, table: bool) -> tuple[Callable[[], Any], int]:
@@ -215,12 +217,12 @@ def edge_kernel(spec: Spec, wanted: str, channels: int, table: bool) -> tuple[Ca
     tensors["table"] = torch.randn(intervals, -(-channels // width), 6, rows, width)
     tensors |= {"fraction": torch.rand(edges), SLOPE + "fraction": torch.rand(edges)}
     senders, receivers = (torch.randint(0, nodes, (edges,)) for _ in range(2))
-    indices = [stretches.equal(edges, 1), senders, receivers.sort().values]
+    indices = [stretches.whole(edges), senders, receivers.sort().values]
     indices += [torch.randint(0, intervals, (edges,))] if table else []
     count = multiply_adds(program, (SLOPE + "x", SLOPE + "v", SLOPE + "y", *([] if table else [SLOPE + "w"])))
     if table:  # five of a polynomial of fifth degree, four of its slope, which is multiplied by that of the weight
         count += rows * (5 if "w" not in names else 5 + 4 + 1)
-    sizes = (channels, nodes) if table else (channels, nodes, 0)
+    sizes = (channels, nodes, 1) if table else (channels, nodes, 1, 0)
     return lambda: kernel(sizes, indices, tensors, tensors["x"], (0, 1)), edges * channels * count
 
 
@@ -257,7 +259,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="of the operations; the kernels go next to it, to NAME-limits.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as training does
+    keep_freed_memory()  # as commands do
     speed = rate()
     print(f"{hardware(torch.device('cpu'))}: {speed / 1e9:.1f} billion fused multiply-adds per second")
     operations, kernel_rows = [], []
