@@ -80,7 +80,7 @@ def draw(rows: list[dict[str, str | int | float]], path: Path) -> None:
             x, t = ([float(row[key]) for row in own] for key in ("degree", "least_ms"))
             label = "one dense table" if name == "table" else name
             axes.plot(x, t, "--" if name == "table" else "-", marker="o", markersize=4, color=color, label=label)
-        axes.set(title=mode, xlabel="degree", yscale="log")
+        axes.set(title=mode, xlabel="degree", yscale="log", xticks=range(0, DEGREES[-1] + 1, 4))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("processor time / ms")
     figure.axes[0].legend(frameon=False)
