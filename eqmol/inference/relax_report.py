@@ -1,5 +1,6 @@
 """What came out of relaxations, read from the file that they were written to."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +27,13 @@ class Group:
     Args:
         starts: how many.
         relaxed: of these.
-        anomalies: of these, see :mod:`eqmol.data.oc20.anomalies`.
+        anomalies: how many of these have each of :mod:`eqmol.data.oc20.anomalies`.
         lowest: that of the lowest energy among the relaxed ones without; None without any.
     """
 
     starts: int = 0
     relaxed: int = 0
-    anomalies: int = 0
+    anomalies: Counter[str] = field(default_factory=Counter)
     lowest: ase.Atoms | None = None
 
     def energy(self) -> float:
@@ -100,8 +101,8 @@ class Outcomes:
         group.starts += 1
         if "eqmol_problem" not in atoms.info and atoms.info["eqmol_converged"]:
             group.relaxed += 1
-            if anomaly(start, atoms):
-                group.anomalies += 1
+            if found := anomaly(start, atoms):
+                group.anomalies[found] += 1
             elif atoms.info["eqmol_energy"] < group.energy():
                 group.lowest = atoms
 
@@ -155,8 +156,8 @@ class Outcomes:
             for name, group in self.groups.items():
                 source = "" if group.lowest is None else str(group.lowest.info["eqmol_source"])
                 energy = "" if group.lowest is None else f"{group.energy():.4f}"
-                counts = (str(number) for number in (group.starts, group.relaxed, group.anomalies))
-                table.add_row(Text(name), *counts, energy, Text(source))
+                anomalies = ", ".join(f"{number} {what}" for what, number in sorted(group.anomalies.items()))
+                table.add_row(Text(name), str(group.starts), str(group.relaxed), anomalies or "0", energy, Text(source))
             tables.append(table)
         return tables
 

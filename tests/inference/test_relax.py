@@ -449,18 +449,23 @@ def test_anomalies_do_not_count(tmp_path: Path) -> None:
     start.positions[-2:, 2] = np.array([0.0, 1.15]) + start.positions[:, 2].max()
     start.set_tags([0] * 4 + [1] * 4 + [2] * 2)
     start.info = {"system": "a"}
-    kept, broken, gone = (start.copy() for _ in range(3))
+    kept, broken, gone, rough = (start.copy() for _ in range(4))
+    kept.positions += np.random.default_rng(0).normal(0, 0.1, kept.positions.shape)
     broken.positions[-1] += [1.5, 0.0, 0.0]
     gone.positions[-2:, 2] += 3.0
-    assert [anomaly(start, atoms) for atoms in (kept, broken, gone)] == ["", "dissociated", "desorbed"]
+    rough.positions[7, 2] += 4.0  # a metal atom leaves its place
+    expected = ["", "dissociated", "desorbed", "surface changed"]
+    assert [anomaly(start, atoms) for atoms in (kept, broken, gone, rough)] == expected
+    assert anomaly(rough, start) == "surface changed"
     untagged = start.copy()
     untagged.set_tags(0)
     assert anomaly(untagged, gone) == ""
-    results = {"kept": (kept, -1.0), "broken": (broken, -3.0), "gone": (gone, -2.0)}
+    results = {"kept": (kept, -1.0), "broken": (broken, -3.0), "gone": (gone, -2.0), "rough": (rough, -4.0)}
     for name, (atoms, energy) in results.items():
         atoms.info |= {"eqmol_converged": True, "eqmol_steps": 1, "eqmol_energy": energy, "eqmol_source": name}
     write(tmp_path / "out.xyz", [atoms for atoms, _ in results.values()])
-    (group,) = Outcomes.read(tmp_path / "out.xyz", [(start, "")] * 3, "system").groups.values()
-    assert (group.starts, group.relaxed, group.anomalies, group.energy()) == (3, 3, 2, -1.0)
+    (group,) = Outcomes.read(tmp_path / "out.xyz", [(start, "")] * 4, "system").groups.values()
+    assert (group.starts, group.relaxed, group.energy()) == (4, 4, -1.0)
+    assert group.anomalies == {"dissociated": 1, "desorbed": 1, "surface changed": 1}
     assert group.lowest is not None
     assert group.lowest.info["eqmol_source"] == "kept"

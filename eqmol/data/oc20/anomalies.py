@@ -1,6 +1,7 @@
 """Ends of relaxations whose energies are no adsorption energies.
 
-After AdsorbML (Lan et al., npj Comput. Mater. 9, 172 (2023)): adsorbates that fell apart or left the surface do not count.
+After AdsorbML (Lan et al., npj Comput. Mater. 9, 172 (2023)): ends in which the adsorbate fell apart or left the surface do not
+count, nor those in which the surface is another one than that of the reference energy, which is that of the start.
 """
 
 import ase
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from eqmol.data.oc20.frame import ADSORBATE
 
 #: Of the sum of covalent radii (Cordero et al., Dalton Trans. 2832 (2008)): atoms of an adsorbate that are bonded, and adsorbates
-#: that hold to the surface.
+#: that hold to the surface. Bonds of the surface are broken or made only where one limit is crossed and then the other.
 BONDED, HELD = 1.25, 1.5
+DISSOCIATED, DESORBED, CHANGED = "dissociated", "desorbed", "surface changed"
 
 
 def anomaly(start: ase.Atoms, end: ase.Atoms) -> str:
-    """Return "dissociated" or "desorbed", or "" where neither is so, or where tags mark no adsorbate.
+    """Return the first of "dissociated", "desorbed" and "surface changed" that is so, or "", or "" where tags mark no adsorbate.
 
     Args:
         start: with tags [N], 2 for the adsorbate.
@@ -26,13 +28,17 @@ def anomaly(start: ase.Atoms, end: ase.Atoms) -> str:
     if not adsorbate.any() or adsorbate.all():
         return ""
     if not np.array_equal(_bonds(start[adsorbate], BONDED), _bonds(end[adsorbate], BONDED)):
-        return "dissociated"
-    return "" if _bonds(end, HELD)[np.ix_(adsorbate, ~adsorbate)].any() else "desorbed"
+        return DISSOCIATED
+    if not _bonds(end, HELD)[np.ix_(adsorbate, ~adsorbate)].any():
+        return DESORBED
+    before, after = ([_bonds(atoms[~adsorbate], reach) for reach in (BONDED, HELD)] for atoms in (start, end))
+    broken, made = before[0] > after[1], after[0] > before[1]
+    return CHANGED if (broken | made).any() else ""
 
 
-def _bonds(atoms: ase.Atoms, multiplier: float) -> NDArray[np.bool_]:
-    """Return which atoms [N, N] are closer than so many sums of their covalent radii, nearest images included."""
+def _bonds(atoms: ase.Atoms, multiplier: float) -> NDArray[np.int64]:
+    """Return how many images of each atom are closer to each other one [N, N] than so many sums of their covalent radii."""
     senders, receivers = neighbor_list("ij", atoms, natural_cutoffs(atoms, multiplier))
-    bonds = np.zeros((len(atoms), len(atoms)), bool)
-    bonds[senders, receivers] = True
+    bonds = np.zeros((len(atoms), len(atoms)), np.int64)
+    np.add.at(bonds, (senders, receivers), 1)
     return bonds
