@@ -2,7 +2,7 @@
 
 from eqmol.graph.edges import edge_vectors, owners
 from eqmol.graph.neighbors import NeighborList, neighbor_list
-from eqmol.graph.system import AtomGraph, check_numbers, collate, from_atoms
+from eqmol.graph.system import AtomGraph, check_numbers, collate, from_atoms, moved
 
 __all__ = [
     "AtomGraph",
@@ -11,6 +11,7 @@ __all__ = [
     "collate",
     "edge_vectors",
     "from_atoms",
+    "moved",
     "neighbor_list",
     "owners",
 ]

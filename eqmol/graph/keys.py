@@ -7,4 +7,5 @@ FORCES: Final = "forces"
 STRESS: Final = "stress"
 LABELS: Final = (ENERGY, FORCES, STRESS)
 FIXED: Final = "fixed"
+DISPLACEMENT: Final = "displacement"
 FEATURES: Final = "features"

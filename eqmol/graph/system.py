@@ -1,6 +1,8 @@
 """What a structure is to the models: a graph of atoms."""
 
+import itertools
 from collections.abc import Sequence
+from copy import copy
 
 import ase
 import numpy as np
@@ -49,6 +51,7 @@ class AtomGraph(Data):  # type: ignore[misc]
         stress: [G, 3, 3] eV/Å³, +dE/dstrain/V, NaN where absent or not periodic in three directions.
         tags: [N] int64, 0 below the surface, 1 surface, 2 adsorbate; only where the data carry them.
         fixed: [N] bool, atoms held in place when the data were made; only where the data carry them.
+        displacement: [N, 3] Å, from here to the relaxed position, NaN where it is not known; only of initial structures (IS2RE).
         features: [N, features], further inputs; where a model reads them.
     """
 
@@ -139,6 +142,25 @@ def from_atoms(
 def collate(graphs: Sequence[AtomGraph]) -> Batch:
     """Join graphs with the same fields into one graph with ``batch`` [N], ``ptr`` [G+1] and ``num_graphs``."""
     return Batch.from_data_list(list(graphs))
+
+
+def moved(batch: Batch, positions: Tensor, cutoff: float) -> Batch:
+    """Return the structures of a batch with their atoms elsewhere, and with the edges that they have there.
+
+    Args:
+        batch: as of :func:`collate`; it stays as it is.
+        positions: [N, 3] Å.
+        cutoff: Å.
+    """
+    neighbors, starts = NeighborList(cutoff), batch.ptr.tolist()
+    points, cells, pbc = (t.detach().cpu().numpy() for t in (positions, batch.cell, batch.pbc))
+    found = [neighbors(points[a:b], cells[i], pbc[i]) for i, (a, b) in enumerate(itertools.pairwise(starts))]
+    result = copy(batch)
+    result.pos = positions
+    edges = [edge_index + start for (edge_index, _), start in zip(found, starts[:-1], strict=True)]
+    result.edge_index = torch.cat(edges, 1).to(positions.device)
+    result.shifts = torch.cat([shifts for _, shifts in found]).to(positions)
+    return result
 
 
 def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:

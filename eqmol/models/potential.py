@@ -16,11 +16,12 @@ from eqmol.errors import InputError, short
 from eqmol.graph import edge_vectors, owners
 from eqmol.graph.dispersion import Dispersion
 from eqmol.graph.targets import Target, check_beside_energies
-from eqmol.models.arguments import check_integer, check_list, check_number
+from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
 from eqmol.models.force_head import ForceHead
 from eqmol.models.predictor import Predictor
 from eqmol.models.properties import PropertyHeads, check_pooling
+from eqmol.models.property_heads import AtomVectors
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import AUTO, make_repulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
@@ -53,6 +54,8 @@ class Potential(Predictor):
         binding: what atoms of each element have besides E0 with neighbours, eV; see :class:`BindingEnergy`. None: nothing.
         properties: what else is read from the features, see ``statistics`` of :class:`eqmol.models.properties.PropertyHeads`.
         pooling: see :class:`eqmol.models.properties.PropertyHeads`.
+        denoise: in training also predict how far atoms are from where they belong, see
+            :class:`eqmol.train.objectives.RelaxedObjective`.
         readout_heads: names of H sets of labels, such as levels of theory, each with readouts of its own on the same features;
             ``e0`` and ``binding`` are then lists for each, and graphs say by ``head`` [G] which one is asked. None: one, without
             a name.
@@ -80,6 +83,7 @@ class Potential(Predictor):
         properties: dict[str, Any] | None = None,
         pooling: str = "softmax",
         readout_heads: list[str] | None = None,
+        denoise: bool = False,
     ) -> None:
         super().__init__(backbone, elements)
         self.readout_heads = check_heads(readout_heads)
@@ -103,6 +107,7 @@ class Potential(Predictor):
         check_pooling(pooling)
         self.heads = None if properties is None else PropertyHeads(backbone, properties, readout_hidden, pooling)
         check_beside_energies(self.targets)
+        self.noise = AtomVectors(backbone, "denoise=True") if check_flag("denoise", denoise) else None
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -134,7 +139,7 @@ class Potential(Predictor):
             energy [G] eV; energies [N] eV per atom; forces [N, 3] eV/Å; virial [G, 3, 3] = -dE/dstrain in eV;
             stress [G, 3, 3] = dE/dstrain / volume in eV/Å³, NaN for graphs that are not periodic in three directions;
             and every property, as of :class:`eqmol.models.Properties`, NaN where it is one of molecules and the graph is
-            periodic; with ``last_layer`` also last_layer [N, F] eV. All float64.
+            periodic; with ``last_layer`` also last_layer [N, F] eV; with ``denoise`` in training also noise [N, 3]. All float64.
 
         The dispersion of :attr:`dispersion` is in all of it; derivatives of the results are without it.
 
@@ -161,6 +166,8 @@ class Potential(Predictor):
             results = self._properties(graph, features, species) | {"energy": energy, "energies": energies}
             if direct is not None:
                 results["forces"] = direct
+            if self.noise is not None and self.training:
+                results["noise"] = self.noise([x[: len(species)] for x in features])
             if last_layer:
                 results["last_layer"] = self.last_layer(graph, features, species)
             if differentiate:

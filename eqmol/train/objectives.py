@@ -3,6 +3,7 @@
 An objective is made from the settings ``task`` alone, so that it is known what is wanted before there are data or a model.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from eqmol.errors import InputError
-from eqmol.graph import keys
+from eqmol.graph import keys, moved
 from eqmol.graph.targets import ENERGY, FORCES, STRESS, Target
 from eqmol.models import Potential, Properties
 from eqmol.models.predictor import Predictor
@@ -155,6 +156,99 @@ class DistilObjective(PotentialObjective):
         """Return what a potential says, its energies of atoms under the name of the target too."""
         output = super().ask(model, batch, wanted, last_layer)
         return output | {"site_energy": output["energies"]}
+
+
+class RelaxedObjective(PotentialObjective):
+    """Relaxed energies of initial structures, and as an auxiliary task the way of every free atom to its relaxed position.
+
+    With ``displacement_weight``, in training: a share of the structures is taken from anywhere on the straight way from the
+    initial to the relaxed one, free atoms are displaced by normal noise, and a head predicts where they belong. The energy to be
+    learnt stays that of the relaxed structure. Noisy nodes: Godwin et al. 2022, arXiv:2106.07971. Structures whose relaxed
+    positions are not known are taken as they are.
+
+    Args:
+        targets, optimizer, schedule, raise_at, freeze: see :class:`PotentialObjective`.
+        displacement_weight: of the mean absolute error of the components, Å; 0: nothing of this.
+        interpolate: share of the structures on the way.
+        noise: Å, standard deviation of each component.
+
+    Raises:
+        InputError: a negative weight or noise, or a share outside 0 to 1.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Mapping[str, Any]],
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        raise_at: float = 1.0,
+        freeze: Any = None,
+        displacement_weight: float = 0.0,
+        interpolate: float = 0.0,
+        noise: float = 0.0,
+    ) -> None:
+        super().__init__(targets, optimizer, schedule, raise_at, freeze)
+        for name, value, high in (
+            ("displacement_weight", displacement_weight, math.inf),
+            ("interpolate", interpolate, 1.0),
+            ("noise", noise, 2.0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+                raise InputError(f"task.{name}={value} must be a number from 0 to {high:g}")
+        self.displacement_weight, self.interpolate, self.noise = displacement_weight, interpolate, noise
+
+    def targets(self, model: Predictor) -> tuple[Target, ...]:
+        """Return the targets of a potential.
+
+        Raises:
+            InputError: as :meth:`PotentialObjective.targets`, or a model without a head for displacements.
+        """
+        found = super().targets(model)
+        assert isinstance(model, Potential)
+        if self.displacement_weight > 0 and model.noise is None:
+            raise InputError(
+                f"task.displacement_weight={self.displacement_weight} needs a model that predicts displacements: set "
+                "predictor.denoise=true"
+            )
+        return found
+
+    def ask(self, model: Predictor, batch: Any, wanted: Container[str], last_layer: bool = False) -> dict[str, Tensor]:
+        """Return energies, forces where they are wanted, and in training "way" [N, 3], what "noise" [N, 3] should be.
+
+        Raises:
+            InputError: the auxiliary task for data without relaxed positions.
+        """
+        assert isinstance(model, Potential)
+        forces = keys.FORCES in wanted
+        if not (model.training and self.displacement_weight > 0):
+            return model(batch, forces=forces, last_layer=last_layer)
+        if keys.DISPLACEMENT not in batch:
+            raise InputError(
+                f"task.displacement_weight={self.displacement_weight} needs initial structures with relaxed positions; "
+                "take data=oc20 data.kind=is2re, or displacement_weight=0"
+            )
+        position, way = self._displaced(batch)
+        return model(moved(batch, position, model.cutoff), forces=forces, last_layer=last_layer) | {"way": way}
+
+    def further_loss(self, output: Mapping[str, Tensor], shared: bool) -> Tensor | None:
+        """Return the loss of the displacements of free atoms that have one."""
+        if "way" not in output:
+            return None
+        errors = (output["noise"] - output["way"])[output["way"].isfinite().all(1)].abs()
+        count = errors.new_tensor(errors.numel())
+        if shared:
+            count = processes.mean(count)
+        return self.displacement_weight * errors.sum() / count.clamp(min=1e-9)
+
+    def _displaced(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return positions of training, and from there the ways to the relaxed ones, NaN where they do not count; each [N, 3]."""
+        way = batch.displacement
+        if keys.FIXED in batch:
+            way = way.masked_fill(batch.fixed.unsqueeze(1), torch.nan)
+        chosen = torch.rand(2, batch.num_graphs, dtype=way.dtype, device=way.device)
+        along = (chosen[0] < self.interpolate) * chosen[1]
+        step = along[batch.batch].unsqueeze(1) * way + self.noise * torch.randn_like(way)
+        return batch.pos + step.nan_to_num(0.0), way - step
 
 
 class PropertyObjective(Objective):

@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 
 from eqmol.errors import InputError
-from eqmol.graph import NeighborList, collate, edge_vectors, from_atoms, keys
+from eqmol.graph import NeighborList, collate, edge_vectors, from_atoms, keys, moved
 from eqmol.graph.edges import mirror_images
 
 
@@ -195,14 +195,14 @@ def test_open_directions_need_no_cell():
     assert from_atoms(slab, 2.0).edge_index.shape[1] > 0
 
 
-def moved(atoms: ase.Atoms) -> ase.Atoms:
+def strewn(atoms: ase.Atoms) -> ase.Atoms:
     atoms.rattle(0.1, seed=1)
     return atoms
 
 
 @pytest.mark.parametrize(
     "atoms",
-    [molecule("CH3CH2OH"), bulk("NaCl", "rocksalt", a=5.6), moved(bulk("Cu", cubic=True)), ase.Atoms("H")],
+    [molecule("CH3CH2OH"), bulk("NaCl", "rocksalt", a=5.6), strewn(bulk("Cu", cubic=True)), ase.Atoms("H")],
     ids=["molecule", "primitive cell", "cubic cell", "no edges"],
 )
 def test_edges_and_their_ways_back(atoms: ase.Atoms) -> None:
@@ -223,3 +223,19 @@ def test_edges_without_a_way_back() -> None:
     assert mirror_images(vectors[2:], senders[2:], receivers[2:]) is None
     vectors[3] *= 1.001
     assert mirror_images(vectors, senders, receivers) is None
+
+
+def test_moved_structures_have_the_edges_of_their_new_places():
+    structures = [bulk("Cu", cubic=True), molecule("CH3OH"), bulk("NaCl", "rocksalt", a=5.6)]
+    batch = collate([from_atoms(atoms, 2.8) for atoms in structures])
+    edges = batch.edge_index.clone()
+    shift = torch.from_numpy(np.random.default_rng(0).normal(0, 0.3, (batch.num_nodes, 3)))
+    found = moved(batch, batch.pos + shift, 2.8)
+    for atoms, a, b in zip(structures, batch.ptr[:-1], batch.ptr[1:], strict=True):
+        atoms.positions += shift[a:b].numpy()
+    expected = collate([from_atoms(atoms, 2.8) for atoms in structures])
+    assert found.edge_index.equal(expected.edge_index)
+    assert found.shifts.equal(expected.shifts)
+    torch.testing.assert_close(edge_vectors(found), edge_vectors(expected), atol=1e-12, rtol=0)
+    assert found.edge_index.shape != edges.shape
+    assert batch.edge_index.equal(edges)

@@ -260,10 +260,11 @@ class OC20(GraphSets):
         if self._adsorption not in (None, adsorption):
             raise InputError(f"{folder} has {'' if adsorption else 'no '}adsorption energies, unlike the training set")
         self._adsorption = adsorption
-        chosen = np.arange(len(library.system))
+        chosen, last = np.arange(len(library.system)), None
         if derived:
-            chosen, energies = relaxed(library, energies)
-        frames = FrameGraphs(library, chosen, energies, self.cutoff, self.max_neighbors, forces=not derived)
+            chosen, last = relaxed(library)
+            energies = energies[last]
+        frames = FrameGraphs(library, chosen, energies, self.cutoff, self.max_neighbors, not derived, last)
         if self.batch_edges is not None:
             count_edges(frames, Console())
         return frames

@@ -43,8 +43,8 @@ def choose_energies(library: Library, energy: str) -> tuple[NDArray[np.float64],
     return library.energy, False
 
 
-def relaxed(library: Library, energies: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the first frame of each system [S], and per frame [F] the energy of the last one of its system."""
+def relaxed(library: Library) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first frame of each system [S], and per frame [F] the last one of its system."""
     systems = np.arange(len(library.systems))
     last = np.searchsorted(library.system, systems, side="right") - 1
-    return np.searchsorted(library.system, systems), energies[last][library.system]
+    return np.searchsorted(library.system, systems), last[library.system]

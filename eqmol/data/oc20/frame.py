@@ -38,7 +38,7 @@ class Frame:
         reference: eV, energy of slab and adsorbate apart, so that energy - reference is the adsorption energy; NaN if not
             known.
         forces: [N, 3] float64, eV/Å, of all atoms; None for relaxed energies (IS2RE), or if there are none.
-        relaxed: [N, 3] float64, Å, relaxed positions of an initial structure (IS2RE), where the file has them; shards have not.
+        relaxed: [N, 3] float64, Å, relaxed positions of an initial structure (IS2RE), where the file has them.
     """
 
     system: str

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from eqmol.data.oc20.frame import adsorbate
+from eqmol.data.oc20.frame import Frame, adsorbate
 from eqmol.data.oc20.shards import Index, Shard
 from eqmol.data.parallel import run_parallel
 from eqmol.errors import InputError
 from eqmol.files import replacing
 from eqmol.graph import AtomGraph, NeighborList, edge_vectors, from_atoms
+from eqmol.graph.neighbors import complete_cell
 
 #: Å; neighbours whose distances differ by less are equally near.
 TIE = 1e-3
@@ -99,6 +100,10 @@ class Library:
         """Number of atoms of each frame [F]."""
         return self.composition.sum(axis=1)[self.system]
 
+    def frame(self, index: int) -> Frame:
+        """Return one frame."""
+        return self.shards[self.shard[index]].frame(self.row[index])
+
 
 @dataclass(frozen=True)
 class FrameGraphs(Sequence[AtomGraph]):
@@ -112,6 +117,8 @@ class FrameGraphs(Sequence[AtomGraph]):
         max_neighbors: keep only so many nearest neighbours of each atom, and those as near as the last of them; None
             for all. With it the energy jumps where one neighbour displaces another.
         forces: give the graphs the forces that the frames have.
+        last: [F], the frame in which the relaxation of each one ends, for initial structures of trajectories. These and those of
+            IS2RE's own files get the way to the relaxed positions.
     """
 
     library: Library
@@ -120,6 +127,7 @@ class FrameGraphs(Sequence[AtomGraph]):
     cutoff: float
     max_neighbors: int | None = None
     forces: bool = True
+    last: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -133,7 +141,7 @@ class FrameGraphs(Sequence[AtomGraph]):
         if isinstance(index, slice):
             return replace(self, indices=self.indices[index])
         library, i = self.library, self.indices[index]
-        frame = library.shards[library.shard[i]].frame(library.row[i])
+        frame = library.frame(i)
         name = library.adsorbates[library.system[i]] or frame.system
         atoms = ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc, info={"config_type": name})
         graph = from_atoms(
@@ -145,6 +153,9 @@ class FrameGraphs(Sequence[AtomGraph]):
             fixed=frame.fixed,
             source=f"{library.sources[library.shard[i]]}, {frame.system} frame {frame.number}",
         )
+        if self.last is not None or frame.forces is None:
+            relaxed = frame.relaxed if self.last is None else library.frame(self.last[i]).positions
+            graph.displacement = torch.from_numpy(_way(frame, relaxed))
         return graph if self.max_neighbors is None else keep_nearest(graph, self.max_neighbors)
 
     def within(self, indices: NDArray[np.int64]) -> "FrameGraphs":
@@ -159,9 +170,19 @@ class FrameGraphs(Sequence[AtomGraph]):
 
     def free_forces(self) -> NDArray[np.float64]:
         """Return the forces [free atoms of all frames, 3] (eV/Å) that the graphs get."""
-        frames = [self.library.shards[self.library.shard[i]].frame(self.library.row[i]) for i in self.indices]
+        frames = [self.library.frame(i) for i in self.indices]
         known = [frame.forces[~frame.fixed] for frame in frames if self.forces and frame.forces is not None]
         return np.concatenate([np.zeros((0, 3)), *known])
+
+
+def _way(frame: Frame, relaxed: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return the shortest way from each atom to its relaxed position [N, 3], Å; NaN where that is not known."""
+    if relaxed is None:
+        return np.full(frame.positions.shape, np.nan)
+    cell = complete_cell(frame.cell, frame.pbc)
+    way = np.linalg.solve(cell.T, (relaxed - frame.positions).T).T
+    shortest: NDArray[np.float64] = (way - np.where(frame.pbc, np.round(way), 0.0)) @ cell
+    return shortest
 
 
 def keep_nearest(graph: AtomGraph, number: int) -> AtomGraph:

@@ -1,9 +1,10 @@
 """The project's own files: arrays without pickles, mapped into memory, with a checksum each.
 
 A shard is a safetensors file. F frames, A atoms of all frames: ``ptr`` [F+1] int64 (first atom of each frame),
-``numbers`` [A] uint8, ``tags`` [A] int8, ``fixed`` [A] bool, ``positions`` and ``forces`` [A, 3] float64 (Å, eV/Å; no
-forces in shards of kind "is2re"), ``cell`` [F, 3, 3] float64, ``pbc`` [F, 3] bool, ``energy`` and ``reference`` [F]
-float64 (eV), ``system`` [F] int32 (index into the names of the header) and ``number`` [F] int64 (frame of the system).
+``numbers`` [A] uint8, ``tags`` [A] int8, ``fixed`` [A] bool, ``positions`` and ``forces`` [A, 3] float64 (Å, eV/Å; in shards of
+kind "is2re" instead of forces ``relaxed``, Å, NaN where it is not known), ``cell`` [F, 3, 3] float64, ``pbc`` [F, 3] bool,
+``energy`` and ``reference`` [F] float64 (eV), ``system`` [F] int32 (index into the names of the header) and ``number`` [F] int64
+(frame of the system).
 ``index.json`` beside the shards lists them with their sha256.
 """
 
@@ -135,6 +136,11 @@ def pack(frames: list[Frame], header: dict[str, Any]) -> bytes:
     }
     if kind == S2EF:
         arrays["forces"] = _join([frame.forces for frame in frames], np.float64, 3)
+    else:
+        unknown = [
+            np.full(frame.positions.shape, np.nan) if frame.relaxed is None else frame.relaxed for frame in frames
+        ]
+        arrays["relaxed"] = _join(unknown, np.float64, 3)
     # one entry: safetensors writes several in an order of its own
     return save(arrays, {"eqmol": json.dumps({**header, "kind": kind, "systems": names})})
 
@@ -173,7 +179,9 @@ class Shard:
         values = {name: file.get_slice(name)[row : row + 1][0] for name in ("cell", "pbc", "energy", "reference")}
         system, number = (int(file.get_slice(name)[row : row + 1][0]) for name in ("system", "number"))
         forces = file.get_slice("forces")[begin:end] if self._header["kind"] == S2EF else None
-        return Frame(system=self._header["systems"][system], number=number, forces=forces, **atoms, **values)
+        relaxed = file.get_slice("relaxed")[begin:end] if "relaxed" in file.keys() else None  # noqa: SIM118
+        system_name = self._header["systems"][system]
+        return Frame(system=system_name, number=number, forces=forces, relaxed=relaxed, **atoms, **values)
 
     def _open(self) -> Any:
         if self._file is None:
@@ -194,6 +202,7 @@ class Shard:
         shapes |= {name: [frames] for name in ("energy", "reference", "system", "number")}
         shapes |= {"positions": [atoms, 3], "cell": [frames, 3, 3], "pbc": [frames, 3]}
         shapes |= {"forces": [atoms, 3]} if self._header["kind"] == S2EF else {}
+        shapes |= {"relaxed": [atoms, 3]} if "relaxed" in self._file.keys() else {}  # noqa: SIM118
         for name, shape in shapes.items():
             if (found := self._file.get_slice(name).get_shape()) != shape:
                 raise ValueError(f"{name} has the shape {found}, not {shape}")
