@@ -111,6 +111,7 @@ class Equiformer(Backbone):
         order_factors: factors of ``so2`` messages differ between orders, not between degrees and channels alone.
         grid_resolution: azimuths of the sphere's grid, on which the error of rotations depends; None: about four times ``degree``.
         basis: radial basis, ``bessel`` or ``gaussian``.
+        basis_width: Å, of the Gaussians; None: twice their spacing, so that more of them are narrower.
         element_channels: width of embeddings of both elements beside the radial basis; None: a shift of the first hidden layer.
         degree_out: highest degree of the last features; 1 for direct forces.
         force_attention: the vectors among the last features are made by an attention of their own, of all degrees.
@@ -161,6 +162,7 @@ class Equiformer(Backbone):
         element_channels: int | None = None,
         force_attention: bool = False,
         drop_path_of: DropPathOf = "atoms",
+        basis_width: float | None = None,
     ) -> None:
         super().__init__()
         check_integer("degree", degree, 0, MAX_DEGREE)
@@ -198,6 +200,12 @@ class Equiformer(Backbone):
             check_integer("element_channels", element_channels, 1, 2048)
         if basis not in get_args(Basis):
             raise InputError(f"basis={basis!r} is unknown; choose from {', '.join(get_args(Basis))}")
+        if basis_width is not None:
+            check_number("basis_width", basis_width, 1e-3, 100.0)
+            if basis != "gaussian":
+                raise InputError(
+                    f"basis_width={basis_width} is that of Gaussians, but basis={basis}; give basis=gaussian"
+                )
         if drop_path_of not in get_args(DropPathOf):
             raise InputError(f"drop_path_of={drop_path_of!r} is unknown; choose from {', '.join(get_args(DropPathOf))}")
         self.samples_sphere = feedforward in ("s2", "grid") or (messages == "so2" and activation == "s2")
@@ -213,7 +221,7 @@ class Equiformer(Backbone):
         self.basis = (
             BesselBasis(self.cutoff, num_bessel, envelope_exponent)
             if basis == "bessel"
-            else GaussianBasis(self.cutoff, num_bessel)
+            else GaussianBasis(self.cutoff, num_bessel, basis_width)
         )
         self.embedding = ElementEmbedding(len(self.elements), channels)
         self.edge_embedding = EdgeDegreeEmbedding(algebra, degree, channels, sizes)

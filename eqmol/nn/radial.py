@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from eqmol.errors import InputError
 from eqmol.nn.activation import SILU_GAIN, silu
 from eqmol.nn.cutoff import polynomial_envelope
 from eqmol.nn.distance import DistanceTransform
@@ -54,28 +55,39 @@ class BesselBasis(nn.Module):
 
 
 class GaussianBasis(nn.Module):
-    """Gaussians at equispaced distances from 0 to the cutoff, twice as wide as their spacing. They do not end at the cutoff.
+    """Gaussians at equispaced distances from 0 to the cutoff. They do not end at the cutoff.
 
-    B_n(r) = c exp(-(r - r_n)² / (8 Δ²)), with c such that their mean square is about one.
+    B_n(r) = c exp(-(r - r_n)² / (2 σ²)), with c such that their mean square is about one. Their curvature is at most c/σ²: narrow
+    ones let energies bend within short distances.
 
-    Source: Schütt et al. 2017, arXiv:1706.08566 (SchNet); the width is that of Liao et al. 2023, arXiv:2306.12059.
+    Source: Schütt et al. 2017, arXiv:1706.08566 (SchNet); the width by default is that of Liao et al. 2023, arXiv:2306.12059.
 
     Args:
         cutoff: Å.
         size: B, at least 2.
+        width: σ, Å, at least half of the spacing; None: twice the spacing, whatever B is.
+
+    Raises:
+        InputError: a smaller width, which would leave gaps.
     """
 
     centers: Tensor
 
-    def __init__(self, cutoff: float, size: int) -> None:
+    def __init__(self, cutoff: float, size: int, width: float | None = None) -> None:
         super().__init__()
-        self.spacing = cutoff / (size - 1)
-        self.gain = math.sqrt(size / (2 * math.sqrt(math.pi)))
-        self.register_buffer("centers", torch.arange(size) * self.spacing, persistent=False)
+        spacing = cutoff / (size - 1)
+        self.width = 2 * spacing if width is None else width
+        if self.width < spacing / 2:
+            raise InputError(
+                f"basis_width={width} leaves gaps between {size} Gaussians up to {cutoff} Å; give at least {spacing / 2:.3g} Å, "
+                "or a larger num_bessel"
+            )
+        self.gain = math.sqrt(size * spacing / (self.width * math.sqrt(math.pi)))
+        self.register_buffer("centers", torch.arange(size) * spacing, persistent=False)
 
     def forward(self, lengths: Tensor) -> Tensor:
         """Edge lengths [E] in Å -> [E, B]."""
-        distance = (lengths.unsqueeze(-1) - self.centers) / (2 * self.spacing)
+        distance = (lengths.unsqueeze(-1) - self.centers) / self.width
         return self.gain * torch.exp(-distance.square() / 2)
 
 

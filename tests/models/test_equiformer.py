@@ -183,6 +183,28 @@ def test_files(tmp_path: Path, options: dict) -> None:
     torch.testing.assert_close(other(graph)["forces"], model(graph)["forces"], atol=1e-4, rtol=1e-4)
 
 
+def test_wide_gaussians_make_energies_smooth_however_many_they_are() -> None:
+    """The curvature of a dimer's energy against its length."""
+    curvatures = {}
+    for size, width in [(12, None), (120, None), (12, 0.6), (120, 0.6)]:
+        model = make_model("cg", "coupled", variant="equiformer", basis="gaussian", num_bessel=size, basis_width=width)
+        lengths = np.linspace(0.8, 2.5, 300)
+        batch = collate([graph_of(Atoms("CO", [[0, 0, 0], [0, 0, r]])) for r in lengths])
+        with torch.no_grad():
+            energies = model(batch, forces=False)["energy"]
+        second = energies.diff(n=2) / (lengths[1] - lengths[0]) ** 2
+        curvatures[size, width] = float(second.square().mean().sqrt() / energies.std())
+    assert curvatures[120, None] > 5 * curvatures[12, None]
+    assert curvatures[120, 0.6] < 2 * curvatures[12, 0.6]
+
+
+def test_widths_are_of_gaussians() -> None:
+    with pytest.raises(
+        InputError, match=r"basis_width=0\.5 is that of Gaussians, but basis=bessel; give basis=gaussian"
+    ):
+        make_model("cg", "coupled", variant="equiformer", basis_width=0.5)
+
+
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
 def test_learns_a_few_structures_by_heart(forces: str) -> None:
     sizes = {"channels": 16, "radial_hidden": [16, 16]}

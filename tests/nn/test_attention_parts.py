@@ -155,6 +155,26 @@ def test_gaussians_have_unit_mean_square_and_are_no_wider_than_their_spacing_ask
     torch.testing.assert_close(values[1, 7] / values[0, 7], torch.tensor(-0.5).exp())
 
 
+@pytest.mark.parametrize("size", [8, 32, 128])
+def test_gaussians_of_one_width_have_one_curvature_however_many_they_are(size: int) -> None:
+    basis = GaussianBasis(5.0, size, 0.6)
+    r = torch.linspace(0.5, 4.5, 400, dtype=torch.float64).requires_grad_()
+    values = basis(r)
+    assert ((values.square().mean(-1) / values.square().mean() - 1).abs() < 0.2)[100:300].all()
+    peak = torch.exp(-((r - basis.centers[size // 2]) ** 2) / (2 * 0.6**2)) * basis.gain
+    torch.testing.assert_close(values[:, size // 2], peak, atol=1e-6, rtol=1e-6)
+    (slope,) = torch.autograd.grad(values[:, size // 2].sum(), r, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), r)
+    assert curvature.abs().max() == pytest.approx(basis.gain / 0.6**2, rel=1e-3)
+
+
+def test_gaussians_with_gaps_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"basis_width=0.1 leaves gaps between 11 Gaussians up to 5.0 Å; give at least 0.25 Å"
+    ):
+        GaussianBasis(5.0, 11, 0.1)
+
+
 @pytest.mark.parametrize("width", [None, 16])
 def test_pair_network_keeps_variance_and_knows_both_elements(width: int | None) -> None:
     network, matrix = PairNetwork(8, [64, 64], 5, width), RadialMatrix(64, 3, 16)
