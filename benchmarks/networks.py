@@ -1,14 +1,17 @@
 """Whole models beside mace-torch and NequIP: training steps, and forces through ASE calculators.
 
     python -m benchmarks.networks --peers .venv-bench/bin/python [--channels 64] [--degree 1] [--csv docs/benchmarks/networks.csv]
+    python -m benchmarks.networks --models nequip cg-pair grid-pair --nequip .venv-nequip/bin/python [--layers 3]
 
-Every model runs in a process of its own, mace-torch and NequIP in the environment that ``--peers`` names (``make bench`` makes it),
-and they take turns. Process CPU time of one thread, medians, compilation and the first calls excluded. Sizes: features of the given
-degree, a filter of degree 3, powers of order 3, two layers, radial network 64-64-64, a cutoff of 5 Å, float32. A step takes five
-molecules of 27 atoms of the embedded sample: collation, forward, forces, loss, backward, clipping, optimizer, average of the
-weights, each with the package's own. Forces are those of one of them and of cells of water at the density of the liquid,
-atoms moved a little every time. NequIP couples two neighbours at a time; beside it stands ``model=mace`` of order 1 with
-a filter of its degree.
+Every model runs in a process of its own for every kind of work, mace-torch in the environment that ``--peers`` names (``make
+bench`` makes it), NequIP in that of ``--nequip`` (``pip install nequip==0.19.1``: the two need different e3nn), and they take
+turns. Process CPU time of one thread, medians, the spread of the middle half relative to them, compilation and the first calls
+excluded; MiB are what the work needs beyond the model. Sizes: features of the given degree, a filter of degree 3, powers of
+order 3, radial network 64-64-64, a cutoff of 5 Å, float32. A step takes five molecules of 27 atoms of the embedded sample:
+collation, forward, forces, loss, backward, clipping, optimizer, average of the weights, each with the package's own. Forces are
+those of one of them and of cells of water at the density of the liquid, atoms moved a little every time. NequIP couples two
+neighbours at a time; beside it stands ``model=mace`` of order 1 with a filter of its degree. Rows of other sizes stay in the file
+of ``--csv``.
 """
 
 import argparse
@@ -25,7 +28,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ase
 import numpy as np
@@ -37,9 +40,17 @@ SAMPLE = ROOT / "data" / "sample" / "train_300K.xyz"
 CUTOFF = 5.0  #: Å
 ELEMENTS, ENERGIES = [1, 6, 7, 8], [-13.6, -1030.0, -1486.0, -2043.0]
 NEIGHBORS = 16.6
-MODELS = ("mace-torch", "cg", "grid", "nequip", "cg-pair", "grid-pair")
+MODELS = ("mace-torch", "cg", "grid", "nequip", "nequip-compiled", "cg-pair", "grid-pair")
 WORK = ("step", "27", "216", "1000")
 FAMILIES = {"cg": "coupled", "grid": "gaunt"}
+
+
+class Sizes(NamedTuple):
+    """Of a network."""
+
+    channels: int = 64
+    degree: int = 1
+    layers: int = 2
 
 
 def molecules() -> list[ase.Atoms]:
@@ -64,7 +75,7 @@ def cell(number: int) -> ase.Atoms:
 class Eqmol:
     """This package, with its defaults of training and prediction."""
 
-    def __init__(self, name: str, channels: int, degree: int) -> None:
+    def __init__(self, name: str, sizes: Sizes) -> None:
         from eqmol.checkpoint import build
         from eqmol.cli.options import keep_freed_memory
         from eqmol.graph import from_atoms
@@ -80,10 +91,10 @@ class Eqmol:
             "backend": backend,
             "family": FAMILIES[backend],
             "parity": "o3",
-            "degree": degree,
-            "filter_degree": degree if pair else 3,
-            "channels": channels,
-            "layers": 2,
+            "degree": sizes.degree,
+            "filter_degree": sizes.degree if pair else 3,
+            "channels": sizes.channels,
+            "layers": sizes.layers,
             "correlation": 1 if pair else 3,
             "fields": 1,
             "cutoff": CUTOFF,
@@ -120,7 +131,7 @@ class Eqmol:
 class Mace:
     """mace-torch, with the settings of its training script."""
 
-    def __init__(self, name: str, channels: int, degree: int) -> None:
+    def __init__(self, name: str, sizes: Sizes) -> None:
         from e3nn.o3 import Irreps
         from mace import data, modules, tools
         from mace.tools.torch_geometric.dataloader import DataLoader
@@ -141,9 +152,9 @@ class Mace:
             max_ell=3,
             interaction_cls=block,
             interaction_cls_first=block,
-            num_interactions=2,
+            num_interactions=sizes.layers,
             num_elements=len(ELEMENTS),
-            hidden_irreps=Irreps("+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(degree + 1))),
+            hidden_irreps=Irreps("+".join(f"{sizes.channels}x{l}{'eo'[l % 2]}" for l in range(sizes.degree + 1))),
             MLP_irreps=Irreps("16x0e"),
             atomic_energies=np.array([ENERGIES]),
             avg_num_neighbors=NEIGHBORS,
@@ -176,28 +187,30 @@ class Mace:
 
 
 class Nequip:
-    """NequIP in its eager mode; batches and averages are those of plain torch."""
+    """NequIP, eager or compiled; batches and averages are those of plain torch."""
 
-    def __init__(self, name: str, channels: int, degree: int) -> None:
-        from nequip.ase import NequIPCalculator
+    def __init__(self, name: str, sizes: Sizes) -> None:
         from nequip.data import AtomicDataDict, from_ase
         from nequip.data.transforms import (
             ChemicalSpeciesToAtomTypeMapper,
             NeighborListTransform,
         )
+        from nequip.integrations.ase import NequIPCalculator
         from nequip.model import NequIPGNNModel
+        from nequip.utils.global_state import set_global_state
 
+        set_global_state()
         symbols = ["H", "C", "N", "O"]
         self.model = NequIPGNNModel(
             seed=0,
             model_dtype="float32",
-            compile_mode="eager",
+            compile_mode="compile" if name == "nequip-compiled" else "eager",
             r_max=CUTOFF,
             type_names=symbols,
-            l_max=degree,
+            l_max=sizes.degree,
             parity=False,
-            num_layers=2,
-            num_features=channels,
+            num_layers=sizes.layers,
+            num_features=sizes.channels,
             radial_mlp_depth=3,
             radial_mlp_width=64,
             avg_num_neighbors=NEIGHBORS,
@@ -215,7 +228,7 @@ class Nequip:
         self.forces = torch.tensor(np.concatenate([atoms.arrays["f"] for atoms in found]))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, amsgrad=True)
         self.average = [p.detach().clone() for p in self.model.parameters()]
-        self.make = lambda: NequIPCalculator(self.model, CUTOFF, transforms=transforms)
+        self.make = lambda: NequIPCalculator(self.model, "cpu", transforms=transforms)
 
     def step(self) -> None:
         self.model.train()
@@ -234,7 +247,7 @@ class Nequip:
         return self.make()
 
 
-PACKAGES: dict[str, Callable[..., Any]] = {"mace-torch": Mace, "nequip": Nequip}
+PACKAGES: dict[str, Callable[..., Any]] = {"mace-torch": Mace, "nequip": Nequip, "nequip-compiled": Nequip}
 
 
 def forces(model: Any, number: int) -> Callable[[], None]:
@@ -257,11 +270,11 @@ def memory(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def serve(name: str, channels: int, degree: int) -> None:
+def serve(name: str, sizes: Sizes) -> None:
     """Answer requests for one kind of work a line: CPU seconds of calls, and MiB that they added at most."""
     torch.set_num_threads(1)
     package = PACKAGES.get(name, Eqmol)
-    model = package(name, channels, degree)
+    model, built = package(name, sizes), memory("VmRSS")
     runs: dict[str, Callable[[], None]] = {}
     limit = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (12 << 30, limit))
@@ -276,7 +289,7 @@ def serve(name: str, channels: int, degree: int) -> None:
                 begin = time.process_time()
                 runs[work]()
                 seconds.append(time.process_time() - begin)
-            answer: dict[str, Any] = {"seconds": seconds, "peak": memory("VmHWM")}
+            answer: dict[str, Any] = {"seconds": seconds, "peak": memory("VmHWM") - built}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"[:200]}
@@ -286,24 +299,18 @@ def serve(name: str, channels: int, degree: int) -> None:
 class Worker:
     """A model in a process of its own."""
 
-    def __init__(self, name: str, peers: str, channels: int, degree: int) -> None:
-        python = peers if name in PACKAGES else sys.executable
-        command = [
-            python,
-            "-m",
-            "benchmarks.networks",
-            "--serve",
-            name,
-            "--channels",
-            str(channels),
-            "--degree",
-            str(degree),
-        ]
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        python = sys.executable
+        if name in PACKAGES:
+            python = options.peers if PACKAGES[name] is Mace else options.nequip
+        command = [python, "-m", "benchmarks.networks", "--serve", name]
+        for size in Sizes._fields:
+            command += ["--" + size, str(getattr(options, size))]
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         environment["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.name = name
+        self.name, self.peak = name, 0.0
         self.process = subprocess.Popen(command, text=True, env=environment, cwd=ROOT, **pipes)
 
     def ask(self, work: str, calls: int) -> list[float]:
@@ -319,32 +326,33 @@ class Worker:
                 answer = json.loads(line)
                 if "error" in answer:
                     print(f"{self.name}, {work}: {answer['error']}", file=sys.stderr)
+                self.peak = answer.get("peak", self.peak)
                 return list(answer.get("seconds", []))
         print(f"{self.name}, {work}: the process ended", file=sys.stderr)
         return []
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, object]]:
-    """Rows of work, model and milliseconds, and how many times faster than the first model."""
-    workers = [Worker(name, options.peers, options.channels, options.degree) for name in options.models]
-    rows: list[dict[str, object]] = []
-    for work in options.work:
-        times: dict[str, list[float]] = {}
-        for worker in workers:
-            if worker.ask(work, 2) and (first := worker.ask(work, 1)):
-                times[worker.name] = first
-        calls = {name: max(1, min(20, int(0.5 / seconds[0]))) for name, seconds in times.items()}
-        for _ in range(options.rounds):
-            for worker in workers:
-                if worker.name in times:
-                    times[worker.name] += worker.ask(work, calls[worker.name])
-        medians = {name: 1e3 * statistics.median(seconds[1:]) for name, seconds in times.items()}
-        for name, median in medians.items():
-            row = {"work": work, "channels": options.channels, "degree": options.degree, "model": name}
-            row |= {"ms": round(median, 2), "ratio": round(medians.get(options.models[0], float("nan")) / median, 2)}
-            rows.append(row)
-            print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-    for worker in workers:
+def measure(work: str, options: argparse.Namespace) -> list[dict[str, object]]:
+    """Rows of models: milliseconds, MiB, and how many times faster than the first model each is."""
+    workers = {name: Worker(name, options) for name in options.models}
+    times: dict[str, list[float]] = {}
+    for name, worker in workers.items():
+        if worker.ask(work, 2) and (first := worker.ask(work, 1)):
+            times[name] = first
+    calls = {name: max(1, min(20, int(0.5 / seconds[0]))) for name, seconds in times.items()}
+    for _ in range(options.rounds):
+        for name in times:
+            times[name] += workers[name].ask(work, calls[name])
+    quarters = {name: statistics.quantiles(seconds[1:]) for name, seconds in times.items()}
+    first_median = quarters[options.models[0]][1] if options.models[0] in quarters else float("nan")
+    rows = []
+    for name, (low, median, high) in quarters.items():
+        row: dict[str, object] = {"work": work, **{size: getattr(options, size) for size in Sizes._fields}}
+        row |= {"model": name, "ms": round(1e3 * median, 2), "spread": round((high - low) / median, 2)}
+        row |= {"MiB": round(workers[name].peak), "beside": options.models[0], "ratio": round(first_median / median, 2)}
+        rows.append(row)
+        print(*(f"{key}={value}" for key, value in row.items()), flush=True)
+    for worker in workers.values():
         worker.process.terminate()
         worker.process.wait()
     return rows
@@ -358,23 +366,36 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
+def update(rows: list[dict[str, Any]], path: Path) -> None:
+    """Put rows into a file in place of those of the same sizes and work, beside the same model."""
+    keys = ("work", *Sizes._fields, "model", "beside")
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            known = {tuple(row[key] for key in keys): row for row in csv.DictReader(file)}
+    known |= {tuple(str(row[key]) for key in keys): row for row in rows}
+    write(list(known.values()), path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", default=".venv-bench/bin/python", help="interpreter that has mace-torch and nequip")
+    parser.add_argument("--peers", default=".venv-bench/bin/python", help="interpreter that has mace-torch")
+    parser.add_argument("--nequip", default=".venv-nequip/bin/python", help="interpreter that has nequip")
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS[:3]))
-    parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--degree", type=int, default=1)
+    for size, usual in Sizes()._asdict().items():
+        parser.add_argument("--" + size, type=int, default=usual)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", nargs="*", choices=WORK, default=list(WORK))
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--serve", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
-        serve(options.serve, options.channels, options.degree)
+        serve(options.serve, Sizes(options.channels, options.degree, options.layers))
         return
-    rows = measure(options)
-    if options.csv is not None:
-        write(rows, options.csv)
+    for work in options.work:
+        rows = measure(work, options)
+        if options.csv is not None:
+            update(rows, options.csv)
 
 
 if __name__ == "__main__":

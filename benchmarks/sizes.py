@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.networks import ROOT, Eqmol, cell, memory, write
+from benchmarks.networks import ROOT, Eqmol, Sizes, cell, memory, write
 
 ATOMS = (10, 100, 1_000, 10_000, 100_000)
 
@@ -33,7 +33,7 @@ ATOMS = (10, 100, 1_000, 10_000, 100_000)
 def measure(backend: str, number: int, threads: list[int]) -> list[dict[str, Any]]:
     """Rows of every number of threads: atoms, edges, milliseconds of a call and MiB."""
     torch.set_num_threads(1)
-    calculator = Eqmol(backend, 64, 1).calculator()
+    calculator = Eqmol(backend, Sizes()).calculator()
     small, atoms = cell(10), cell(number)
     small.calc = atoms.calc = calculator
     small.get_forces()

@@ -80,8 +80,7 @@ class FirstUse:
 
 def at_first_use(model: Predictor, measured: bool, check: bool, tables: bool = False) -> None:
     """Let a model be tuned, compiled and verified when it is first evaluated; arguments as of :class:`FirstUse`."""
-    # compiled code runs on the CPU, where the model may be moved later
     cpu, ops = torch.device("cpu"), operations(model).values()
-    compiled = any(kernels.apply(op, cpu, model.dtype) for op in ops)
+    compiled = any(kernels.may_apply(op, model.dtype) for op in ops)
     if measured or compiled or tables or (check and not all(is_reference(op, cpu, model.dtype) for op in ops)):
         model.register_forward_pre_hook(FirstUse(measured, check, tables), with_kwargs=True)

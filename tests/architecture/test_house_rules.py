@@ -119,7 +119,9 @@ def test_nothing_is_unpickled() -> None:
             }, path
     for path, name, node in calls():
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        assert name not in ("eval", "exec", "os.system", "pandas.read_pickle"), path
+        # Triton takes functions: theirs are printed from programs, and have nothing of a user, see its tests
+        printed = name == "exec" and path == "eqmol/ops/kernels/triton.py"
+        assert name not in ("eval", "exec", "os.system", "pandas.read_pickle") or printed, path
         assert keywords.get("allow_pickle", "False") == "False", path
         if name == "torch.load":
             assert keywords.get("weights_only") == "True", path

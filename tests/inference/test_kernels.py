@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "find", lambda: None)
     monkeypatch.delenv("EQMOL_KERNELS", raising=False)
-    library._say.cache_clear()
+    library.say.cache_clear()
 
 
 def forces(source, **options) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Tensor products written out term by term and compiled for this machine.
 
-Every algorithm whose geometry are harmonics may use them on the CPU. ``EQMOL_KERNELS=auto``, the default, uses kernels where
-there is a compiler, ``require`` refuses to go on without, ``off`` uses none; what an operation says itself goes first. Specs too
-large to be written out have none.
+Every algorithm whose geometry are harmonics may use them, in C++ on the CPU, in Triton on CUDA devices. ``EQMOL_KERNELS=auto``, the
+default, uses kernels where there is a compiler, ``require`` refuses to go on without, ``off`` uses none; what an operation says
+itself goes first. Specs too large to be written out have none.
 """
 
 import hashlib
@@ -18,14 +18,15 @@ from eqmol.ops.contract import (
     Product,
     RadialWeight,
     TensorProduct,
-    side_by_side,
 )
-from eqmol.ops.kernels import compiler, forms, library
+from eqmol.ops.kernels import compiler, forms, library, trial, triton
+from eqmol.ops.kernels.by_program import convolution_by_program, power_by_program, product_by_program
 from eqmol.ops.kernels.library import said
 from eqmol.ops.kernels.sparse import is_small
-from eqmol.ops.multilinear import partials
 from eqmol.so3.kept import has_memory
 from eqmol.so3.layout import dim
+
+Compiled = library.Kernel | triton.Kernel | triton.EdgeKernel
 
 __all__ = [
     "apply",
@@ -34,6 +35,7 @@ __all__ = [
     "check_mode",
     "convolution",
     "identity",
+    "may_apply",
     "mode",
     "power",
     "product",
@@ -62,7 +64,19 @@ def apply(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
     Raises:
         KernelError: kernels are required, and there is no compiler.
     """
-    return op.has_kernels and library.are_possible(device, dtype, mode(op)) and is_small(op.spec)
+    possible = op.has_kernels and library.are_possible(device, dtype, mode(op)) and is_small(op.spec)
+    return possible and (library.language(device) == "c++" or trial.passed(device, dtype, mode(op)))
+
+
+def may_apply(op: TensorProduct, dtype: torch.dtype) -> bool:
+    """Whether an operation may run compiled code on some device of this machine, where its model may be moved later.
+
+    Raises:
+        KernelError: kernels are required, and there is no compiler.
+    """
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    possible = (library.are_possible(torch.device(name), dtype, mode(op)) for name in devices)
+    return op.has_kernels and is_small(op.spec) and any(possible)
 
 
 def build(
@@ -72,7 +86,7 @@ def build(
     learned: bool,
     training: bool,
     tables: bool = False,
-) -> list[library.Kernel]:
+) -> list[Compiled]:
     """Make the kernels of a model's operations at a time, and say how long it took where something was compiled.
 
     Args:
@@ -88,14 +102,13 @@ def build(
     Raises:
         KernelError: kernels are required, and one cannot be made.
     """
-    found: dict[str, library.Kernel] = {}
+    found: dict[str, Compiled] = {}
     with said():
         for op in ops:
             if apply(op, device, dtype):
                 components = dim(op.degree_geometry) if isinstance(op, HarmonicConvolution) else 0
-                found |= {
-                    k.key: k for k in forms.usual(op.spec, components, dtype, mode(op), learned, training, tables)
-                }
+                how = library.language(device), dtype, mode(op)
+                found |= {k.key: k for k in forms.usual(op.spec, components, *how, learned, training, tables)}
     return list(found.values())
 
 
@@ -106,53 +119,36 @@ def identity(ops: Iterable[TensorProduct], device: torch.device, dtype: torch.dt
     """
     keys = sorted(kernel.key for kernel in build(ops, device, dtype, learned=True, training=True))
     chosen = compiler.find()
-    if not keys or chosen is None:
+    if not keys:
         return {}
-    return {
-        "compiler": chosen.identity,
-        "flags": " ".join(compiler.flags()),
-        "processor": compiler.processor(),
-        "kernels": hashlib.sha256("".join(keys).encode()).hexdigest(),
-    }
+    if library.language(device) == "triton":
+        found = {"compiler": f"triton {triton.version()}", "flags": "", "processor": torch.cuda.get_device_name(device)}
+    elif chosen is not None:
+        flags, processor = " ".join(compiler.flags()), compiler.processor()
+        found = {"compiler": chosen.identity, "flags": flags, "processor": processor}
+    return {**found, "kernels": hashlib.sha256("".join(keys).encode()).hexdigest()}
 
 
 def share_weights(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether two edges side by side may have one row of weights, see :func:`convolution`."""
-    if not isinstance(op, HarmonicConvolution) or not apply(op, device, dtype):
+    if device.type != "cpu" or not isinstance(op, HarmonicConvolution) or not apply(op, device, dtype):
         return False
-    components = dim(op.degree_geometry)
-    return forms.edge_kernel(op.spec, frozenset("v"), frozenset(), components, dtype, mode(op)) is not None
+    how = library.language(device), dtype, mode(op)
+    return forms.edge_kernel(op.spec, frozenset("v"), frozenset(), dim(op.degree_geometry), *how) is not None
 
 
 def power(op: Power, x: Tensor, weight: Tensor, group: Tensor) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Power.forward`; None where there is no kernel."""
-    if not can_run(op, x, weight, group) or forms.power_kernel(op.spec, frozenset("v"), 0, x.dtype, mode(op)) is None:
+    if not can_run(op, x, weight, group) or forms.power_kernel(op.spec, frozenset("v"), 0, *_how(op, x)) is None:
         return None
-    return power_by_program(op, x, weight, group, mode(op))
-
-
-def power_by_program(op: Power, x: Tensor, weight: Tensor, group: Tensor, how: KernelMode) -> Tensor:
-    """A power by its program, compiled, or with mode "off" evaluated by torch."""
-    coefficients = forms.coefficients(weight, op.spec)
-    form = forms.PowerForm(op.spec, forms.Groups(group, len(x), len(weight)), how)
-    return partials(form, [2], [x, coefficients, None])[0]
+    return power_by_program(op.spec, x, weight, group, mode(op))
 
 
 def product(op: Product, x: Tensor, y: Tensor, weight: Tensor) -> Tensor | None:
     """As :meth:`eqmol.ops.contract.Product.forward`; None where there is no kernel."""
-    if not can_run(op, x, y, weight) or forms.product_kernel(op.spec, frozenset("v"), x.dtype, mode(op)) is None:
+    if not can_run(op, x, y, weight) or forms.product_kernel(op.spec, frozenset("v"), *_how(op, x)) is None:
         return None
-    return product_by_program(op, x, y, weight, mode(op))
-
-
-def product_by_program(op: Product, x: Tensor, y: Tensor, weight: Tensor, how: KernelMode) -> Tensor:
-    """A product by its program, compiled, or with mode "off" evaluated by torch."""
-    if weight.dim() == 2:
-        weight, groups = weight.unsqueeze(0), forms.Groups(None, len(x), 1)
-    else:
-        groups = forms.Groups(torch.arange(len(x)), len(x), len(x))
-    form = forms.ProductForm(op.spec, groups, how)
-    return partials(form, [2], [x, y, None, weight])[0]
+    return product_by_program(op.spec, x, y, weight, mode(op))
 
 
 def convolution(
@@ -170,29 +166,15 @@ def convolution(
     """
     if senders.dim() > 1 or not can_run(op, x, harmonics, *weight, senders, receivers):
         return None
-    if forms.edge_kernel(op.spec, frozenset("v"), frozenset(), harmonics.shape[1], x.dtype, mode(op)) is None:
+    if forms.edge_kernel(op.spec, frozenset("v"), frozenset(), harmonics.shape[1], *_how(op, x)) is None:
         return None
-    return convolution_by_program(op, x, harmonics, weight, senders, receivers, num_receivers, mode(op))
-
-
-def convolution_by_program(
-    op: HarmonicConvolution,
-    x: Tensor,
-    harmonics: Tensor,
-    weight: RadialWeight,
-    senders: Tensor,
-    receivers: Tensor,
-    num_receivers: int,
-    how: KernelMode,
-) -> Tensor:
-    """A convolution by its program, compiled, or with mode "off" evaluated by torch."""
-    shape = num_receivers, op.spec.num_blocks * dim(op.spec.degree_out), x.shape[2]
-    tensors = weight.hidden, weight.matrix, x, harmonics
-    shared, keeps = int(2 * len(weight.hidden) == len(senders)), any(t.requires_grad for t in tensors)
-    form = forms.EdgeForm(op.spec, senders, receivers, shape, how, shared, keeps and torch.is_grad_enabled())
-    return side_by_side(op.spec, partials(form, [4], [*tensors, None])[0])
+    return convolution_by_program(op.spec, x, harmonics, weight, senders, receivers, num_receivers, mode(op))
 
 
 def can_run(op: TensorProduct, *tensors: Tensor) -> bool:
     """Whether an operation may run compiled code on tensors that have memory: transformed and symbolic ones have none."""
-    return apply(op, tensors[0].device, tensors[0].dtype) and all(has_memory(tensor) for tensor in tensors)
+    return all(has_memory(tensor) for tensor in tensors) and apply(op, tensors[0].device, tensors[0].dtype)
+
+
+def _how(op: TensorProduct, x: Tensor) -> tuple[library.Language, torch.dtype, KernelMode]:
+    return library.language(x.device), x.dtype, mode(op)

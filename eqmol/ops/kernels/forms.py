@@ -7,16 +7,16 @@ Shapes: N nodes, E edges, C channels, K coefficients of a polynomial, W own weig
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from eqmol.ops.contract import KernelMode, RadialWeight
-from eqmol.ops.kernels import cpp, library, stretches
+from eqmol.ops.kernels import cpp, library, stretches, triton
 from eqmol.ops.kernels.evaluate import evaluate
 from eqmol.ops.kernels.expressions import SLOPE, Program
-from eqmol.ops.kernels.library import Kernel
+from eqmol.ops.kernels.library import Kernel, Language
 from eqmol.ops.kernels.programs import edge_program, power_program, product_program
 from eqmol.ops.kernels.sparse import edge_terms, power_terms
 from eqmol.ops.multilinear import JointForm, Polynomial
@@ -37,10 +37,12 @@ ALL_SLOPES = frozenset({"w", "w0", "x", "m", "v"})
 #: Terms of a power beyond which it has no kernels, and statements beyond which a program is not compiled: the programs of all sets
 #: of what is within the limits have fewer. The largest take seven seconds.
 MAX_TERMS, MAX_STATEMENTS = 1600, 30_000
+#: The same for Triton, which takes longer: of any set of a spec, else it has no kernels.
+MAX_TRITON = 8_000
 #: Nodes of a stretch, at least.
 NODES = 256
-#: Weights of edges that are made at a time: they stay in the cache.
-CHUNK = 1 << 17
+#: Weights of edges that are made at a time: on the CPU they stay in the cache.
+CHUNK, DEVICE_CHUNK = 1 << 17, 1 << 26
 #: Weights of edges that are kept for derivatives if there are no more.
 KEPT = 1 << 23
 
@@ -52,38 +54,73 @@ def smallest(sets: Sequence[str], wanted: Collection[str]) -> frozenset[str] | N
 
 @lru_cache(maxsize=512)
 def power_kernel(
-    spec: Spec, wanted: frozenset[str], tangents: int, dtype: torch.dtype, mode: KernelMode
-) -> Kernel | None:
+    spec: Spec, wanted: frozenset[str], tangents: int, language: Language, dtype: torch.dtype, mode: KernelMode
+) -> Kernel | triton.Kernel | None:
     """The compiled program, or None where it cannot be made."""
-    if len(power_terms(spec).terms) > MAX_TERMS:
+    if len(power_terms(spec).terms) > MAX_TERMS or not _fits(spec, language):
         return None
-    return _node_kernel(power_program(spec, wanted, tangents), dtype, mode)
+    return _node_kernel(power_program(spec, wanted, tangents), language, dtype, mode)
 
 
 @lru_cache(maxsize=512)
-def product_kernel(spec: Spec, wanted: frozenset[str], dtype: torch.dtype, mode: KernelMode) -> Kernel | None:
+def product_kernel(
+    spec: Spec, wanted: frozenset[str], language: Language, dtype: torch.dtype, mode: KernelMode
+) -> Kernel | triton.Kernel | None:
     """The compiled program, or None where it cannot be made."""
-    return _node_kernel(product_program(spec, wanted), dtype, mode)
+    if not _fits(spec, language):
+        return None
+    return _node_kernel(product_program(spec, wanted), language, dtype, mode)
 
 
-def _node_kernel(program: Program, dtype: torch.dtype, mode: KernelMode) -> Kernel | None:
+def _node_kernel(
+    program: Program, language: Language, dtype: torch.dtype, mode: KernelMode
+) -> Kernel | triton.Kernel | None:
     if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
         return None
+    if language == "triton":
+        return library.load_triton(program, triton.NODES, (), dtype, mode)
     source = cpp.node_source(program, library.SCALARS[dtype], library.width(dtype))
     return library.load(source, program.reads, program.writes, mode)
 
 
 @lru_cache(maxsize=512)
 def edge_kernel(
-    spec: Spec, wanted: frozenset[str], moving: frozenset[str], components: int, dtype: torch.dtype, mode: KernelMode
-) -> Kernel | None:
+    spec: Spec,
+    wanted: frozenset[str],
+    moving: frozenset[str],
+    components: int,
+    language: Language,
+    dtype: torch.dtype,
+    mode: KernelMode,
+) -> Kernel | triton.EdgeKernel | None:
     """The compiled program, or None where it cannot be made."""
-    program = edge_program(spec, wanted, moving)
-    if mode == "off" or cpp.statements(program) > MAX_STATEMENTS:
+    if mode == "off" or not _fits(spec, language):
         return None
-    harmonics, scalar = edge_terms(spec).harmonics, library.SCALARS[dtype]
-    source = cpp.edge_source(program, harmonics, components, scalar, library.width(dtype))
+    harmonics = edge_terms(spec).harmonics
+    if language == "triton":
+        parts = [(wanted - {"x"}, triton.BY_RECEIVER)] + [(frozenset("x"), triton.BY_SENDER)] * ("x" in wanted)
+        made = [
+            library.load_triton(edge_program(spec, part, moving), places, harmonics, dtype, mode)
+            for part, places in parts
+        ]
+        return None if None in made else triton.EdgeKernel([kernel for kernel in made if kernel is not None])
+    program = edge_program(spec, wanted, moving)
+    if cpp.statements(program) > MAX_STATEMENTS:
+        return None
+    source = cpp.edge_source(program, harmonics, components, library.SCALARS[dtype], library.width(dtype))
     return library.load(source, program.reads, program.writes, mode)
+
+
+@lru_cache(maxsize=512)
+def _fits(spec: Spec, language: Language) -> bool:
+    """Whether the largest program of a spec is not too long for Triton."""
+    if language != "triton":
+        return True
+    if spec.operation == "power":
+        return len(power_program(spec, frozenset("xcv"), 1).steps) <= MAX_TRITON
+    if spec.operation == "product":
+        return len(product_program(spec, frozenset("xywv")).steps) <= MAX_TRITON
+    return len(edge_program(spec, ALL_SLOPES - {"x"}, frozenset("wxm")).steps) <= MAX_TRITON
 
 
 @lru_cache(maxsize=512)
@@ -100,13 +137,21 @@ def table_kernel(
 
 
 def usual(
-    spec: Spec, components: int, dtype: torch.dtype, mode: KernelMode, learned: bool, training: bool, tables: bool
-) -> list[Kernel]:
+    spec: Spec,
+    components: int,
+    language: Language,
+    dtype: torch.dtype,
+    mode: KernelMode,
+    learned: bool,
+    training: bool,
+    tables: bool,
+) -> list[Kernel | triton.Kernel | triton.EdgeKernel]:
     """The kernels that a model needs for energies and forces, and for their derivatives in training.
 
     Args:
         spec: of an operation.
         components: of the harmonics of a convolution.
+        language: of the kernels.
         dtype: of the tensors.
         mode: whether they may fail.
         learned: whether weights have derivatives.
@@ -116,30 +161,32 @@ def usual(
     Returns:
         Those that can be made. Others that an unusual model needs are made when they are.
     """
-    made: list[Kernel | None]
+    made: list[Kernel | triton.Kernel | triton.EdgeKernel | None] = []
+    how = language, dtype, mode
     if spec.operation == "power":
         # forces need no derivative by the coefficients
         sets = [("v", 0), ("x", 0), *([("xc", 0)] if learned else []), *([("xcv", 1)] if training else [])]
-        made = [power_kernel(spec, frozenset(wanted), tangents, dtype, mode) for wanted, tangents in sets]
+        made += [power_kernel(spec, frozenset(wanted), tangents, *how) for wanted, tangents in sets]
     elif spec.operation == "product":
         names = ["v", "xyw" if learned else "xy", "xywv"][: 2 + training]
-        made = [product_kernel(spec, frozenset(wanted), dtype, mode) for wanted in names]
-    elif tables:
-        made = [table_kernel(spec, wanted, components, dtype, mode) for wanted in TABLE_SETS]
+        made += [product_kernel(spec, frozenset(wanted), *how) for wanted in names]
+    elif tables and language == "c++":
+        made += [table_kernel(spec, wanted, components, dtype, mode) for wanted in TABLE_SETS]
     else:
         # features of the first layer do not depend on positions
         names = ["v", "xwm" if learned or spec.degree_in else "wm"]
-        made = [edge_kernel(spec, frozenset(wanted), frozenset(), components, dtype, mode) for wanted in names]
+        made += [edge_kernel(spec, frozenset(wanted), frozenset(), components, *how) for wanted in names]
         if training:
             moving = frozenset("wxm") if spec.degree_in else frozenset("wm")
-            made.append(edge_kernel(spec, ALL_SLOPES, moving, components, dtype, mode))
+            made.append(edge_kernel(spec, ALL_SLOPES, moving, components, *how))
     return [kernel for kernel in made if kernel is not None]
 
 
 @lru_cache(maxsize=16)
-def _in_order(nodes: int, parts: int) -> tuple[Tensor, Tensor]:
+def _in_order(nodes: int, parts: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
-        return torch.tensor([nodes * i // parts for i in range(parts + 1)]), torch.arange(nodes)
+        begin = torch.tensor([nodes * i // parts for i in range(parts + 1)], device=device)
+        return begin, torch.arange(nodes, device=device)
 
 
 @kept
@@ -147,9 +194,9 @@ def _sorted(group: Tensor, number: int, parts: int) -> tuple[Tensor, Tensor]:
     check_indices("group", group, number)
     place = group
     if parts > 1:
-        stretch = torch.arange(len(group)).mul_(parts).div_(len(group), rounding_mode="floor")
+        stretch = torch.arange(len(group), device=group.device).mul_(parts).div_(len(group), rounding_mode="floor")
         place = stretch.mul_(number).add_(group)
-    begin = torch.zeros(parts * number + 1, dtype=torch.int64)
+    begin = torch.zeros(parts * number + 1, dtype=torch.int64, device=group.device)
     torch.cumsum(torch.bincount(place, minlength=parts * number), 0, out=begin[1:])
     return begin, torch.argsort(place, stable=True)
 
@@ -161,10 +208,23 @@ class Groups:
         group: [N] of every node; None if all are in one group.
         nodes: N.
         number: of groups.
+        device: of the tensors.
     """
 
-    def __init__(self, group: Tensor | None, nodes: int, number: int) -> None:
-        self.group, self.nodes, self.number = group, nodes, number
+    def __init__(self, group: Tensor | None, nodes: int, number: int, device: torch.device) -> None:
+        self.group, self.nodes, self.number, self.device = group, nodes, number, device
+
+    @cached_property
+    def of(self) -> Tensor:
+        """[N] of every node.
+
+        Raises:
+            IndexError: a group that does not exist.
+        """
+        if self.group is None:
+            return torch.zeros(self.nodes, dtype=torch.int64, device=self.device)
+        check_indices("group", self.group, self.number)
+        return self.group.contiguous()
 
     def sorted(self, parts: int = 1) -> tuple[Tensor, Tensor]:
         """Nodes by stretches, and in these by groups.
@@ -179,7 +239,7 @@ class Groups:
             IndexError: a group that does not exist.
         """
         if self.group is None:
-            return _in_order(self.nodes, parts)
+            return _in_order(self.nodes, parts, self.device)
         return _sorted(self.group, self.number, parts)
 
     @property
@@ -216,13 +276,11 @@ class PowerForm(Polynomial):
         wanted = frozenset(names[slot] for slot in slots)
         found = smallest(POWER_SETS.get(len(names) - 3, ()), wanted) if self.mode != "off" else None
         x = given["x"]
-        kernel = None if found is None else power_kernel(self.spec, found, len(names) - 3, x.dtype, self.mode)
+        how = library.language(x.device), x.dtype, self.mode
+        kernel = None if found is None else power_kernel(self.spec, found, len(names) - 3, *how)
         if kernel is not None and all(name in given for name in kernel.reads):
             rows = {"v": dim(self.spec.degree_out), **dict.fromkeys(names[3:], x.shape[1]), "x": x.shape[1]}
-            result = {SLOPE + n: x.new_empty(len(x), rows[n], x.shape[2]) for n in rows if SLOPE + n in kernel.writes}
-            if SLOPE + "c" in kernel.writes:
-                result[SLOPE + "c"] = torch.empty_like(given["c"])
-            _on_nodes(kernel, self.groups, given, result)
+            result = _on_nodes(kernel, self.groups, given, {**rows, "c": given["c"].shape[1]})
         else:
             result = _by_torch(power_program(self.spec, wanted, len(names) - 3), given, "c", self.groups)
         return [result[SLOPE + names[slot]] for slot in slots]
@@ -247,26 +305,39 @@ class ProductForm:
         wanted = frozenset(self.NAMES[slot] for slot in slots)
         found = smallest(PRODUCT_SETS, wanted) if self.mode != "off" else None
         x = given["x"] if "x" in given else given["y"]
-        kernel = None if found is None else product_kernel(self.spec, found, x.dtype, self.mode)
+        kernel = (
+            None if found is None else product_kernel(self.spec, found, library.language(x.device), x.dtype, self.mode)
+        )
         if kernel is not None and all(name in given for name in kernel.reads):
             degrees = {"x": self.spec.degree_in, "y": self.spec.degree_filter, "v": self.spec.degree_out}
-            result = {SLOPE + n: x.new_empty(len(x), dim(l), x.shape[2]) for n, l in degrees.items()}
-            if SLOPE + "w" in kernel.writes:
-                result[SLOPE + "w"] = torch.empty_like(given["w"])
-            _on_nodes(kernel, self.groups, given, result)
+            rows = {name: dim(l) for name, l in degrees.items()}
+            result = _on_nodes(kernel, self.groups, given, {**rows, "w": self.spec.num_weights})
         else:
             result = _by_torch(product_program(self.spec, wanted), given, "w", self.groups)
         return [result[SLOPE + self.NAMES[slot]] for slot in slots]
 
 
-def _on_nodes(kernel: Kernel, groups: Groups, given: Mapping[str, Tensor], result: Mapping[str, Tensor]) -> None:
-    x, parts = next(iter(given.values())), groups.stretches
+def _on_nodes(
+    kernel: Kernel | triton.Kernel, groups: Groups, given: Mapping[str, Tensor], rows: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """What a kernel writes, [N, rows, C], or [G, rows, C] of coefficients and weights."""
+    some = next(iter(given.values()))
+    channels = some.shape[-1]
+    if isinstance(kernel, triton.Kernel):
+        return kernel(groups, given, channels)
+    result = {
+        SLOPE + name: some.new_empty(groups.number if name in cpp.GROUP_TENSORS else groups.nodes, number, channels)
+        for name, number in rows.items()
+        if SLOPE + name in kernel.writes
+    }
+    parts = groups.stretches
     bounds: Sequence[int] = [groups.number * part for part in range(parts + 1)]
     if not {SLOPE + "c", SLOPE + "w"}.isdisjoint(kernel.writes):
         # sums over all nodes of a group
-        blocks = -(-x.shape[-1] // library.width(x.dtype))
+        blocks = -(-channels // library.width(some.dtype))
         parts, bounds = 1, (0, blocks) if parts == 1 else range(blocks + 1)
-    kernel((x.shape[-1], groups.number), groups.sorted(parts), {**given, **result}, x, bounds)
+    kernel((channels, groups.number), groups.sorted(parts), {**given, **result}, some, bounds)
+    return result
 
 
 def _by_torch(program: Program, given: Mapping[str, Tensor], grouped: str, groups: Groups) -> dict[str, Tensor]:
@@ -313,7 +384,7 @@ class EdgeForm(JointForm):
         wanted = frozenset(self.NAMES[slot] for slot in slots)
         may_run = self.mode != "off" and (v is not None or wanted == {"v"})
         found = smallest(EDGE_SETS, wanted) if may_run else None
-        kernel = None if found is None else edge_kernel(self.spec, found, frozenset(), y.shape[1], x.dtype, self.mode)
+        kernel = None if found is None else edge_kernel(self.spec, found, frozenset(), y.shape[1], *self._how(x))
         run = _EdgeRun(self, kernel or edge_program(self.spec, wanted), x, y, {} if v is None else {"v": v})
         flat = matrix.flatten(1)
         result = [hidden.new_empty(hidden.shape), torch.zeros_like(flat)]
@@ -332,7 +403,7 @@ class EdgeForm(JointForm):
         if self.mode == "off" or moving not in JOINT_SETS or arguments[4] is None:
             return None
         hidden, matrix, x, y, v = _contiguous(arguments)
-        kernel = edge_kernel(self.spec, ALL_SLOPES, moving, y.shape[1], x.dtype, self.mode)
+        kernel = edge_kernel(self.spec, ALL_SLOPES, moving, y.shape[1], *self._how(x))
         if kernel is None:
             return None
         along = {slot: tangent.contiguous() for slot, tangent in exchanged.items()}
@@ -357,10 +428,14 @@ class EdgeForm(JointForm):
                     result[1].addmm_(along[0][rows].T, moved_slope)
         return [run.node(slot) if slot > 1 else result[slot].view_as((hidden, matrix)[slot]) for slot in slots]
 
+    def _how(self, x: Tensor) -> tuple[Language, torch.dtype, KernelMode]:
+        return library.language(x.device), x.dtype, self.mode
+
     def _weights(self, hidden: Tensor, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Chunks of edges and their weights [e, W, C]."""
         per_edge = matrix[0].numel()
-        rows = list(_chunks(len(hidden), max(1, CHUNK // max(per_edge, 1))))
+        chunk = CHUNK if hidden.device.type == "cpu" else DEVICE_CHUNK
+        rows = list(_chunks(len(hidden), max(1, chunk // max(per_edge, 1))))
         if self._kept is None and self.keeps and len(hidden) * per_edge <= KEPT:
             self._kept = Seen(hidden), Seen(matrix), RadialWeight(hidden, matrix).dense()
         elif self._kept is None or not (self._kept[0].is_now(hidden) and self._kept[1].is_now(matrix)):
@@ -380,7 +455,12 @@ class _EdgeRun:
     """
 
     def __init__(
-        self, form: EdgeForm, how: Kernel | Program, x: Tensor, y: Tensor, nodes: Mapping[str, Tensor]
+        self,
+        form: EdgeForm,
+        how: Kernel | triton.EdgeKernel | Program,
+        x: Tensor,
+        y: Tensor,
+        nodes: Mapping[str, Tensor],
     ) -> None:
         check_indices("sender", form.senders, len(x))
         check_indices("receiver", form.receivers, form.shape[0])
@@ -399,8 +479,12 @@ class _EdgeRun:
             Derivatives by the weights and their tangents, [e, W, C]; of no use where they are not wanted.
         """
         own = slice(rows.start << self.form.shared, rows.stop << self.form.shared)
-        edges = self.form.senders[own], self.form.receivers[own]
-        run = self._compiled if isinstance(self.how, Kernel) else self._by_torch
+        edges = self.form.senders, self.form.receivers
+        if own != slice(0, len(edges[0])):
+            edges = edges[0][own], edges[1][own]
+        run = self._by_torch if isinstance(self.how, Program) else self._compiled
+        if isinstance(self.how, triton.EdgeKernel):
+            run = self._by_triton
         tensors = {name: tensor[own] if name.startswith("m") else tensor for name, tensor in tensors.items()}
         slopes, self.harmonics[own] = run(edges, tensors)
         return slopes
@@ -417,12 +501,27 @@ class _EdgeRun:
         self.how(sizes, (stretches.whole(len(y)), *edges), {**self.nodes, **tensors, **written}, y, (0, 1))
         return slopes, by_y
 
+    def _by_triton(
+        self, edges: tuple[Tensor, Tensor], tensors: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        assert isinstance(self.how, triton.EdgeKernel)
+        assert not self.form.shared
+        weight, y = tensors["w"], tensors["m"]
+        numbers = len(self.nodes["x"]), self.form.shape[0]
+        senders, receivers = (Groups(of, len(of), n, y.device) for of, n in zip(edges, numbers, strict=True))
+        found = self.how(senders, receivers, {**self.nodes, **tensors}, weight.shape[2])
+        for name in self.sums:
+            if name in found:
+                self.sums[name] += found[name]
+        slopes = {name: found.get(SLOPE + name, weight) for name in ("w", "w0")}
+        return slopes, found[SLOPE + "y"] if SLOPE + "y" in found else torch.zeros_like(y)
+
     def _by_torch(
         self, edges: tuple[Tensor, Tensor], tensors: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
         assert isinstance(self.how, Program)
         y = tensors["m"]
-        table = harmonics_table(self.form.spec, y.shape[1], y.dtype)
+        table = harmonics_table(self.form.spec, y.shape[1], y.dtype, y.device)
         gathered = {name: tensor[edges[name == "v"]] for name, tensor in self.nodes.items()}
         copies = 1 << self.form.shared
         tensors = {**tensors, "w": tensors["w"].repeat_interleave(copies, 0)}
@@ -459,25 +558,25 @@ def check_indices(what: str, index: Tensor, number: int) -> None:
 @kept
 def _bounds(index: Tensor) -> tuple[int, int]:
     """Smallest and largest index; those of none are in any range."""
-    numbers = index.numpy()
+    numbers = index.cpu().numpy()
     return (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, -1)
 
 
 @kept
 def coefficients(weight: Tensor, spec: Spec) -> Tensor:
     """Of a power's polynomials [G, K, C], from own weights [G, W, C]."""
-    return torch.bmm(_coefficient_table(spec, weight.dtype).expand(len(weight), -1, -1), weight)
+    return torch.bmm(_coefficient_table(spec, weight.dtype, weight.device).expand(len(weight), -1, -1), weight)
 
 
 @lru_cache(maxsize=64)
-def _coefficient_table(spec: Spec, dtype: torch.dtype) -> Tensor:
+def _coefficient_table(spec: Spec, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Own weights -> coefficients of a power, [K, W]."""
     with torch.inference_mode(False):
-        return torch.tensor(power_terms(spec).coefficients.T, dtype=dtype).contiguous()
+        return torch.tensor(power_terms(spec).coefficients.T, dtype=dtype, device=device).contiguous()
 
 
 @lru_cache(maxsize=64)
-def harmonics_table(spec: Spec, components: int, dtype: torch.dtype) -> Tensor:
+def harmonics_table(spec: Spec, components: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Harmonics -> elements of an edge's matrix, [components, M]."""
     harmonics = edge_terms(spec).harmonics
     with torch.inference_mode(False):
@@ -485,4 +584,4 @@ def harmonics_table(spec: Spec, components: int, dtype: torch.dtype) -> Tensor:
         for column, element in enumerate(harmonics):
             for component, value in element:
                 table[component, column] = value
-        return table
+        return table.to(device)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,11 +19,18 @@ from torch import Tensor
 from eqmol.errors import InputError
 from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import compiler as compilers
-from eqmol.ops.kernels import cpp, store
+from eqmol.ops.kernels import cpp, store, triton
+from eqmol.ops.kernels.expressions import Program
 from eqmol.so3 import threads
 
 DEFAULT: KernelMode = "auto"
+#: What programs are printed in.
+Language = Literal["c++", "triton"]
+#: Of the devices that have kernels.
+LANGUAGES: Mapping[str, Language] = {"cpu": "c++", "cuda": "triton"}
 SCALARS = {torch.float32: "float", torch.float64: "double"}
+#: s, of what Triton finds among what it compiled before.
+FROM_CACHE = 0.5
 
 REQUIRED = "compiled kernels are required (EQMOL_KERNELS=require or kernels=require)"
 
@@ -56,23 +63,33 @@ def check_mode(name: str, value: object) -> KernelMode:
     raise InputError(f"{name}={value} is unknown; choose from {', '.join(get_args(KernelMode))}")
 
 
+def language(device: torch.device) -> Language:
+    """What the kernels of a device are printed in."""
+    return LANGUAGES[device.type]
+
+
 def are_possible(device: torch.device, dtype: torch.dtype, wanted: KernelMode) -> bool:
-    """Whether kernels may be used for tensors: they are wanted, on the CPU, and there is a compiler.
+    """Whether kernels may be used for tensors: they are wanted, and there is a compiler for the device.
 
     Raises:
         KernelError: kernels are required, and there is no compiler.
     """
-    if wanted == "off" or device.type != "cpu" or dtype not in SCALARS:
+    if wanted == "off" or device.type not in LANGUAGES or dtype not in SCALARS:
         return False
-    if compilers.find() is not None:
+    chosen = language(device)
+    if (compilers.find() if chosen == "c++" else triton.version()) is not None:
         return True
-    lost = "no C++ compiler was found (g++, clang++ or the package ziglang)"
+    lost, slower, remedy = {
+        "c++": (
+            "no C++ compiler was found (g++, clang++ or the package ziglang)",
+            "several times slower than compiled ones",
+            "install g++ or pip install ziglang",
+        ),
+        "triton": ("the package triton is not installed", "uncompiled on the GPU", "pip install triton"),
+    }[chosen]
     if wanted == "require":
-        raise KernelError(f"{REQUIRED}, but {lost}; install one, or use auto")
-    _say(
-        f"{lost}: tensor products run several times slower than compiled ones; to compile them, install g++ or "
-        "pip install ziglang; to silence this, set EQMOL_KERNELS=off"
-    )
+        raise KernelError(f"{REQUIRED}, but {lost}; {remedy}, or use auto")
+    say(f"{lost}: tensor products run {slower}; to compile them, {remedy}; to silence this, set EQMOL_KERNELS=off")
     return False
 
 
@@ -156,7 +173,30 @@ def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelM
     except (compilers.CompilationError, InputError, OSError, AttributeError) as error:
         if mode == "require":
             raise KernelError(f"{REQUIRED}, but one cannot be made by {compiler.command[0]}: {error}") from None
-        _say(f"a kernel cannot be made by {compiler.command[0]} ({error}): slower forms are used instead")
+        say(f"a kernel cannot be made by {compiler.command[0]} ({error}): slower forms are used instead")
+        return None
+
+
+def load_triton(
+    program: Program, places: Mapping[str, triton.Place], harmonics: Sequence[Any], dtype: torch.dtype, mode: KernelMode
+) -> triton.Kernel | None:
+    """A program in Triton, see :class:`eqmol.ops.kernels.triton.Kernel`, or None where it cannot be made.
+
+    Raises:
+        KernelError: kernels are required, and it cannot be made.
+    """
+    try:
+        with said():
+            begin = time.perf_counter()
+            kernel = triton.Kernel(program, places, harmonics, dtype)
+            seconds, noted = time.perf_counter() - begin, _seconds.get()
+            if noted is not None and seconds > FROM_CACHE:
+                noted.append(seconds)
+            return kernel
+    except Exception as error:  # compilers of devices raise anything
+        if mode == "require":
+            raise KernelError(f"{REQUIRED}, but one cannot be made by Triton: {error}") from None
+        say(f"a kernel cannot be made by Triton ({error}): slower forms are used instead")
         return None
 
 
@@ -197,6 +237,6 @@ def _print(message: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _say(message: str) -> None:
+def say(message: str) -> None:
     """Once per process."""
     _log.warning(message)

@@ -19,11 +19,13 @@ pytestmark = pytest.mark.usefixtures("float64")
 def by_program(case, op, features, weights, vectors, how="off"):
     """The case by the program of its spec."""
     if case.spec.operation == "power":
-        return kernels.power_by_program(op, *features, *weights, case.group, how)
+        return kernels.power_by_program(case.spec, *features, *weights, case.group, how)
     if case.spec.operation == "product":
-        return kernels.product_by_program(op, *features, *weights, how)
+        return kernels.product_by_program(case.spec, *features, *weights, how)
     edges = case.senders, case.receivers, len(features[0])
-    return kernels.convolution_by_program(op, features[0], op.geometry(vectors), RadialWeight(*weights), *edges, how)
+    return kernels.convolution_by_program(
+        case.spec, features[0], op.geometry(vectors), RadialWeight(*weights), *edges, how
+    )
 
 
 def derivatives(function, case):

@@ -20,7 +20,7 @@ SPEC = Spec("product", "coupled", "o3", 1, 1, 1)
 def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is known of earlier kernels and messages."""
     monkeypatch.setenv("EQMOL_CACHE", str(tmp_path / "cache"))
-    for remembered in (forms.product_kernel, library._say):
+    for remembered in (forms.product_kernel, library.say):
         remembered.cache_clear()
     yield
     forms.product_kernel.cache_clear()
