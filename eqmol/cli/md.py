@@ -50,7 +50,7 @@ def _parser(program: str) -> Parser:
         "--largest-uncertainty",
         type=_positive("EV/Å"),
         metavar="EV/Å",
-        help="a std of a force beyond it stops the run at once (default: that of atoms 2.5 times as far from the training set as "
+        help="a std of a force beyond it stops the run at once (default: that of atoms four times as far from the training set as "
         "any of the validation set)",
     )
     add(
