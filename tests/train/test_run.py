@@ -136,7 +136,14 @@ def test_a_failed_run_says_what_is_kept(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err.startswith("error: the loss is not finite at step 0 (epoch 0); the structures of")
 
 
-@pytest.mark.parametrize(("schedule", "optimizer", "ema"), [("cosine", "muon", "0.99"), ("plateau", "adam", "null")])
+@pytest.mark.parametrize(
+    ("schedule", "optimizer", "ema"),
+    [
+        ("cosine", "muon", "0.99"),
+        ("plateau", "adam", "null"),
+        pytest.param("cosine", "soap", "0.99", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_is_as_uninterrupted(tmp_path, monkeypatch, schedule, optimizer, ema):
     """What a killed run leaves is the folder as it was after some checkpoint."""
     options = [f"task/schedule={schedule}", f"task/optimizer={optimizer}", "trainer.early_stopping=2"]
