@@ -61,6 +61,10 @@ def parse_duration(text: str) -> float:
     return duration
 
 
+#: Part of the run that a warm-up takes at most.
+WARMUP_SHARE = 0.1
+
+
 class Schedule(ABC):
     """A learning rate over a run, as a factor of the optimiser's own; by itself without a memory."""
 
@@ -83,7 +87,7 @@ class Cosine(Schedule):
     """Linear warm-up, then half a cosine from 1 down to a floor (Loshchilov and Hutter, arXiv:1608.03983, eq. 5).
 
     Args:
-        warmup_steps: steps until the full learning rate.
+        warmup_steps: steps until the full learning rate; a tenth of the run if that is less.
         floor: the factor at the end of the run.
     """
 
@@ -94,14 +98,14 @@ class Cosine(Schedule):
     def factor(self, step: int, progress: float) -> float:
         """Return the factor at a step."""
         cosine = self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
-        return _warmup(step, self.warmup_steps) * cosine
+        return _warmup(step, self.warmup_steps, progress) * cosine
 
 
 class Plateau(Schedule):
     """Linear warm-up, then a reduction whenever the validation loss has not improved for a while.
 
     Args:
-        warmup_steps: steps until the full learning rate.
+        warmup_steps: steps until the full learning rate; a tenth of the run if that is less.
         factor: what the learning rate is multiplied with.
         patience: validations without improvement that are still accepted.
         threshold: relative improvement that counts.
@@ -127,7 +131,7 @@ class Plateau(Schedule):
 
     def factor(self, step: int, progress: float) -> float:
         """Return the factor at a step."""
-        return _warmup(step, self.warmup_steps) * self._factor
+        return _warmup(step, self.warmup_steps, progress) * self._factor
 
     def validated(self, score: float) -> None:
         """Count validations without improvement, and reduce when there are too many."""
@@ -147,6 +151,6 @@ class Plateau(Schedule):
         self._best, self._waited, self._factor = float(state["best"]), int(state["waited"]), float(state["factor"])
 
 
-def _warmup(step: int, warmup_steps: int) -> float:
-    """Return the factor of a linear warm-up that reaches 1 at step ``warmup_steps``."""
-    return min((step + 1) / (warmup_steps + 1), 1.0)
+def _warmup(step: int, warmup_steps: int, progress: float) -> float:
+    """Return the factor of a linear warm-up that reaches 1 at step ``warmup_steps`` or after ``WARMUP_SHARE`` of the run."""
+    return min(max((step + 1) / (warmup_steps + 1), progress / WARMUP_SHARE), 1.0)

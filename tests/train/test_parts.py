@@ -235,6 +235,17 @@ def test_cosine_warms_up_and_ends_at_its_floor():
     assert all(a >= b for a, b in pairwise(factors[11:]))
 
 
+@pytest.mark.parametrize("schedule", [Cosine(50, floor=1.0), Plateau(50)], ids=["cosine", "plateau"])
+@pytest.mark.parametrize("steps", [20, 100, 500, 5000])
+def test_the_warm_up_takes_a_tenth_of_the_run_at_most(schedule, steps):
+    factors = [schedule.factor(step, step / steps) for step in range(steps)]
+    full = min(50, steps // 10)
+    assert factors[0] == pytest.approx(1 / 51)
+    assert factors[full - 1] < 1.0
+    assert factors[full:] == [1.0] * (steps - full)
+    assert factors == sorted(factors)
+
+
 def test_plateau_reduces_as_torch_does():
     scores = [5.0, 4.0, 4.0, 4.1, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]
     schedule = Plateau(warmup_steps=0, factor=0.5, patience=1, threshold=1e-3, floor=0.1)
