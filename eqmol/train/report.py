@@ -27,6 +27,7 @@ from eqmol.train.baseline import Simple, judged, verdict
 from eqmol.train.endings import Ending, forgetting
 from eqmol.train.endings import sentences as endings_of
 from eqmol.train.folder import RunFolder
+from eqmol.train.remainder import take_up
 from eqmol.train.symmetry import symmetry_errors
 from eqmol.train.tables import Row, curves, error_tables, loss_table, offset_notes, quantities
 from eqmol.train.task import Task
@@ -153,6 +154,7 @@ def write_report(
     """
     model = checkpoint.load(run.path / folder.MODEL, device=device, verify=verify)
     model.dispersion = None  # labels are without
+    corrected = take_up(run.path / folder.MODEL, model, data)
     metrics: dict[str, Any] = {TRAIN: {}, VAL: {}, "test": {}}
     parity: dict[str, NDArray[np.float32]] = {}
     rows: list[Row] = []
@@ -220,7 +222,12 @@ def write_report(
         *task.end,
         backend=_backend(model.recipe),
     )
-    sentences = [*calibrated, *offset_notes(task.targets, rows), *(sentence for _, sentence in further.values())]
+    sentences = [
+        corrected,
+        *calibrated,
+        *offset_notes(task.targets, rows),
+        *(sentence for _, sentence in further.values()),
+    ]
     endings = (verdict(judged(task.targets), compared, baseline.name), None if forgot is None else forgot[0])
     for sentence in (*sentences, *endings, *endings_of(ending)):
         if sentence is not None:

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eqmol.data.comparison import Metrics
 from eqmol.data.replay import REPLAY
+from eqmol.graph.targets import ENERGY
 from eqmol.inference.errors import Errors
+from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
 from eqmol.nn import parameter_groups
 from eqmol.train import processes
@@ -19,8 +22,10 @@ from eqmol.train.freeze import freeze
 from eqmol.train.loss import WeightedLoss
 from eqmol.train.memory import memory_errors
 from eqmol.train.objectives import Objective, scales
+from eqmol.train.remainder import Array, Remainder, per_atom
 from eqmol.train.schedule import Budget
 from eqmol.train.stop import Clock
+from eqmol.train.warm_energies import labels_of
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -184,6 +189,9 @@ class Task(pl.LightningModule):
         if not all(math.isfinite(total) for total, _ in sums.values()):
             self.validation.broken.extend(batch.source)
         self.validation.add(sums)
+        if isinstance(self.predictor, Potential) and ENERGY.field in batch:
+            labels = labels_of(self.predictor, batch, output[ENERGY.name])
+            self.validation.leave(*per_atom(self.predictor, labels))
 
     def on_validation_epoch_end(self) -> None:
         """Join what the processes validated; report it to the schedule and, by the name "val_loss", to early stopping."""
@@ -261,6 +269,8 @@ class Validation:
         self.broken: list[str] = []
         self._weights = {name: loss.terms[name].weight_at(1.0) for name in loss.used}
         self._means = {name: RunningMean() for name in loss.used}
+        self._energy = loss.terms.get(ENERGY.name)
+        self._left: list[tuple[Array, Array]] = []
 
     def add(self, sums: Mapping[str, tuple[float, int]]) -> None:
         """Add the sums of relative errors of a batch and their numbers, by target."""
@@ -268,8 +278,13 @@ class Validation:
             if number > 0:
                 self._means[name].update(total / number, number)
 
+    def leave(self, composition: Array, left: Array) -> None:
+        """Add what is left of energies per atom, see :func:`eqmol.train.remainder.per_atom`."""
+        self._left.append((composition, left))
+
     def extend(self, other: "Validation") -> None:
         """Add what another process validated."""
+        self._left.extend(other._left)
         for name, mean in self._means.items():
             mean.extend(other._means[name])
         self.errors.extend(other.errors)
@@ -277,6 +292,13 @@ class Validation:
 
     @property
     def score(self) -> float:
-        """What the best model is chosen by: lower is better; NaN without any label."""
+        """What the best model is chosen by: lower is better; NaN without any label.
+
+        Constants of the elements in energies do not count where the end of the run takes them up.
+        """
         means = {name: mean.value for name, mean in self._means.items() if not math.isnan(mean.value)}
+        if ENERGY.name in means and self._energy is not None and self._left:
+            found = Remainder.of(*map(np.concatenate, zip(*self._left, strict=True)))
+            if found.is_worth_it:
+                means[ENERGY.name] = float(self._energy.errors(torch.from_numpy(found.others)).mean())
         return sum(self._weights[name] * value for name, value in means.items()) if means else math.nan

@@ -8,7 +8,7 @@ energies differ by the binding energy; where that is the case the constant bindi
 intensive ones, are fitted in the same way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
+from torch import Tensor
 
 from eqmol.checkpoint.warm_start import WarmStart
 from eqmol.data.atomic_energies import KEEP, SAME_ATOM, FreeAtom
@@ -43,14 +44,24 @@ class Labels(NamedTuple):
     """Energies of structures, and what a model's network says of them.
 
     Attributes:
-        counts: [S, elements of the model] atoms of each structure.
-        bound: [S, elements of the model] the same of atoms with neighbours, see :class:`BindingEnergy`.
+        counts: [S, rows of E0s] atoms of each structure, see :meth:`Potential.rows`.
+        bound: [S, rows of E0s] the same of atoms with neighbours, see :class:`BindingEnergy`.
         rest: [S] labels less what the network says, eV: Σ E0 if the model is perfect.
     """
 
     counts: NDArray[np.float64]
     bound: NDArray[np.float64]
     rest: NDArray[np.float64]
+
+    @classmethod
+    def none(cls, rows: int) -> "Labels":
+        """Labels of no structure."""
+        return cls(np.zeros((0, rows)), np.zeros((0, rows)), np.zeros(0))
+
+    @classmethod
+    def joined(cls, parts: Iterable["Labels"]) -> "Labels":
+        """One after another."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def settle(data: GraphSets, warm: WarmStart) -> tuple[dict[str, Any], RenderableType | None]:
@@ -194,25 +205,30 @@ def show(data: GraphSets, statistics: Mapping[str, Any], source: str) -> None:
 
 @torch.no_grad()
 def compare(model: Potential, graphs: Sequence[AtomGraph]) -> Labels:
-    """Compare a model, in float64 on the CPU, with the energies of structures; those without one do not count."""
-    number = len(model.elements)
-    one = BindingEnergy([1.0] * number, model.cutoff)
+    """Compare a model, in evaluation mode, with the energies of structures; those without one do not count."""
+    device = model.reference.e0.device
     labelled = [graph for graph in graphs if keys.ENERGY in graph and bool(graph.energy.isfinite())]
     sizes = np.array([graph.num_nodes for graph in labelled], np.int64)
-    found = []
+    parts = [Labels.none(len(model.reference.e0))]
     for part in fill(range(len(labelled)), len(labelled), Limits(sizes, max_atoms=BATCH_ATOMS)):
-        batch = collate([labelled[i] for i in part])
-        species = model.species(batch)
-        lengths = torch.linalg.vector_norm(edge_vectors(batch), dim=-1)
-        near = one(lengths, species, batch.edge_index[1])
-        kinds = torch.eye(number, dtype=torch.float64)[species]
-        empty = kinds.new_zeros(len(part), number)
-        counts, bound = (empty.index_add(0, batch.batch, x) for x in (kinds, kinds * near[:, None]))
-        network = model(batch, forces=False)["energy"] - counts @ model.reference.e0
-        found.append((counts, bound, batch.energy - network))
-    empty = torch.zeros(0, number, dtype=torch.float64)
-    parts = [(empty, empty, empty[:, 0]), *found]
-    return Labels(*(torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True)))
+        batch = collate([labelled[i] for i in part]).to(device)
+        parts.append(labels_of(model, batch, model(batch, forces=False)["energy"]))
+    return Labels.joined(parts)
+
+
+@torch.no_grad()
+def labels_of(model: Potential, batch: Any, energies: Tensor) -> Labels:
+    """Compare energies [G] that a model predicts of a batch with its labels; those without one do not count."""
+    rows, number = model.rows(batch), len(model.reference.e0)
+    lengths = torch.linalg.vector_norm(edge_vectors(batch), dim=-1)
+    one = BindingEnergy([1.0] * number, model.cutoff).to(lengths.device)
+    kinds = torch.eye(number, dtype=torch.float64, device=lengths.device)[rows]
+    near = one(lengths, rows, batch.edge_index[1])
+    empty = kinds.new_zeros(len(energies), number)
+    counts, bound = (empty.index_add(0, batch.batch, x) for x in (kinds, kinds * near[:, None]))
+    rest = batch.energy - (energies - counts @ model.reference.e0)
+    known = rest.isfinite()
+    return Labels(*(tensor[known].cpu().numpy() for tensor in (counts, bound, rest)))
 
 
 def _fit(

@@ -14,7 +14,9 @@ from eqmol.inference.errors import Errors
 from eqmol.train.ema import average_
 from eqmol.train.loss import Term, WeightedLoss, read_term
 from eqmol.train.memory import OutOfMemoryError, memory_errors
+from eqmol.train.remainder import fit
 from eqmol.train.schedule import Budget, Cosine, Plateau, parse_duration
+from eqmol.train.task import Validation
 
 
 class Batch(SimpleNamespace):
@@ -295,3 +297,18 @@ def test_terms_from_settings():
             InputError, match=r"task\.targets\.q=.* must be {weight: 1\.0, loss: mse}, of weight, final_weight"
         ):
             read_term("q", settings)
+
+
+def test_constants_of_energies_do_not_count_in_validation():
+    loss = WeightedLoss({"energy": Term(1.0), "forces": Term(2.0)})
+    composition = np.tile([[0.5, 0.5], [0.25, 0.75]], (5, 1))
+    noise = np.random.default_rng(0).normal(size=10)
+    for shift, counted in ((0.0, noise), (30.0, fit(composition, noise)[1])):
+        validation = Validation(Errors((ENERGY, FORCES)), loss)
+        left = noise + composition @ [shift, -shift]
+        validation.add({"energy": (float(np.square(left).sum()), 10), "forces": (12.0, 3)})
+        for part in (slice(6), slice(6, 10)):
+            other = Validation(Errors((ENERGY, FORCES)), loss)
+            other.leave(composition[part], left[part])
+            validation.extend(other)
+        assert validation.score == pytest.approx(np.square(counted).mean() + 2.0 * 4.0)
