@@ -43,7 +43,7 @@ def test_frozen_parts_stay_as_they_are(first, optimizer):
         compared += is_frozen(key) and kind in ("averaged", "raw", "best")
     assert compared == 3 * sum(is_frozen(key) for key in before)
     state = torch.load(first / optimizer / "last.ckpt", weights_only=True)["optimizer_states"][0]
-    trained = [key for key in before if not is_frozen(key) and not key.startswith(("reference.", "aux."))]
+    trained = [key for key in before if not is_frozen(key) and not key.startswith(("reference.", "repulsion.", "aux."))]
     assert len(state["state"]) == len(trained)
     assert sum(len(group["params"]) for group in state["param_groups"]) == len(trained)
 
