@@ -35,6 +35,8 @@ from eqmol.train.uncertainty import Uncertainty, finish
 
 TRAIN, VAL = "train", "val"  #: names of the splits that are not tests
 MAX_POINTS = 20_000  #: force components per split in the parity plot
+#: Structures of a training set, or all, from which the uncertainty of predictions is learnt.
+ENOUGH = 50
 
 Tell = Callable[[Mapping[str, Tensor], Any], None]  #: is told of a prediction and its batch
 
@@ -173,6 +175,9 @@ def write_report(
         summary: dict[str, Any] = dict(evaluation.errors.summary())
         if summary["structures"] < count(loader):
             words = f"evaluated {summary['structures']:.0f} structures of {name}, as the time is nearly over"
+            if name == TRAIN and uncertainty is not None and summary["structures"] < ENOUGH:
+                uncertainty = None
+                words += "; so few say nothing of how sure predictions are, which resume=auto makes up for"
             console.print(words, soft_wrap=True, highlight=False)
         if summary["structures"] < len(loader.dataset):
             summary["sampled_from"] = len(loader.dataset)

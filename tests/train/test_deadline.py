@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from rich.console import Console
 from torch.utils.data import DataLoader
 
@@ -82,6 +83,11 @@ def saved(folder, out="run"):
     """The reserve and the clock in last.ckpt."""
     state = torch.load(folder / out / "last.ckpt", weights_only=True)["callbacks"]
     return sum(state["Deadline"]["reserve"]), state["LastCheckpoint"]["clock"]
+
+
+def has_std(folder):
+    """Whether the saved model says how sure it is."""
+    return "energy_std" in eqmol.predict([molecule("CH4")], folder / "run" / "model.safetensors")[0]
 
 
 def log(folder, out="run"):
@@ -250,6 +256,10 @@ def test_the_evaluation_of_the_training_set_ends_in_time(tmp_path, clock, monkey
     assert metrics["train"]["sampled_from"] == 12
     assert (metrics["val"]["structures"], metrics["test"]["later"]["structures"]) == (4, 3)
     assert f"evaluated {metrics['train']['structures']:.0f} structures of train, as the time is nearly over" in screen
+    assert "so few say nothing of how sure predictions are" in screen
+    assert not has_std(tmp_path)
+    timed(clock, tmp_path, "run", *LIMITED, "resume=auto")
+    assert has_std(tmp_path)
 
 
 def test_the_first_batch_of_an_evaluation_tells_no_pace(clock):
