@@ -13,11 +13,13 @@ from eqmol.convert.convert import example_structures
 from eqmol.errors import InputError
 from eqmol.models import Potential
 from eqmol.trust.confidence import confidence
+from eqmol.trust.cost import backends
+from eqmol.trust.degenerate import degenerate
 from eqmol.trust.dimers import dimers
 from eqmol.trust.dynamics import conservation
 from eqmol.trust.labels import Frame, errors
 from eqmol.trust.laws import laws
-from eqmol.trust.report import FAIL, Line, Report
+from eqmol.trust.report import FAIL, Line, Report, Rows
 from eqmol.trust.subject import Subject, seconds
 
 #: Structures on which laws are checked, and atoms that these may have.
@@ -68,13 +70,18 @@ def examination(
     chosen = _sample([frame.atoms for frame in frames])
     report.lines += _guarded("laws", laws(subject, chosen))
     report.lines += _guarded("dimers", dimers(subject, report.curves))
+    seen: list[Rows] = []
+    report.lines += _guarded("degenerate environments", degenerate(subject, seen))
     if picoseconds > 0:
         start = min(chosen, key=len)
         report.lines += _guarded("dynamics", conservation(subject, start, picoseconds, report.curves))
     errors(subject, frames, report)
     if given:
         report.lines += _guarded("confidence", confidence(subject, frames))
-    report.facts["time"] = _time(subject, max(chosen, key=len))
+    report.tables += seen
+    largest = max(chosen, key=len)
+    report.facts["time"] = _time(subject, largest)
+    report.lines += _guarded("backends", backends(subject, largest, report.tables))
     return report
 
 

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from eqmol.graph.keys import ENERGY, FORCES
-from eqmol.trust.report import PASS, WARN, Line, Report, Rows, judge
+from eqmol.trust.report import PASS, WARN, Line, Parity, Report, Rows, judge
 from eqmol.trust.subject import Subject
 from eqmol.units import MEV, number, quantity
 
@@ -19,6 +19,8 @@ from eqmol.units import MEV, number, quantity
 WORST = 3
 #: Energies whose errors vary by less than this part of their mean are off by a constant; frames that tell.
 CONSTANT, ENOUGH = 0.25, 3
+#: Points of a figure, of each element.
+SHOWN = 20_000
 #: eV/Å; bounds of the groups of forces.
 SIZES = (0.0, 0.5, 1.0, 2.0, 5.0, np.inf)
 
@@ -45,6 +47,7 @@ def errors(subject: Subject, frames: Sequence[Frame], report: Report) -> None:
     if offsets:
         report.facts["energy RMSE"] = f"{quantity(_rms(np.array(offsets)), 'meV/atom')} ({len(offsets)} structures)"
         report.lines.append(_constant(np.array(offsets)))
+        report.parities.append(_energies(subject, labelled, results))
     pairs = [(frame, result) for frame, result in zip(labelled, results, strict=True) if FORCES in frame.labels]
     if not pairs:
         return
@@ -59,6 +62,9 @@ def errors(subject: Subject, frames: Sequence[Frame], report: Report) -> None:
     symbols = np.concatenate([frame.atoms.numbers for frame, _ in pairs])
     groups = {chemical_symbols[z]: everything[symbols == z] for z in np.unique(symbols)}
     report.tables.append(_rows("Errors of forces by element", "element", groups))
+    predicted = np.concatenate([result["forces"] for _, result in pairs])
+    points = {chemical_symbols[z]: _drawn(reference[symbols == z], predicted[symbols == z]) for z in np.unique(symbols)}
+    report.parities.append(Parity("Components of forces against their labels", "eV/Å", points))
     size = np.linalg.norm(reference, axis=1)
     bins = {
         f"{low:g} to {high:g} eV/Å" if np.isfinite(high) else f"beyond {low:g} eV/Å": everything[
@@ -79,6 +85,29 @@ def errors(subject: Subject, frames: Sequence[Frame], report: Report) -> None:
         atoms.calc = None
         atoms.arrays["error"] = np.linalg.norm(wrong[i], axis=1)
         report.worst.append((f"{pairs[i][0].source}: force RMSE {quantity(MEV * _rms(wrong[i]), 'meV/Å')}", atoms))
+
+
+def _energies(subject: Subject, frames: Sequence[Frame], results: Sequence[Mapping[str, Any]]) -> Parity:
+    """Energies per atom, beside those of free atoms where the model knows them."""
+    potential, points = subject.potential, []
+    free: dict[int, float] = {}
+    if potential is not None:
+        free = dict(zip(potential.elements, potential.element_values("energy").tolist(), strict=True))
+    for frame, result in zip(frames, results, strict=True):
+        if ENERGY in frame.labels:
+            alone = sum(free.get(int(z), 0.0) for z in frame.atoms.numbers)
+            points.append([(energy - alone) / len(frame.atoms) for energy in (frame.labels[ENERGY], result["energy"])])
+    labels, predictions = np.array(points, float).T
+    title = "Energies" + (" without those of free atoms" if free else "") + " against their labels"
+    return Parity(title, "eV/atom", {"energies": _drawn(labels, predictions)})
+
+
+def _drawn(
+    labels: NDArray[np.float64], predictions: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Numbers that are shown, evenly spread over all."""
+    step = -(-labels.size // SHOWN)
+    return labels.ravel()[::step], predictions.ravel()[::step]
 
 
 def _rows(title: str, header: str, groups: Mapping[str, NDArray[np.float64]]) -> Rows:

@@ -72,11 +72,11 @@ def _image_error(evaluate: Evaluate, structures: Sequence[ase.Atoms], image: Any
     for atoms in structures:
         other, back = image(atoms)
         (own,), (imaged,) = evaluate([atoms]), evaluate([other])
-        errors.append(_difference(own | {"forces": back(own["forces"])}, imaged))
+        errors.append(difference(own | {"forces": back(own["forces"])}, imaged))
     return max(errors)
 
 
-def _difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
     """Energies per atom and forces apart, over the largest force where that exceeds 1 eV/Å."""
     forces = np.abs(one["forces"] - other["forces"]).max()
     energy = abs(one["energy"] - other["energy"]) / len(one["forces"])
@@ -84,7 +84,7 @@ def _difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def _precision(subject: Subject, structures: Sequence[ase.Atoms]) -> Line:
-    errors = [_difference(subject.exact([atoms])[0], subject.used([atoms])[0]) for atoms in structures]
+    errors = [difference(subject.exact([atoms])[0], subject.used([atoms])[0]) for atoms in structures]
     return judge("precision", max(errors), subject.kinds)
 
 
@@ -204,7 +204,7 @@ def _batches(subject: Subject, structures: Sequence[ase.Atoms]) -> Line:
     """Structures together and each alone."""
     together = subject.exact(structures)
     alone = [subject.exact([atoms])[0] for atoms in structures]
-    errors = [_difference(one, other) for one, other in zip(alone, together, strict=True)]
+    errors = [difference(one, other) for one, other in zip(alone, together, strict=True)]
     return judge("batches", max(errors), subject.kinds)
 
 

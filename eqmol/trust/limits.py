@@ -60,6 +60,12 @@ LIMITS: dict[str, dict[str, Limit]] = {
             1e-4, 2e-3, _RELATIVE, "predictions beside the same model in float64: rounding must stay below the errors"
         ),
     },
+    **{
+        f"backends, {dtype}": {
+            "": Limit(*bounds, _RELATIVE, "all algorithms compute the same function: only rounding may tell them apart")
+        }
+        for dtype, bounds in (("float64", _PRECISE), ("float32", (1e-4, 2e-3)))
+    },
     "sum of energies": {
         "": Limit(1e-7, 1e-6, "eV per atom", "energies of total size 10⁴ eV must be added in float64"),
     },
@@ -122,6 +128,14 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "": Limit(
             0.08, 0.2, "area, 0 to 0.5", "errors of forces are as large as the std says, where the model is at home"
         )
+    },
+    "degenerate environments": {
+        "": Limit(
+            0.0,
+            1.0,
+            "pairs",
+            "environments that differ have forces that differ, and a model that sees none has an error",
+        ),
     },
     "repulsion": {
         "": Limit(0.0, INFINITY, "pairs", "below the shortest trained distance the energy should still rise")

@@ -5,12 +5,13 @@ import json
 from html import escape
 
 import ase
+import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from matplotlib.figure import Figure
 
 from eqmol.plots import COLORS
-from eqmol.trust.report import Curve, Report, Rows, shown
+from eqmol.trust.report import Curve, Parity, Report, Rows, shown
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
@@ -23,6 +24,9 @@ td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabul
 canvas { border: 1px solid #ddd; touch-action: none; cursor: grab; max-width: 100% }
 .views { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; max-width: 330px }
 """
+
+#: Points that are drawn large.
+FEW = 300
 
 #: Draws balls and sticks and turns them with the pointer; errors of forces are rings.
 _VIEWER = """
@@ -76,6 +80,7 @@ def page(report: Report) -> str:
         f"<h1>{escape(report.title)}</h1><p class='s {'fail' if failed else 'pass'}'>{escape(verdict)}</p>",
         f"<table>{facts}</table><h2>Checks</h2><table>{header}{lines}</table>",
         *(_table(table) for table in report.tables),
+        *(f"<h2>{escape(parity.title)}</h2>{_parity(parity)}" for parity in report.parities),
         *(f"<h2>{escape(curve.title)}</h2>{_figure(curve)}" for curve in report.curves),
     ]
     if report.worst:
@@ -118,8 +123,35 @@ def _figure(curve: Curve) -> str:
         low, high = values[0], values[int(0.9 * (len(values) - 1))]  # walls would hide the rest
         axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.1 * (high - low) + 1e-9)
         axes.legend(fontsize="small", ncols=2)
+    return _svg(figure)
+
+
+def _parity(parity: Parity) -> str:
+    """An SVG of two squares: predictions against labels, and their difference; points are pixels, as there may be many."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes, errors = figure.subplots(1, 2)
+    everything = np.concatenate([value for pair in parity.points.values() for value in pair])
+    ends = [float(everything.min()), float(everything.max())]
+    axes.plot(ends, ends, color="#999", lw=1)
+    errors.axhline(0.0, color="#999", lw=1)
+    for number, (name, (labels, predictions)) in enumerate(parity.points.items()):
+        color, size = COLORS[number % len(COLORS)], 16 if labels.size < FEW else 4
+        style = {"color": color, "s": size, "alpha": 0.5, "lw": 0, "rasterized": True}
+        axes.scatter(labels, predictions, label=name, **style)
+        errors.scatter(labels, predictions - labels, **style)
+    axes.set_aspect("equal", "datalim")
+    axes.set_ylabel(f"prediction / ({parity.unit})")
+    errors.set_ylabel(f"prediction - label / ({parity.unit})")
+    for each in (axes, errors):
+        each.set_xlabel(f"label / ({parity.unit})")
+    if len(parity.points) > 1:
+        axes.legend(fontsize="small", markerscale=3)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(text, format="svg", dpi=150, metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 

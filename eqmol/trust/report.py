@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ase
+import numpy as np
+from numpy.typing import NDArray
 
 from eqmol.files import replacing
 from eqmol.trust.limits import limit_of
@@ -55,6 +57,14 @@ class Curve(NamedTuple):
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
+class Parity(NamedTuple):
+    """Predictions against labels: titles, and points by name as labels and predictions."""
+
+    title: str
+    unit: str
+    points: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
 class Rows(NamedTuple):
     """A table for a person."""
 
@@ -73,6 +83,7 @@ class Report:
         lines: of all checks.
         tables: errors by element and the like.
         curves: figures.
+        parities: figures of predictions against labels.
         worst: structures with the largest errors of forces, and what is said about them; forces and errors per atom in ``arrays``.
     """
 
@@ -81,6 +92,7 @@ class Report:
     lines: list[Line] = field(default_factory=list)
     tables: list[Rows] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    parities: list[Parity] = field(default_factory=list)
     worst: list[tuple[str, ase.Atoms]] = field(default_factory=list)
 
     @property

@@ -67,8 +67,7 @@ class Subject:
             D3: model.dispersion is not None,
         }
         self.kinds = frozenset(kind for kind, has in found.items() if has)
-        self.exact = lambda structures: _predict(exact, structures)
-        self.used = lambda structures: _predict(model, structures)
+        self.exact, self.used = evaluation(exact), evaluation(model)
 
     @property
     def elements(self) -> list[int]:
@@ -123,8 +122,9 @@ def _cpu_time() -> float:
     return time.process_time() + others.children_user + others.children_system
 
 
-def _predict(model: Potential, structures: Sequence[ase.Atoms]) -> list[dict[str, Any]]:
-    return evaluate_graphs(model, [graph_of(model, atoms) for atoms in structures])
+def evaluation(model: Potential) -> Evaluate:
+    """What a potential predicts, without guards."""
+    return lambda structures: evaluate_graphs(model, [graph_of(model, atoms) for atoms in structures])
 
 
 def _ask(calculator: ASECalculator, atoms: ase.Atoms) -> dict[str, Any]:

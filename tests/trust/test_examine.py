@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import ase
@@ -22,11 +24,15 @@ from eqmol.errors import InputError
 from eqmol.graph.dispersion import Dispersion
 from eqmol.models import Potential
 from eqmol.models.uncertainty import Factors, Posterior
-from eqmol.ops import grid
+from eqmol.ops import escn, grid
+from eqmol.trust import cost
 from eqmol.trust.confidence import confidence
+from eqmol.trust.cost import PeakMemory
+from eqmol.trust.degenerate import PAIRS, degenerate, ring
 from eqmol.trust.dynamics import slope_of
 from eqmol.trust.examine import examine
-from eqmol.trust.labels import Frame
+from eqmol.trust.labels import Frame, errors
+from eqmol.trust.report import Report, Rows
 from eqmol.trust.subject import Subject
 from tests.models.systems import make_model
 
@@ -124,7 +130,7 @@ BROKEN = {
         SLOPE | {"rotation, float64", "mirror, float64", "permutation, float64", "translation, float64", "extensivity"}
         | {"stress", "smooth at the cutoff", "isolated atoms", "batches"},
     ),
-    Small: ("rotation, float64", {"rotation, as used", "mirror, float64"}),
+    Small: ("rotation, float64", {"rotation, as used", "mirror, float64", "backends, float64"}),
 }  # fmt: skip
 
 
@@ -248,12 +254,23 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert lines["constant in the energies"]["status"] == "warn"
     assert "-2e+03" in lines["constant in the energies"]["words"]
     assert report["facts"]["force RMSE"].endswith("meV/Å")
-    assert [table["title"][17:] for table in report["tables"]] == ["by element", "by their size", "by config_type"]
+    *by_group, environments, cost = report["tables"]
+    assert [table["title"][17:] for table in by_group] == ["by element", "by their size", "by config_type"]
+    assert cost["title"].startswith("Energy and forces of 3 atoms, float64, CPU time on ")
+    assert [row[0] for row in cost["rows"]] == ["cg", "escn"]
+    assert all(float(value) > 0 for row in cost["rows"] for value in row[1:])
+    assert lines["backends, float64"]["status"] == "pass"
+    assert [row[2] for row in environments["rows"]] == ["yes", "yes"]
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<canvas") == 3
     names = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org", "https://matplotlib.org")  # of SVG
     assert not [found for found in re.findall(r"https?://[\w.]+", page) if found not in names]
-    assert "| ✓ | forces |" in (tmp_path / "out/card.md").read_text()
+    card = (tmp_path / "out/card.md").read_text()
+    assert "| ✓ | forces |" in card
+    assert f"**{cost['title']}**" in card
+    assert cost["title"] in page
+    assert "Energies without those of free atoms against their labels" in page
+    assert "Components of forces against their labels" in page
     assert "No check failed" in page
     assert "constant in the energies" in capsys.readouterr().out
 
@@ -296,6 +313,70 @@ def test_wrong_arguments(arguments, words: str) -> None:
     model, given, *time = arguments
     with pytest.raises(InputError, match=words):
         examine(model, given, picoseconds=time[0] if time else 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "alike"),
+    [
+        ({"correlation": 1, "layers": 1}, "fail", ["distances (two bodies)", "distances and angles (three bodies)"]),
+        ({"correlation": 2, "layers": 1}, "warn", ["distances and angles (three bodies)"]),
+        ({"correlation": 3, "layers": 1}, "pass", []),
+    ],
+    ids=["two bodies", "three bodies", "four bodies"],
+)
+def test_environments_that_few_bodies_do_not_tell_apart(options, status: str, alike: list[str]) -> None:
+    tables: list[Rows] = []
+    (line,) = degenerate(Subject(make_model(**options)), tables)
+    assert (line.status, line.value) == (status, len(alike))
+    assert [row[0] for row in tables[0].rows if row[2] == "no"] == alike
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_have_in_common_what_they_say(name: str) -> None:
+    """Sorted distances from the centre, and with angles all distances, are equal; no motion maps one onto the other."""
+    one, other = (ring(places, 1.1).get_all_distances() for places in PAIRS[name])
+    np.testing.assert_allclose(one[0], other[0], atol=1e-12)
+    all_equal = np.allclose(np.sort(one, axis=None), np.sort(other, axis=None), atol=1e-12)
+    assert all_equal == ("angles" in name)
+    images = [other[np.ix_((0, *order), (0, *order))] for order in permutations(range(1, 5))]
+    assert min(np.abs(one - image).max() for image in images) > 0.1
+
+
+def test_parity_is_of_labels_and_predictions() -> None:
+    model = make_model()
+    report = Report("")
+    given = [
+        Frame(atoms, {"energy": atoms.calc.results["energy"], "forces": atoms.calc.results["forces"]}, "")
+        for atoms in labelled(model)
+    ]
+    errors(Subject(model), given, report)
+    energies, forces = report.parities
+    labels, predictions = energies.points["energies"]
+    np.testing.assert_allclose(labels - predictions, 2.0, atol=1e-8)  # 6 eV of three atoms
+    free = float(model.element_values("energy") @ torch.tensor([2.0, 0.0, 1.0]))
+    assert labels[0] == pytest.approx((given[0].labels["energy"] - free) / 3)
+    assert {name: pair[0].size for name, pair in forces.points.items()} == {"H": 4 * 2 * 3, "O": 4 * 3}
+    np.testing.assert_array_equal(forces.points["O"][0][:3], given[0].labels["forces"][0])
+    assert np.abs(forces.points["H"][1] - forces.points["H"][0]).max() < 0.1
+
+
+def test_memory_is_that_of_all_tensors_at_once() -> None:
+    kilobyte = torch.zeros(128, dtype=torch.float64)
+    with PeakMemory(torch.nn.Linear(100, 100)) as memory:
+        kept = kilobyte.repeat(3)
+        kept.view(3, 128).add_(1)  # nothing new
+        for _ in range(4):
+            (kept * 2).sum()  # one of these at a time, beside the sum
+    assert memory.peak == 2 * 3 * 1024 + 8
+
+
+def test_a_backend_that_computes_something_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = escn.ESCNConvolution.forward
+    monkeypatch.setattr(escn.ESCNConvolution, "forward", lambda self, *inputs: 1.1 * whole(self, *inputs))
+    monkeypatch.setattr(cost, "for_prediction", partial(cost.for_prediction, verify=False))
+    tables: list[Rows] = []
+    (line,) = cost.backends(Subject(make_model()), molecule("H2O"), tables)
+    assert (line.status, line.words) == ("fail", "cg, escn; largest for escn")
 
 
 @pytest.mark.parametrize(("wrong", "statuses"), [(1.0, "pass"), (10.0, "fail"), (0.1, "fail")])
