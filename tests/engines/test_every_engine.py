@@ -12,6 +12,7 @@ from eqmol.cli.main import main
 from eqmol.engines.check import SINGLE_POINTS, SinglePoint, by_calculator, difference, trial_structure
 from eqmol.engines.installed import ENGINES, missing
 from eqmol.errors import InputError
+from eqmol.graph.dispersion import Dispersion
 from tests.engines.structures import Reference, reference, structures
 from tests.recipes import model
 
@@ -44,6 +45,28 @@ def test_agrees_with_the_calculator(engine: str, name: str, dtype: torch.dtype) 
     assert np.abs(found.forces - right.forces).max() < (1e-6 if exact else 1e-4)
     if found.virial is not None:
         assert np.abs(found.virial - right.virial).max() < (1e-6 if exact else 1e-4 * len(atoms))
+
+
+@pytest.mark.parametrize("engine", SINGLE_POINTS)
+def test_dispersion_is_there_once_or_refused(engine: str) -> None:
+    """What an engine says of a model with D3 is what it says of the same one without, and D3."""
+    pytest.importorskip("dftd3.interface")
+    if missing(engine):
+        pytest.skip(f"not installed: {', '.join(missing(engine))}")
+    atoms, dispersion = trial_structure(model()), Dispersion.choose("pbe")
+    full = model()
+    full.set_dispersion(dispersion)
+    if engine == "lammps":
+        with pytest.raises(InputError, match="reaches beyond the parts that LAMMPS divides structures into"):
+            SINGLE_POINTS[engine](full, atoms)
+        return
+    bare, found = (SINGLE_POINTS[engine](each, atoms) for each in (model(), full))
+    added = dispersion(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+    assert abs(added.energies.sum()) > 0.1
+    assert found.energy - bare.energy == pytest.approx(added.energies.sum(), abs=1e-6)
+    np.testing.assert_allclose(found.forces - bare.forces, added.forces, atol=1e-6)
+    if found.virial is not None:
+        np.testing.assert_allclose(found.virial - bare.virial, -added.strain, atol=1e-6)
 
 
 def test_a_wrong_engine_is_told(
