@@ -176,10 +176,12 @@ def check_numbers(numbers: ArrayLike, source: str = "") -> NDArray[np.int64]:
     given = np.asarray(numbers)
     if given.ndim != 1 or given.dtype.kind not in "iuf":
         raise InputError(f"{at(source)}the atomic numbers are {short(given.tolist())}, not a list of integers")
-    wrong = np.flatnonzero(~np.isin(given, np.arange(1, len(chemical_symbols))))
-    if len(wrong) == 0:
+    wrong = (given < 1) | (given >= len(chemical_symbols))
+    if given.dtype.kind == "f":
+        wrong |= given != np.rint(given)
+    if not wrong.any():
         return given.astype(np.int64)
-    index, number = wrong[0], given[wrong[0]]
+    index, number = wrong.argmax(), given[wrong.argmax()]
     kind = "is a dummy or ghost atom (X, atomic number 0)" if number == 0 else f"has the atomic number {number}"
     raise InputError(
         f"{at(source)}atom {index} {kind}, which is no element (they are 1 to {len(chemical_symbols) - 1}); correct "

@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
+from torch import Tensor
 
 from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError
@@ -127,6 +128,7 @@ class Calculator(ASECalculator):
                 f"largest_uncertainty={largest_uncertainty} needs a model that knows how sure it is of forces, or a committee of "
                 "several, and uncertainty other than off; leave it out"
             )
+        self._numbers: Tensor | None = None
         self._turn = threading.RLock()
         names = ["in memory" if isinstance(member, Potential) else os.fspath(member) for member in members]
         # plain values: trajectories write them
@@ -157,6 +159,14 @@ class Calculator(ASECalculator):
                 atoms = self._last_atoms()
             self._states.check(atoms)
             return super().get_property(name, atoms, allow_calculation)
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        """What of a structure differs from that of the last calculation; ASE's own, by tolerances, takes longer than a kernel."""
+        if self.atoms is None:
+            return list(all_changes)
+        pairs = ((name, getattr(self.atoms, name), getattr(atoms, name)) for name in ("positions", "numbers", "pbc"))
+        cells = "cell", self.atoms.cell.array, atoms.cell.array
+        return [name for name, old, new in (*pairs, cells) if not np.array_equal(old, new)]
 
     def calculate(
         self,
@@ -235,6 +245,9 @@ class Calculator(ASECalculator):
     def _graph(self, atoms: ase.Atoms, neighbors: NeighborList | None = None) -> AtomGraph:
         """The graph of a structure that the model may see."""
         graph = graph_of(self.model, atoms, neighbors=neighbors, contacts=self._contacts)
+        if self._numbers is not None and torch.equal(self._numbers, graph.atomic_numbers):
+            graph.atomic_numbers = self._numbers  # what was made of them is kept
+        self._numbers = graph.atomic_numbers
         self._states.check(atoms)
         return graph
 
@@ -251,10 +264,11 @@ class Calculator(ASECalculator):
         self.results = {}
         if self._neighbors.skin and "numbers" in system_changes:
             self._neighbors = NeighborList(self.model.cutoff, self._neighbors.skin)
-        results = evaluate_graphs(self.model, [self._graph(atoms, self._neighbors)], self._std)[0]
+        graph = self._graph(atoms, self._neighbors)
+        results = evaluate_graphs(self.model, [graph], self._std)[0]
         results["free_energy"] = results["energy"]
         free = self.model.reference.e0.cpu().numpy()
-        results["node_energy"] = results["energies"] - free[self.model.species_of.cpu()[atoms.numbers]]
+        results["node_energy"] = results["energies"] - free[self.model.species(graph)]
         if "dipole" in results:
             results["dipole"] = DEBYE * results["dipole"]
         if "stress" in results:

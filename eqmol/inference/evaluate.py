@@ -77,7 +77,8 @@ def evaluate_graphs(model: Predictor, graphs: Sequence[AtomGraph], std: Std | No
     """
     device = next(model.parameters()).device
     batch = collate(graphs) if len(graphs) > 1 else graphs[0]  # a step of dynamics is spared the copying
-    batch = batch.to(device)
+    if batch.pos.device != device:
+        batch = batch.to(device)
     # whoever has tables divides the work itself
     with alone() if model.backbone.table_nodes is not None and device.type == "cpu" else nullcontext():
         output = _output(model, batch, std)
@@ -145,9 +146,9 @@ def _properties(
 
 def _check_elements(model: Predictor, atoms: ase.Atoms, source: str) -> None:
     numbers = check_numbers(atoms.numbers, source)
-    unseen = np.flatnonzero(~np.isin(numbers, model.elements))
-    if len(unseen):
-        index = int(unseen[0])
+    unseen = set(np.flatnonzero(np.bincount(numbers)).tolist()) - set(model.elements)
+    if unseen:
+        index = int(np.isin(numbers, list(unseen)).argmax())
         raise model.unknown_element(f"{at(source)}atom {index} ({ase.data.chemical_symbols[numbers[index]]})")
 
 

@@ -28,6 +28,7 @@ from eqmol.models.arguments import (
     check_widths,
 )
 from eqmol.models.backbone import Backbone, edge_geometries
+from eqmol.models.mace_sweep import Features, constant_layers
 from eqmol.models.mixing import MixingSum, make_convolution
 from eqmol.models.radial_tables import FIRST, Grid
 from eqmol.nn import (
@@ -45,6 +46,7 @@ from eqmol.ops.contract import TensorProduct
 from eqmol.ops.radial_table import Places, RadialTable, convolve
 from eqmol.ops.registry import Backend
 from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
+from eqmol.so3.kept import has_memory
 
 
 class MACELayer(nn.Module):
@@ -309,6 +311,10 @@ class MACE(Backbone):
         lengths = torch.linalg.vector_norm(vectors[::2] if is_paired else vectors, dim=-1)
         ends = species.index_select(0, senders), species.index_select(0, receivers)
         places = None if self.grid is None or self.training else self.grid.places(lengths, ends)
+        constant = None if places is None or not has_memory(vectors) else constant_layers(self, layers)
+        if constant is not None:
+            x, edges = self.embedding(species), (senders, receivers)
+            return list(Features.apply(vectors, constant, self.grid, places, x, species, edges, len(self.elements)))
         basis = self.basis(lengths, ends) if places is None or self.density else None
         geometries = edge_geometries((part for layer in layers for part in layer.convolution.modules()), vectors)
         x = self.embedding(species)
@@ -330,7 +336,11 @@ class MACE(Backbone):
         )
 
     def tabulate(self, nodes: int | None) -> bool:
-        """As :meth:`Backbone.tabulate` describes; the tables are those of the weights and the precision that the model has now."""
+        """As :meth:`Backbone.tabulate` describes; the tables are those of the weights and the precision that the model has now.
+
+        Where kernels do all that a layer does, its other weights are taken as they are at the first evaluation, and features are
+        differentiable once, by the vectors alone.
+        """
         layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
         self.grid = None
         for layer in layers:

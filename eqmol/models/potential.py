@@ -25,6 +25,7 @@ from eqmol.models.property_heads import AtomVectors
 from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import AUTO, make_repulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
+from eqmol.so3.kept import kept
 
 if TYPE_CHECKING:
     from eqmol.graph.geometric import Data
@@ -236,7 +237,7 @@ class Potential(Predictor):
 
     def features(self, graph: Data, vectors: Tensor, species: Tensor) -> list[Tensor]:
         """Features of the atoms, followed by those of one atom without neighbours of each element."""
-        extended = torch.cat([species, torch.arange(len(self.elements), device=species.device)])
+        extended = _with_free(species, len(self.elements))
         free = torch.arange(len(self.elements), device=species.device) + len(graph.cell)
         graphs = torch.cat([owners(graph), free])
         senders, receivers = graph.edge_index
@@ -337,6 +338,12 @@ def _bound(graph: Data) -> Tensor:
     """Which atoms have neighbours [N]."""
     bound = torch.zeros(len(graph.pos), dtype=torch.bool, device=graph.pos.device)
     return bound.index_fill(0, graph.edge_index[1], True)
+
+
+@kept
+def _with_free(species: Tensor, number: int) -> Tensor:
+    """Indices of the atoms' elements, followed by those of one atom of each."""
+    return torch.cat([species, torch.arange(number, device=species.device)])
 
 
 def _without_free(graph: Data, values: Tensor, species: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from eqmol.graph.electronic import ElectronicState
 from eqmol.graph.targets import Target
 from eqmol.models.arguments import check_elements
 from eqmol.models.backbone import Backbone
+from eqmol.so3.kept import kept
 
 if TYPE_CHECKING:
     from eqmol.graph.geometric import Data
@@ -45,8 +46,6 @@ class Predictor(nn.Module, ABC):
         InputError: an argument of the wrong type, or elements that differ from the backbone's.
     """
 
-    species_of: Tensor
-
     def __init__(self, backbone: Backbone, elements: list[int]) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
@@ -60,9 +59,6 @@ class Predictor(nn.Module, ABC):
         self.aux: dict[str, Tensor] = {}
         self.dispersion: Dispersion | None = None
         self.backbone = backbone
-        species_of = torch.full((len(chemical_symbols),), -1)
-        species_of[torch.tensor(self.elements)] = torch.arange(len(self.elements))
-        self.register_buffer("species_of", species_of, persistent=False)
 
     @abstractmethod
     def forward(self, graph: Data) -> dict[str, Tensor]:
@@ -132,19 +128,25 @@ class Predictor(nn.Module, ABC):
         Raises:
             InputError: an element that the model does not know.
         """
-        numbers = graph.atomic_numbers
-        if numbers.dtype != torch.int64:
-            raise InputError(
-                f"atomic_numbers of a graph must be int64, not {str(numbers.dtype).removeprefix('torch.')}"
-            )
-        known = (numbers >= 0) & (numbers < len(self.species_of))
-        species = self.species_of.index_select(0, numbers * known)
-        unknown = torch.nonzero(species < 0)
-        if len(unknown):
-            raise self.unknown_element(name_atoms(graph, int(unknown[0])))
+        species, unknown = _species(graph.atomic_numbers, tuple(self.elements))
+        if unknown is not None:
+            raise self.unknown_element(name_atoms(graph, unknown))
         return species
 
     def unknown_element(self, atom: str) -> InputError:
         """The error about an atom, named for a message, of an element that the model does not know."""
         known = ", ".join(chemical_symbols[z] for z in self.elements)
         return InputError(f"{atom} is of an element that the model does not know; it knows {known}")
+
+
+@kept
+def _species(numbers: Tensor, elements: tuple[int, ...]) -> tuple[Tensor, int | None]:
+    """Places of atomic numbers [N] among the elements, -1 for others, and the first atom of another."""
+    if numbers.dtype != torch.int64:
+        raise InputError(f"atomic_numbers of a graph must be int64, not {str(numbers.dtype).removeprefix('torch.')}")
+    species_of = torch.full((len(chemical_symbols),), -1)
+    species_of[torch.tensor(elements)] = torch.arange(len(elements))
+    known = (numbers >= 0) & (numbers < len(species_of))
+    species = species_of.to(numbers.device).index_select(0, numbers * known)
+    unknown = torch.nonzero(species < 0)
+    return species, int(unknown[0]) if len(unknown) else None

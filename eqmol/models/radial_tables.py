@@ -52,6 +52,10 @@ class Grid(NamedTuple):
             row = row + (ends[0] * self.num_elements + ends[1]) * (self.nodes - 1)
         return Places(row, fraction)
 
+    def slopes(self, lengths: Tensor, by_fraction: Tensor) -> Tensor:
+        """Derivatives by the lengths [E], given those by the fractions of :meth:`places`."""
+        return torch.where(lengths <= self.cutoff, by_fraction / (self.step * lengths), 0.0)
+
     def tabulate(self, basis: BesselBasis, network: RadialNetwork) -> RadialTable | None:
         """A network on the nodes, made in float64, in its own precision; None if it would be too large."""
         if 6 * self.pairs * self.nodes * network.matrix[0].numel() > MAX_SIZE:

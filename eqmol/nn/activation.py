@@ -4,6 +4,7 @@ Training on forces differentiates the activation twice. Torch's own second deriv
 here it is a handful.
 """
 
+import inspect
 import math
 from typing import Any
 
@@ -68,3 +69,8 @@ class _SiLUGradient(torch.autograd.Function):
         s = torch.sigmoid(x)
         second = torch.addcmul(s, s, s, value=-1) * torch.addcmul(x + 2, x, s, value=-2)
         return by_grad, second * grad * grad_grad
+
+
+#: ``inspect.signature`` takes longer than a small operation, and torch asks for it at every call.
+_SiLU.forward.__signature__ = inspect.signature(_SiLU.forward)  # type: ignore[attr-defined]
+_SiLUGradient.forward.__signature__ = inspect.signature(_SiLUGradient.forward)  # type: ignore[attr-defined]

@@ -245,6 +245,13 @@ def side_by_side(spec: Spec, rows: Tensor) -> Tensor:
     return rows.unflatten(1, (spec.num_blocks, -1)).transpose(1, 2).flatten(2)
 
 
+def one_after_another(spec: Spec, features: Tensor) -> Tensor:
+    """The inverse of :func:`side_by_side`."""
+    if spec.num_blocks == 1:
+        return features
+    return features.unflatten(2, (spec.num_blocks, -1)).transpose(1, 2).flatten(1, 2)
+
+
 def unit(vectors: Tensor) -> Tensor:
     """Directions of edge vectors [E, 3]."""
     return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

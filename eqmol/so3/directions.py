@@ -37,8 +37,15 @@ def harmonics_of(vectors: Tensor, degree: int) -> Tensor:
     """
     if degree == 0:
         return torch.ones_like(vectors[..., :1])
+    if not torch.is_grad_enabled():
+        return _in_chunks(partial(_values, degree=degree), dim(degree), vectors)
     harmonics: Tensor = _Harmonics.apply(vectors, degree)  # type: ignore[no-untyped-call]
     return harmonics
+
+
+def slopes_of(gradient: Tensor, harmonics: Tensor, vectors: Tensor, degree: int) -> Tensor:
+    """Derivative of Σ gradient · harmonics by the vectors [E, 3], whose harmonics are given [E, lm]."""
+    return _in_chunks(partial(_slopes, degree=degree), 3, gradient, harmonics, vectors)
 
 
 class _Harmonics(torch.autograd.Function):
@@ -56,7 +63,7 @@ class _Harmonics(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
         vectors, harmonics = ctx.saved_tensors
-        return _in_chunks(partial(_slopes, degree=ctx.degree), 3, gradient, harmonics, vectors), None
+        return slopes_of(gradient, harmonics, vectors, ctx.degree), None
 
 
 def _in_chunks(function: Callable[..., Tensor], columns: int, *tensors: Tensor) -> Tensor:
@@ -84,7 +91,6 @@ def _values(vectors: Tensor, degree: int) -> Tensor:
 
 
 def _slopes(gradient: Tensor, harmonics: Tensor, vectors: Tensor, degree: int) -> Tensor:
-    """Derivative of Σ gradient · harmonics by the vectors."""
     table = _generators(degree, vectors.dtype, vectors.device)
     turned = (gradient @ table).view(*gradient.shape[:-1], 3, len(table)) @ harmonics.unsqueeze(-1)
     slopes: Tensor = torch.linalg.cross(vectors, turned.squeeze(-1))

@@ -8,6 +8,8 @@ from ase import Atoms
 import eqmol
 from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError, VerificationError
+from eqmol.models import mace
+from eqmol.models.mace_sweep import constant_layers
 from eqmol.models.radial_tables import FIRST, Grid, jvp
 from eqmol.nn import BesselBasis, RadialNetwork
 from eqmol.ops import Spec
@@ -136,6 +138,48 @@ def test_compiled_tables(degree, channels, separate, monkeypatch) -> None:
     expected = run(1)
     assert not torch.equal(compiled[0], expected[0])
     torch.testing.assert_close(compiled, expected, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("kernels", "float64")
+@pytest.mark.parametrize(
+    ("backend", "family", "options"),
+    [
+        ("cg", "coupled", {"widen": 2}),
+        ("grid", "gaunt", {"first_residual": False, "channels": 19}),
+        pytest.param("cg", "coupled", {"widen": "paths", "degree_out": 1, "pair_radial": True}, marks=pytest.mark.slow),
+    ],
+    ids=["residual", "by-element", "paths"],
+)
+def test_constant_layers_are_those_that_are_recorded(backend, family, options, monkeypatch) -> None:
+    model = make_model(backend, family, **options)
+    assert model.backbone.tabulate(96)
+    made = []
+    monkeypatch.setattr(mace, "constant_layers", lambda *given: made.append(constant_layers(*given)) or made[-1])
+    graphs = [graph_of(atoms) for atoms in structures().values()]
+    found = [model(graph, stress=True) for graph in graphs]
+    assert len(made) == len(graphs)
+    assert None not in made
+    monkeypatch.setattr(mace, "constant_layers", lambda *_: None)
+    for graph, results in zip(graphs, found, strict=True):
+        expected = model(graph, stress=True)
+        for name, value in results.items():
+            torch.testing.assert_close(value, expected[name], atol=1e-10, rtol=1e-10, equal_nan=True)
+
+
+@pytest.mark.usefixtures("kernels", "float64")
+def test_layers_with_other_parts_are_recorded() -> None:
+    for model in (make_model("escn"), make_model(variant="mace-density")):
+        assert model.backbone.tabulate(96)
+        layers = list(model.backbone.layers)
+        assert constant_layers(model, layers) is None
+    model = make_model()
+    assert model.backbone.tabulate(96)
+    first = constant_layers(model, list(model.backbone.layers))
+    assert first is not None
+    assert constant_layers(model, list(model.backbone.layers)) is first
+    for layer in model.backbone.layers:
+        layer.power.kernels = "off"
+    assert constant_layers(model, list(model.backbone.layers)) is None
 
 
 # --- through the doors

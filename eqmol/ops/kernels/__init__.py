@@ -22,6 +22,7 @@ from eqmol.ops.contract import (
 from eqmol.ops.kernels import compiler, forms, library, trial, triton
 from eqmol.ops.kernels.by_program import convolution_by_program, power_by_program, product_by_program
 from eqmol.ops.kernels.library import said
+from eqmol.ops.kernels.maps import maps_kernel
 from eqmol.ops.kernels.sparse import is_small
 from eqmol.so3.kept import has_memory
 from eqmol.so3.layout import dim
@@ -106,6 +107,9 @@ def build(
     with said():
         for op in ops:
             if apply(op, device, dtype):
+                linear = maps_kernel(dtype, mode(op)) if tables and device.type == "cpu" else None
+                if linear is not None:
+                    found[linear.key] = linear
                 components = dim(op.degree_geometry) if isinstance(op, HarmonicConvolution) else 0
                 how = library.language(device), dtype, mode(op)
                 found |= {k.key: k for k in forms.usual(op.spec, components, *how, learned, training, tables)}

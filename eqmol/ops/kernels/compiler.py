@@ -81,6 +81,7 @@ def processor() -> str:
     return "; ".join(found)
 
 
+@lru_cache(maxsize=1)
 def vector_bytes() -> int:
     """Size of the processor's vectors."""
     capability = torch.backends.cpu.get_cpu_capability()

@@ -203,6 +203,62 @@ def table_source(
     return edge_source(program, harmonics, components, scalar, width, table=True), *_arguments(program, True)
 
 
+def maps_source(scalar: str, width: int, tile: int) -> str:
+    """A kernel of linear maps between channels, one per group of nodes and degree.
+
+    ``sizes``: C_out, C_in, number of groups G, of degrees L, rows of x, rows of y, rows to compute, and whether results are added.
+    ``in``: starts of the groups of all stretches among the sorted nodes [S G + 1], the sorted nodes [N], the degree of every row;
+    x [N, rows, C_in], w [G, L, blocks, C_in, W]; ``out``: y [N, rows, C_out].
+
+    Parts are groups of stretches. Tiles of A nodes and B blocks are summed in registers.
+
+    Args:
+        scalar, width: number type and numbers of a vector.
+        tile: blocks of the tiles.
+    """
+    return f"""{_head(scalar, width)}
+#define UNROLL _Pragma("GCC unroll 8")
+template <int A, int B> static inline void tile(const int64_t* node, const S* x, int64_t xs, int64_t K, const S* w, S* y,
+                                                int64_t ys, int64_t n, int64_t add) {{
+  const S* p[A];
+  UNROLL for (int a = 0; a < A; a++) p[a] = x + node[a] * xs;
+  V s[A][B];
+  UNROLL for (int a = 0; a < A; a++) UNROLL for (int b = 0; b < B; b++) s[a][b] = V{{}};
+  for (int64_t k = 0; k < K; k++) UNROLL for (int b = 0; b < B; b++) {{
+    const V v = load(w + (b * K + k) * W);
+    UNROLL for (int a = 0; a < A; a++) s[a][b] += p[a][k] * v;
+  }}
+  UNROLL for (int a = 0; a < A; a++) UNROLL for (int b = 0; b < B; b++) {{
+    S* const q = y + node[a] * ys + b * W;
+    const int64_t rest = n - b * W;
+    if (rest >= W) store(q, add ? load(q) + s[a][b] : s[a][b]);
+    else for (int64_t c = 0; c < rest; c++) q[c] = add ? q[c] + s[a][b][c] : s[a][b][c];
+  }}
+}}
+template <int B> static __attribute__((noinline)) void strip(const int64_t* node, int64_t nodes, const S* x, int64_t xs, int64_t K,
+                                                             const S* w, S* y, int64_t ys, int64_t n, int64_t add) {{
+  int64_t i = 0;
+  for (; i + 4 <= nodes; i += 4) tile<4, B>(node + i, x, xs, K, w, y, ys, n, add);
+  if (i + 2 <= nodes) {{ tile<2, B>(node + i, x, xs, K, w, y, ys, n, add); i += 2; }}
+  if (i < nodes) tile<1, B>(node + i, x, xs, K, w, y, ys, n, add);
+}}
+{_SIGNATURE}const int64_t C = sizes[0], K = sizes[1], G = sizes[2], L = sizes[3], xs = sizes[4] * K, ys = sizes[5] * C;
+const int64_t rows = sizes[6], add = sizes[7], blocks = (C + W - 1) / W;
+{"".join(_pointers(["begin", "order", "degree"], ["x", "w"], ["y"]))}
+for (int64_t k = first; k < last; k++) for (int64_t m = 0; m < rows; m++) {{
+  const int64_t nodes = begin[k + 1] - begin[k];
+  const int64_t* const node = order + begin[k];
+  const S* const map = w + (k % G * L + degree[m]) * blocks * K * W;
+  int64_t block = 0;
+  for (; block + {tile} <= blocks; block += {tile})
+    strip<{tile}>(node, nodes, x + m * K, xs, K, map + block * K * W, y + m * C + block * W, ys, C - block * W, add);
+  for (; block < blocks; block++)
+    strip<1>(node, nodes, x + m * K, xs, K, map + block * K * W, y + m * C + block * W, ys, C - block * W, add);
+}}
+}}
+"""
+
+
 def _arguments(program: Program, table: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the tensors that a kernel over edges reads and writes."""
     if not table:

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from eqmol.ops.contract import KernelMode, RadialWeight
+from eqmol.ops.contract import KernelMode, Power, RadialWeight
 from eqmol.ops.kernels import cpp, library, stretches, triton
 from eqmol.ops.kernels.evaluate import evaluate
 from eqmol.ops.kernels.expressions import SLOPE, Program
@@ -247,6 +247,10 @@ class Groups:
         """Of nodes that threads take one after another; a group each is too many."""
         return max(1, min(self.nodes // max(NODES, self.number), stretches.MOST))
 
+    def in_stretches(self) -> tuple[Tensor, Tensor]:
+        """:meth:`sorted` by :attr:`stretches`."""
+        return self.sorted(self.stretches)
+
     def spread(self, values: Tensor) -> Tensor:
         """[G, ...] -> [N or 1, ...]."""
         return values if self.group is None else values[self.group]
@@ -256,6 +260,11 @@ class Groups:
         if self.group is None:
             return values.sum(0, keepdim=True)
         return values.new_zeros(self.number, *values.shape[1:]).index_add(0, self.group, values)
+
+
+def parts_of(nodes: tuple[Tensor, Tensor], groups: int) -> range:
+    """Parts of the work on sorted nodes that different threads may do: all groups of a stretch."""
+    return range(0, nodes[0].shape[0], groups)
 
 
 class PowerForm(Polynomial):
@@ -284,6 +293,43 @@ class PowerForm(Polynomial):
         else:
             result = _by_torch(power_program(self.spec, wanted, len(names) - 3), given, "c", self.groups)
         return [result[SLOPE + names[slot]] for slot in slots]
+
+
+class ConstantPower:
+    """A power whose weights are constants, and its derivative.
+
+    Args:
+        kernels: of the values, and of the derivative by the field.
+        weight: own weights [G, W, C].
+        spec: of the power.
+    """
+
+    def __init__(self, kernels: tuple[Kernel, Kernel], weight: Tensor, spec: Spec) -> None:
+        self._kernels, self._rows, self._groups = kernels, dim(spec.degree_out), len(weight)
+        self._coefficients = coefficients(weight.detach(), spec)
+
+    @classmethod
+    def of(cls, op: Power, weight: Tensor, mode: KernelMode) -> "ConstantPower | None":
+        """That of an operation that may run compiled code, or None where there is no kernel."""
+        how = library.language(weight.device), weight.dtype, mode
+        values, slopes = (power_kernel(op.spec, frozenset(wanted), 0, *how) for wanted in "vx")
+        if not isinstance(values, Kernel) or not isinstance(slopes, Kernel):
+            return None
+        return cls((values, slopes), weight, op.spec)
+
+    def __call__(self, x: Tensor, nodes: tuple[Tensor, Tensor]) -> Tensor:
+        """[N, lm_in, C] -> [N, lm_out, C], given :meth:`Groups.in_stretches`."""
+        result = x.new_empty(x.shape[0], self._rows, x.shape[2])
+        given = {"x": x, "c": self._coefficients, SLOPE + "v": result}
+        self._kernels[0]((x.shape[2], self._groups), nodes, given, x, parts_of(nodes, self._groups))
+        return result
+
+    def back(self, x: Tensor, v: Tensor, nodes: tuple[Tensor, Tensor]) -> Tensor:
+        """The derivative of Σ v · result by the field."""
+        result = torch.empty_like(x)
+        given = {"x": x, "c": self._coefficients, "v": v, SLOPE + "x": result}
+        self._kernels[1]((x.shape[2], self._groups), nodes, given, x, parts_of(nodes, self._groups))
+        return result
 
 
 class ProductForm:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -117,8 +118,9 @@ class Kernel:
         function = ctypes.CDLL(path).eqmol_kernel
         function.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         function.restype = None
-        self.function: Callable[..., None] = function
+        self._function: Callable[..., None] = function
         self.reads, self.writes = tuple(reads), tuple(writes)
+        self._names = *self.reads, *self.writes
         self.key = key
 
     def __call__(
@@ -140,20 +142,21 @@ class Kernel:
             bounds: of the parts of the work that different threads may do.
             chain: so many parts that follow each other are done one after another.
         """
-        read, written = [tensors[name] for name in self.reads], [tensors[name] for name in self.writes]
-        for tensor in (*read, *written):
+        used, dtype = [tensors[name] for name in self._names], like.dtype
+        for tensor in used:
             assert tensor.is_contiguous()
-            assert tensor.dtype == like.dtype
+            assert tensor.dtype == dtype
         for index in indices:
             assert index.is_contiguous()
             assert index.dtype == torch.int64
-        numbers = (ctypes.c_int64 * len(sizes))(*sizes)
-        ins = (ctypes.c_void_p * (len(indices) + len(read)))(*(tensor.data_ptr() for tensor in (*indices, *read)))
-        outs = (ctypes.c_void_p * len(written))(*(tensor.data_ptr() for tensor in written))
+        numbers = array("q", sizes)
+        addresses = array("Q", [tensor.data_ptr() for tensor in (*indices, *used)])
+        begin = addresses.buffer_info()[0]
+        pointers = numbers.buffer_info()[0], begin, begin + 8 * (len(addresses) - len(self.writes))
         if threads.number() == 1 or len(bounds) < 3:
-            self.function(bounds[0], bounds[-1], numbers, ins, outs)
+            self._function(bounds[0], bounds[-1], *pointers)
         else:
-            threads.each(lambda i: self.function(bounds[i], bounds[i + 1], numbers, ins, outs), len(bounds) - 1, chain)
+            threads.each(lambda i: self._function(bounds[i], bounds[i + 1], *pointers), len(bounds) - 1, chain)
 
 
 def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelMode) -> Kernel | None:

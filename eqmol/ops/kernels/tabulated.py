@@ -1,6 +1,6 @@
 """Convolutions whose weights are read from a table of distances inside the kernel: never stored, differentiable once."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,70 @@ from eqmol.ops.kernels.stretches import by_receiver, by_sum
 from eqmol.so3.layout import dim
 
 
+class TabulatedConvolution:
+    """A convolution with weights from a table, and its derivatives.
+
+    Features, harmonics and fractions are contiguous, and their indices are in range.
+
+    Args:
+        kernels: of the values, and of the derivatives.
+        table: from :func:`packed`.
+        rows: of the result.
+    """
+
+    def __init__(self, kernels: tuple[Kernel, Kernel], table: Tensor, rows: int) -> None:
+        self._kernels, self._table, self._rows = kernels, table, rows
+
+    def __call__(self, x: Tensor, edges: "TabulatedEdges", receivers: int) -> Tensor:
+        """Sums of messages at the receivers [receivers, rows, C], blocks one after another."""
+        result = x.new_zeros(receivers, self._rows, x.shape[2])
+        given = {"x": x, "m": edges.harmonics, "fraction": edges.fraction, "table": self._table, SLOPE + "v": result}
+        _run(self._kernels[0], by_receiver(edges.indices[1]), edges, given, x)
+        return result
+
+    def slopes(self, x: Tensor, edges: "TabulatedEdges", v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives of Σ v · result by features, harmonics and fractions."""
+        starts, chain = by_sum(edges.fraction.shape[0])
+        sums = x.new_zeros((starts.shape[0] - 1) // chain, *x.shape)
+        by_y, by_fraction = torch.empty_like(edges.harmonics), torch.empty_like(edges.fraction)
+        given = {"x": x, "m": edges.harmonics, "fraction": edges.fraction, "table": self._table, "v": v}
+        given |= {SLOPE + "x": sums, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
+        _run(self._kernels[1], starts, edges, given, x, chain)
+        return sums[0] if sums.shape[0] == 1 else sums.sum(0), by_y, by_fraction
+
+
+def _run(
+    kernel: Kernel, starts: Tensor, edges: "TabulatedEdges", tensors: dict[str, Tensor], x: Tensor, chain: int = 1
+) -> None:
+    sizes, indices = (x.shape[2], x.shape[0], chain), (starts, *edges.indices)
+    kernel(sizes, indices, tensors, x, range(starts.shape[0]), chain)
+
+
+class TabulatedEdges(NamedTuple):
+    """Edges as the kernels take them.
+
+    Attributes:
+        harmonics: [E, lm].
+        fraction: [E].
+        indices: senders, receivers and rows of the table [E].
+    """
+
+    harmonics: Tensor
+    fraction: Tensor
+    indices: tuple[Tensor, Tensor, Tensor]
+
+
+def constant_convolution(op: Convolution, table: Tensor, *others: Tensor) -> TabulatedConvolution | None:
+    """A convolution with weights from a table of :func:`packed` for tensors of its type; None where there is no kernel."""
+    if not isinstance(op, HarmonicConvolution) or table.device.type != "cpu" or not can_run(op, table, *others):
+        return None
+    components = dim(op.degree_geometry)
+    values, slopes = (table_kernel(op.spec, wanted, components, table.dtype, mode(op)) for wanted in TABLE_SETS)
+    if values is None or slopes is None:
+        return None
+    return TabulatedConvolution((values, slopes), table, op.spec.num_blocks * dim(op.spec.degree_out))
+
+
 def tabulated_convolution(
     op: Convolution,
     x: Tensor,
@@ -27,7 +91,7 @@ def tabulated_convolution(
     receivers: Tensor,
     num_receivers: int,
 ) -> Tensor | None:
-    """A convolution with weights from a table; None where there is no kernel.
+    """A convolution with weights from a table, differentiable once; None where there is no kernel.
 
     Args:
         op: the convolution.
@@ -40,17 +104,14 @@ def tabulated_convolution(
     """
     if not isinstance(op, HarmonicConvolution) or senders.dim() > 1:
         return None
-    if not can_run(op, x, harmonics, table, row, fraction, senders, receivers):
-        return None
-    kernels = [table_kernel(op.spec, wanted, harmonics.shape[1], x.dtype, mode(op)) for wanted in TABLE_SETS]
-    if None in kernels:
+    found = constant_convolution(op, table, x, harmonics, row, fraction, senders, receivers)
+    if found is None:
         return None
     check_indices("sender", senders, len(x))
     check_indices("receiver", receivers, num_receivers)
     check_indices("row", row, len(table))
-    shape = num_receivers, op.spec.num_blocks * dim(op.spec.degree_out), x.shape[2]
-    rows = _Tabulated.apply(x.contiguous(), harmonics, fraction, kernels, table, row, (senders, receivers), shape)
-    return side_by_side(op.spec, rows)
+    indices = senders.contiguous(), receivers.contiguous(), row.contiguous()
+    return side_by_side(op.spec, _Tabulated.apply(x, harmonics, fraction, found, indices, num_receivers))
 
 
 def packed(weights: Tensor) -> Tensor:
@@ -68,40 +129,18 @@ class _Tabulated(torch.autograd.Function):
         x: Tensor,
         harmonics: Tensor,
         fraction: Tensor,
-        kernels: list[Kernel],
-        table: Tensor,
-        row: Tensor,
-        edges: tuple[Tensor, Tensor],
-        shape: tuple[int, int, int],
+        convolution: TabulatedConvolution,
+        indices: tuple[Tensor, Tensor, Tensor],
+        receivers: int,
     ) -> Tensor:
         x, harmonics, fraction = x.contiguous(), harmonics.contiguous(), fraction.contiguous()
         ctx.save_for_backward(x, harmonics, fraction)
-        ctx.rest = kernels[1], table, (*(e.contiguous() for e in edges), row.contiguous())
-        result = x.new_zeros(shape)
-        given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, SLOPE + "v": result}
-        _run(kernels[0], by_receiver(ctx.rest[2][1]), ctx.rest[2], given, x)
-        return result
+        ctx.convolution, ctx.indices = convolution, indices
+        return convolution(x, TabulatedEdges(harmonics, fraction, indices), receivers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, harmonics, fraction = ctx.saved_tensors
-        kernel, table, indices = ctx.rest
-        starts, chain = by_sum(len(fraction))
-        sums = x.new_zeros((len(starts) - 1) // chain, *x.shape)
-        by_y, by_fraction = torch.empty_like(harmonics), torch.empty_like(fraction)
-        given = {"x": x, "m": harmonics, "fraction": fraction, "table": table, "v": gradient.contiguous()}
-        given |= {SLOPE + "x": sums, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
-        _run(kernel, starts, indices, given, x, chain)
-        return sums[0] if len(sums) == 1 else sums.sum(0), by_y, by_fraction, None, None, None, None, None
-
-
-def _run(
-    kernel: Kernel,
-    starts: Tensor,
-    indices: tuple[Tensor, ...],
-    tensors: dict[str, Tensor],
-    x: Tensor,
-    chain: int = 1,
-) -> None:
-    kernel((x.shape[2], len(x), chain), (starts, *indices), tensors, x, range(len(starts)), chain)
+        edges = TabulatedEdges(harmonics, fraction, ctx.indices)
+        return *ctx.convolution.slopes(x, edges, gradient.contiguous()), None, None, None
