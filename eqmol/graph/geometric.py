@@ -25,7 +25,7 @@ class _Later(ModuleType):
             del sys.modules[self.__name__]
 
 
-_parts = {name: _Later(f"torch_geometric.{name}") for name in ("datasets", "transforms", "explain", "profile")}
+_parts = {name: _Later(f"torch_geometric.{name}") for name in ("nn", "datasets", "transforms", "explain", "profile")}
 if "torch_geometric" in sys.modules:  # it has imported them
     _parts = {}
 _later = [_Later("torch._dynamo"), *_parts.values()]

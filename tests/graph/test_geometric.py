@@ -32,7 +32,7 @@ def test_a_prediction_does_without_the_compiler(tmp_path: Path) -> None:
 def test_all_of_torch_geometric_is_there_when_it_is_used() -> None:
     code = (
         "import sys, eqmol.graph, torch_geometric\n"
-        "print({'torch_geometric.datasets', 'torch_geometric.transforms'} & set(sys.modules))\n"
+        "print({'torch_geometric.nn', 'torch_geometric.datasets', 'torch_geometric.transforms'} & set(sys.modules))\n"
         "print(torch_geometric.datasets.QM9.__name__, torch_geometric.transforms.Compose.__name__)\n"
         "from torch_geometric.profile import timeit\n"
         "print(timeit.__name__, torch_geometric.profile.timeit is timeit)"
