@@ -70,7 +70,7 @@ def language(device: torch.device) -> Language:
 
 
 def are_possible(device: torch.device, dtype: torch.dtype, wanted: KernelMode) -> bool:
-    """Whether kernels may be used for tensors: they are wanted, and there is a compiler for the device.
+    """Whether kernels may be used for tensors: they are wanted, by Triton expressly, and there is a compiler for the device.
 
     Raises:
         KernelError: kernels are required, and there is no compiler.
@@ -78,6 +78,8 @@ def are_possible(device: torch.device, dtype: torch.dtype, wanted: KernelMode) -
     if wanted == "off" or device.type not in LANGUAGES or dtype not in SCALARS:
         return False
     chosen = language(device)
+    if chosen == "triton" and wanted == "auto":  # never yet timed against torch
+        return False
     if (compilers.find() if chosen == "c++" else triton.version()) is not None:
         return True
     lost, slower, remedy = {
