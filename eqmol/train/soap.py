@@ -51,7 +51,7 @@ class SOAP:
         return pytorch_optimizer.SOAP(
             params,
             lr=lr,
-            betas=tuple(betas),
+            betas=(betas[0], betas[1]),
             weight_decay=weight_decay,
             precondition_frequency=precondition_frequency,
         )
