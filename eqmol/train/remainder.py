@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from eqmol import checkpoint
+from eqmol.data.atomic_energies import KEEP
 from eqmol.data.datamodule import GraphSets
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
@@ -57,12 +58,12 @@ def take_up(path: Path, model: Predictor, data: GraphSets) -> str | None:
     Args:
         path: of its file, which is then written anew.
         model: read from there; changed.
-        data: whose training structures are fitted.
+        data: whose training structures are fitted; with ``e0=keep`` nothing is.
 
     Returns:
         What was done, if anything.
     """
-    if not isinstance(model, Potential):
+    if not isinstance(model, Potential) or data.e0 == KEEP:
         return None
     found = Remainder.of(*per_atom(model, compare(model, data.representatives(COMPARED))))
     if not found.is_worth_it:

@@ -51,8 +51,8 @@ def saved(tmp_path: Path) -> tuple[Any, Any]:
     return tmp_path / folder.MODEL, model
 
 
-def data_of(graphs: list[Any]) -> Any:
-    return SimpleNamespace(representatives=lambda number: graphs[:number])
+def data_of(graphs: list[Any], e0: str = "fit") -> Any:
+    return SimpleNamespace(representatives=lambda number: graphs[:number], e0=e0)
 
 
 def test_constants_are_found(saved: tuple[Any, Any]) -> None:
@@ -88,15 +88,16 @@ def test_each_value_is_judged_without_itself() -> None:
         assert others[left_out] == pytest.approx(values[left_out] - composition[left_out] @ twin, abs=1e-10)
 
 
-@pytest.mark.parametrize("case", ["learnt", "too few to tell", "no energies"])
+@pytest.mark.parametrize("case", ["learnt", "too few to tell", "no energies", "e0=keep"])
 def test_constants_stay_where_there_is_nothing_to_gain(saved: tuple[Any, Any], case: str) -> None:
     path, model = saved
-    graphs = graphs_of(model, {"H": 1.0} if case == "too few to tell" else {}, 0.05)
+    graphs = graphs_of(model, {"H": 1.0} if case in ("too few to tell", "e0=keep") else {}, 0.05)
     if case == "no energies":
         for graph in graphs:
             graph.energy.fill_(torch.nan)
     content = path.read_bytes()
-    assert take_up(path, model, data_of(graphs[:1] if case == "too few to tell" else graphs)) is None
+    data = data_of(graphs[:1] if case == "too few to tell" else graphs, "keep" if case == "e0=keep" else "fit")
+    assert take_up(path, model, data) is None
     assert path.read_bytes() == content
 
 
