@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -113,27 +113,34 @@ class Muon(Optimizer):
         )
 
     def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        sizes: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         for p in parameters:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-            sizes[p.movedim(group["inputs"], -2).shape[-2:]].append(p)
-        rate = group["lr"] * group["matrix_factor"]
-        for same in sizes.values():  # matrices of one size at once
-            updates, shares = [], []
-            for p in same:
-                assert p.grad is not None
-                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                ahead = torch.lerp(p.grad, momentum, group["momentum"]).movedim(group["inputs"], -2)
-                size = root_mean_square(p.grad.movedim(group["inputs"], -2))
-                updates.append(ahead.reshape(-1, *ahead.shape[-2:]))
-                shares.append(size / (size + group["eps"]))
-            turned = orthogonalized(torch.cat(updates), group["eps"]).split([len(update) for update in updates])
-            for p, update, share in zip(same, turned, shares, strict=True):
-                target = p.movedim(group["inputs"], -2)
-                target.mul_(1 - rate * group["weight_decay"] * share)
-                scale = rate * ADAM_RMS * max(target.shape[-2:]) ** 0.5
-                target.sub_(share * update.reshape(target.shape), alpha=scale)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        sizes: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = defaultdict(list)
+        for tensors in zip(parameters, gradients, ahead, strict=True):
+            moved = tuple(each.movedim(group["inputs"], -2) for each in tensors)
+            sizes[moved[0].shape[-2:]].append(moved)
+        rate, eps, decay = group["lr"] * group["matrix_factor"], group["eps"], group["weight_decay"]
+        for shape, same in sizes.items():  # matrices of one size at once
+            targets, *others = zip(*same, strict=True)
+            own, turned = (torch.cat([each.reshape(-1, *shape) for each in of]) for of in others)
+            size = root_mean_square(own)
+            share = size / (size + eps)
+            if decay:
+                torch._foreach_mul_(targets, _parts(1 - rate * decay * share, targets))
+            scale = rate * ADAM_RMS * max(shape) ** 0.5
+            torch._foreach_sub_(targets, _parts(orthogonalized(turned, eps).mul_(share), targets), alpha=scale)
+
+
+def _parts(stack: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
+    """What of a stack [n, ...] belongs to the matrices of each target [..., A, B]."""
+    counts = [math.prod(target.shape[:-2]) for target in targets]
+    parts = zip(targets, stack.split(counts), strict=True)
+    return [part.view(*target.shape[:-2], *part.shape[1:]) for target, part in parts]
 
 
 def root_mean_square(matrices: Tensor) -> Tensor:
