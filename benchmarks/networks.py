@@ -115,7 +115,7 @@ class Eqmol:
 
         batch = collate(self.graphs)
         self.model.train()
-        self.loss(self.model(batch), batch, raised=0.0).backward()
+        self.loss(self.model(batch), batch, raised=0.0).backward(inputs=list(self.model.parameters()))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

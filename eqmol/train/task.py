@@ -145,9 +145,10 @@ class Task(pl.LightningModule):
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate the loss."""
+        """Differentiate the loss by the weights alone: forces made positions variables of it, too."""
+        weights = [p for p in self.parameters() if p.requires_grad]
         with memory_errors(self._batch):
-            super().backward(loss, *args, **kwargs)
+            super().backward(loss, *args, inputs=weights, **kwargs)
 
     def configure_gradient_clipping(
         self,

@@ -23,7 +23,7 @@ def trained(mode: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> tuple[l
         results = model(graph, forces=True)
         loss = (results["forces"] - 0.1).square().mean() + results["energy"].square().mean() * 1e-6
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=list(model.parameters()))
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses, model.eval()(graph, forces=True)["forces"].detach()

@@ -39,7 +39,8 @@ def convolution_by_program(
 ) -> Tensor:
     """A convolution by its program, compiled, or with mode "off" evaluated by torch."""
     shape = num_receivers, spec.num_blocks * dim(spec.degree_out), x.shape[2]
-    tensors = weight.hidden, weight.matrix, x, harmonics
-    shared, keeps = int(2 * len(weight.hidden) == len(senders)), any(t.requires_grad for t in tensors)
-    form = forms.EdgeForm(spec, senders, receivers, shape, how, shared, keeps and torch.is_grad_enabled())
+    tensors: list[Tensor | None] = [*weight, x, harmonics]
+    if torch.is_grad_enabled() and len(weight.hidden) * weight.matrix[0].numel() <= forms.KEPT:
+        tensors[:2] = RadialWeight(*(t.contiguous() for t in weight)).dense(), None
+    form = forms.EdgeForm(spec, senders, receivers, shape, how, shared=int(2 * len(weight.hidden) == len(senders)))
     return side_by_side(spec, partials(form, [4], [*tensors, None])[0])

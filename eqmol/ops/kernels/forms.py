@@ -21,19 +21,19 @@ from eqmol.ops.kernels.programs import edge_program, power_program, product_prog
 from eqmol.ops.kernels.sparse import edge_terms, power_terms
 from eqmol.ops.multilinear import JointForm, Polynomial
 from eqmol.ops.spec import Spec
-from eqmol.so3.kept import Seen, kept
+from eqmol.so3.kept import kept
 from eqmol.so3.layout import dim
 
 #: Sets of derivatives that are compiled, by number of tangents: of energies, of forces, of their derivatives.
 POWER_SETS: Mapping[int, Sequence[str]] = {0: ("v", "x", "xc"), 1: ("xcv",)}
 PRODUCT_SETS = ("v", "xy", "xyw", "xywv")
-EDGE_SETS = ("v", "wm", "xwm", "xwmv")
+EDGE_SETS = ("v", "wm", "xw", "xwm", "xwmv")
 #: Exchanged arguments whose sums are compiled, for derivatives of forces: features of the first layer do not depend on positions.
 JOINT_SETS = (frozenset("wm"), frozenset("wxm"))
 #: Sets of convolutions with tables: of energies, of forces.
 TABLE_SETS = (frozenset("v"), frozenset("xwm"))
-#: What is made of exchanged arguments.
-ALL_SLOPES = frozenset({"w", "w0", "x", "m", "v"})
+#: What is made of exchanged arguments: of weights that are given, where positions have no second derivatives, and in general.
+SLOPES, ALL_SLOPES = frozenset("xwv"), frozenset({"w", "w0", "x", "m", "v"})
 #: Terms of a power beyond which it has no kernels, and statements beyond which a program is not compiled: the programs of all sets
 #: of what is within the limits have fewer. The largest take seven seconds.
 MAX_TERMS, MAX_STATEMENTS = 1600, 30_000
@@ -43,8 +43,8 @@ MAX_TRITON = 8_000
 NODES = 256
 #: Weights of edges that are made at a time: on the CPU they stay in the cache.
 CHUNK, DEVICE_CHUNK = 1 << 17, 1 << 26
-#: Weights of edges that are kept for derivatives if there are no more.
-KEPT = 1 << 23
+#: Weights of edges that are made at once, and kept for derivatives, if there are no more.
+KEPT = 1 << 22
 
 
 def smallest(sets: Sequence[str], wanted: Collection[str]) -> frozenset[str] | None:
@@ -165,8 +165,8 @@ def usual(
     how = language, dtype, mode
     if spec.operation == "power":
         # forces need no derivative by the coefficients
-        sets = [("v", 0), ("x", 0), *([("xc", 0)] if learned else []), *([("xcv", 1)] if training else [])]
-        made += [power_kernel(spec, frozenset(wanted), tangents, *how) for wanted, tangents in sets]
+        derivatives = [("v", 0), ("x", 0), *([("xc", 0)] if learned else []), *([("xcv", 1)] if training else [])]
+        made += [power_kernel(spec, frozenset(wanted), tangents, *how) for wanted, tangents in derivatives]
     elif spec.operation == "product":
         names = ["v", "xyw" if learned else "xy", "xywv"][: 2 + training]
         made += [product_kernel(spec, frozenset(wanted), *how) for wanted in names]
@@ -174,11 +174,12 @@ def usual(
         made += [table_kernel(spec, wanted, components, dtype, mode) for wanted in TABLE_SETS]
     else:
         # features of the first layer do not depend on positions
-        names = ["v", "xwm" if learned or spec.degree_in else "wm"]
-        made += [edge_kernel(spec, frozenset(wanted), frozenset(), components, *how) for wanted in names]
+        moving = frozenset("xwm") if spec.degree_in else frozenset("wm")
+        by_forces = frozenset("xwm") if learned and not training else moving
+        sets = [frozenset("v"), by_forces, *([frozenset("xw")] if training else [])]
+        made += [edge_kernel(spec, wanted, frozenset(), components, *how) for wanted in sets]
         if training:
-            moving = frozenset("wxm") if spec.degree_in else frozenset("wm")
-            made.append(edge_kernel(spec, ALL_SLOPES, moving, components, *how))
+            made.append(edge_kernel(spec, SLOPES, moving, components, *how))
     return [kernel for kernel in made if kernel is not None]
 
 
@@ -395,10 +396,9 @@ def _by_torch(program: Program, given: Mapping[str, Tensor], grouped: str, group
 
 class EdgeForm(JointForm):
     """Σ_e v of the receiver · message. Arguments: hidden [E, H], matrix [H, W, C], x [N, lm_in, C], harmonics [E, lm], v
-    [receivers, K · lm_out, C].
+    [receivers, K · lm_out, C]; or the weights [E, W, C] in place of hidden, and None in place of the matrix.
 
-    Messages are added to the results as they are made. Weights and their slopes are made a chunk of edges at a time; those of the
-    first evaluation are kept for the others if they are few.
+    Messages are added to the results as they are made. With a matrix, weights and their slopes are made a chunk of edges at a time.
 
     Args:
         spec: of a convolution.
@@ -406,7 +406,6 @@ class EdgeForm(JointForm):
         shape: of the result.
         mode: whether kernels are used.
         shared: s; rows of hidden belong to 2^s edges side by side each.
-        keeps: whether weights are kept for derivatives.
     """
 
     NAMES = "w", "w", "x", "m", "v"
@@ -419,11 +418,9 @@ class EdgeForm(JointForm):
         shape: tuple[int, int, int],
         mode: KernelMode,
         shared: int = 0,
-        keeps: bool = True,
     ) -> None:
-        self.spec, self.shape, self.mode, self.shared, self.keeps = spec, shape, mode, shared, keeps
+        self.spec, self.shape, self.mode, self.shared = spec, shape, mode, shared
         self.senders, self.receivers = senders.contiguous(), receivers.contiguous()
-        self._kept: tuple[Seen, Seen, Tensor] | None = None
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         hidden, matrix, x, y, v = _contiguous(arguments)
@@ -432,6 +429,9 @@ class EdgeForm(JointForm):
         found = smallest(EDGE_SETS, wanted) if may_run else None
         kernel = None if found is None else edge_kernel(self.spec, found, frozenset(), y.shape[1], *self._how(x))
         run = _EdgeRun(self, kernel or edge_program(self.spec, wanted), x, y, {} if v is None else {"v": v})
+        if matrix is None:
+            slope = run.add(slice(0, len(hidden)), {"w": hidden, "m": y})["w"]
+            return [run.node(slot) if slot > 1 else slope for slot in slots]
         flat = matrix.flatten(1)
         result = [hidden.new_empty(hidden.shape), torch.zeros_like(flat)]
         for rows, weight in self._weights(hidden, matrix):
@@ -449,11 +449,16 @@ class EdgeForm(JointForm):
         if self.mode == "off" or moving not in JOINT_SETS or arguments[4] is None:
             return None
         hidden, matrix, x, y, v = _contiguous(arguments)
-        kernel = edge_kernel(self.spec, ALL_SLOPES, moving, y.shape[1], *self._how(x))
+        is_less = matrix is None and SLOPES.issuperset(self.NAMES[slot] for slot in slots)
+        kernel = edge_kernel(self.spec, SLOPES if is_less else ALL_SLOPES, moving, y.shape[1], *self._how(x))
         if kernel is None:
             return None
         along = {slot: tangent.contiguous() for slot, tangent in exchanged.items()}
         run = _EdgeRun(self, kernel, x, y, {"v": v, **({"x0": along[2]} if 2 in along else {})})
+        tangents = {"m0": along[3]} if 3 in along else {}
+        if matrix is None:
+            slope = run.add(slice(0, len(hidden)), {"w": hidden, "w0": along[0], "m": y, **tangents})["w"]
+            return [run.node(slot) if slot > 1 else slope for slot in slots]
         flat = matrix.flatten(1)
         result = [torch.empty_like(hidden), torch.zeros_like(flat)]
         for rows, weight in self._weights(hidden, matrix):
@@ -461,8 +466,7 @@ class EdgeForm(JointForm):
             moved = along[0][rows] @ flat if 0 in along else hidden.new_zeros(len(weight), flat.shape[1])
             if 1 in along:
                 moved.addmm_(hidden[rows], along[1].flatten(1))
-            tensors = {"w": weight, "w0": moved.view_as(weight), "m": y}
-            slopes = run.add(rows, {**tensors, "m0": along[3]} if 3 in along else tensors)
+            slopes = run.add(rows, {"w": weight, "w0": moved.view_as(weight), "m": y, **tangents})
             slope, moved_slope = (slopes[name].flatten(1) for name in ("w", "w0"))
             if 0 in slots:
                 torch.mm(slope, flat.T, out=result[0][rows])
@@ -479,15 +483,9 @@ class EdgeForm(JointForm):
 
     def _weights(self, hidden: Tensor, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Chunks of edges and their weights [e, W, C]."""
-        per_edge = matrix[0].numel()
         chunk = CHUNK if hidden.device.type == "cpu" else DEVICE_CHUNK
-        rows = list(_chunks(len(hidden), max(1, chunk // max(per_edge, 1))))
-        if self._kept is None and self.keeps and len(hidden) * per_edge <= KEPT:
-            self._kept = Seen(hidden), Seen(matrix), RadialWeight(hidden, matrix).dense()
-        elif self._kept is None or not (self._kept[0].is_now(hidden) and self._kept[1].is_now(matrix)):
-            return ((part, RadialWeight(hidden[part], matrix).dense()) for part in rows)
-        kept = self._kept[2]
-        return ((part, kept[part]) for part in rows)
+        for rows in _chunks(len(hidden), max(1, chunk // max(matrix[0].numel(), 1))):
+            yield rows, RadialWeight(hidden[rows], matrix).dense()
 
 
 class _EdgeRun:
@@ -532,7 +530,11 @@ class _EdgeRun:
         if isinstance(self.how, triton.EdgeKernel):
             run = self._by_triton
         tensors = {name: tensor[own] if name.startswith("m") else tensor for name, tensor in tensors.items()}
-        slopes, self.harmonics[own] = run(edges, tensors)
+        slopes, by_harmonics = run(edges, tensors)
+        if len(by_harmonics) == len(self.harmonics):
+            self.harmonics = by_harmonics
+        else:
+            self.harmonics[own] = by_harmonics
         return slopes
 
     def _compiled(
