@@ -29,6 +29,8 @@ PROPERTY_WEIGHT = 1.0
 #: Weight of energies beside that of the forces, if none is given: so little holds their mean, which forces alone would let drift.
 #: Of 3BPA after eight epochs, forces have errors of 49 meV/Å with it and without, and 82 with a hundred times as much.
 EARLY_ENERGY_WEIGHT = 1e-4
+#: Steps of a run that is long enough for weights to stay what they are until ``raise_at``.
+LONG = 500
 #: Weight of squared energies per atom (eV²) beside squared forces (eV²/Å²), at least: forces may be nothing but noise.
 UNDIVIDED = 0.01
 
@@ -106,7 +108,8 @@ class WeightedLoss:
     Args:
         terms: how much each target counts, by name.
         raise_at: the fraction of the run (see :mod:`eqmol.train.schedule`) from which on the weights move to their final
-            values. They arrive at the end: a step would upset Adam's averages of squared gradients.
+            values. They arrive at the end: a step would upset Adam's averages of squared gradients. See :meth:`raised` for
+            short runs.
         targets: what the terms are of.
 
     Raises:
@@ -175,9 +178,16 @@ class WeightedLoss:
         }
         return WeightedLoss(terms, self.raise_at, tuple(self.targets.values()))
 
-    def raised(self, progress: float) -> float:
-        """Return how far the weights are on their way to the final ones, 0 to 1, at a fraction of the run."""
-        return max(progress - self.raise_at, 0.0) / max(1.0 - self.raise_at, 1e-9)
+    def raised(self, progress: float, steps: int | None = None) -> float:
+        """Return how far the weights are on their way to the final ones, 0 to 1, at a fraction of the run.
+
+        In a run of fewer than ``LONG`` steps they take as many as in one of so many; where the run has not even these, it begins
+        on the way. So twenty steps learn energies from the first one, which five would not.
+        """
+        raise_at = self.raise_at
+        if steps is not None and steps < LONG:
+            raise_at = 1.0 - (1.0 - raise_at) * LONG / max(steps, 1)
+        return max(progress - raise_at, 0.0) / max(1.0 - raise_at, 1e-9)
 
     def __call__(self, output: Mapping[str, Tensor], batch: Any, raised: float, shared: bool = False) -> Tensor:
         """Return the scalar loss (float64).

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from eqmol.checkpoint.warm_start import WarmStart
+from eqmol.data.atomic_energies import KEEP
 from eqmol.data.datamodule import GraphSets
 from eqmol.data.loader import count, first_batch, share_of
 from eqmol.train import folder, lightning, model, processes, settings
@@ -69,7 +70,7 @@ def run(cfg: DictConfig, console: Console | None = None, began: float | None = N
             config = plain(cfg)
             out.check(config)
             predictor, started = model.make(cfg, data, warm)
-            task = Task(predictor, objective, config["statistics"], data.metrics, clock)
+            task = Task(predictor, objective, config["statistics"], data.metrics, clock, takes_up=data.e0 != KEEP)
         if not processes.is_first():
             torch.manual_seed(cfg.seed + processes.rank())  # its own noise
         interrupt = Interrupt(announce=processes.is_first())

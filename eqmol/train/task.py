@@ -41,6 +41,7 @@ class Task(pl.LightningModule):
         statistics: of the training set, see :meth:`eqmol.data.datamodule.GraphSets.statistics`.
         metrics: further errors that the data are judged by.
         clock: training time, and its limit; the run starts it.
+        takes_up: whether constants of the elements are taken up when the run ends, see :mod:`eqmol.train.remainder`.
 
     Raises:
         InputError: a model that cannot be trained for this.
@@ -61,6 +62,7 @@ class Task(pl.LightningModule):
         statistics: Mapping[str, Any],
         metrics: Metrics | None = None,
         clock: Clock | None = None,
+        takes_up: bool = True,
     ):
         super().__init__()
         self.predictor = predictor
@@ -76,6 +78,7 @@ class Task(pl.LightningModule):
         self.max_steps: int | None = 1
         self.train_loss = RunningMean()
         self.gradient_norm = RunningMean()
+        self.takes_up = takes_up and isinstance(predictor, Potential)
         self.validation = Validation(self.new_errors(), self.loss)
         self._batch: Any = None
         self._loss = torch.zeros(())
@@ -94,7 +97,7 @@ class Task(pl.LightningModule):
 
     def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
         """Return the scalar loss (float64) at a fraction of the run; ``shared`` as in :class:`WeightedLoss`."""
-        loss = self.loss(output, batch, self.loss.raised(progress), shared)
+        loss = self.loss(output, batch, self.loss.raised(progress, self.max_steps), shared)
         further = self.objective.further_loss(output, shared)
         return loss if further is None else loss + further
 
@@ -190,7 +193,8 @@ class Task(pl.LightningModule):
         if not all(math.isfinite(total) for total, _ in sums.values()):
             self.validation.broken.extend(batch.source)
         self.validation.add(sums)
-        if isinstance(self.predictor, Potential) and ENERGY.field in batch:
+        if self.takes_up and ENERGY.field in batch:
+            assert isinstance(self.predictor, Potential)
             labels = labels_of(self.predictor, batch, output[ENERGY.name])
             self.validation.leave(*per_atom(self.predictor, labels))
 
@@ -295,7 +299,7 @@ class Validation:
     def score(self) -> float:
         """What the best model is chosen by: lower is better; NaN without any label.
 
-        Constants of the elements in energies do not count where the end of the run takes them up.
+        Constants of the elements in energies do not count where the end of the run takes them up, as :meth:`leave` tells.
         """
         means = {name: mean.value for name, mean in self._means.items() if not math.isnan(mean.value)}
         if ENERGY.name in means and self._energy is not None and self._left:

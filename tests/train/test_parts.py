@@ -58,7 +58,11 @@ def test_loss(raised, weight):
     forces = (output["forces"] - batch.forces).numpy()
     expected = weight * np.mean(energy**2) + 3.0 * np.mean(huber(forces, 0.05))
     assert float(loss(output, batch, raised)) == pytest.approx(expected, rel=1e-12)
-    assert [loss.raised(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.5, 1.0]
+    for steps in (None, 500, 9999):
+        assert [loss.raised(progress, steps) for progress in (0.0, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.5, 1.0]
+    # the last 250 steps, as of 500
+    assert [loss.raised(progress, 250) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.0, 0.5, 1.0])
+    assert [loss.raised(progress, 25) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
 
 
 @pytest.mark.parametrize("kind", ["mse", "mae", "norm"])

@@ -16,8 +16,11 @@ from rich.console import Console
 from eqmol import checkpoint
 from eqmol.graph import collate, from_atoms
 from eqmol.train import folder
+from eqmol.train.objectives import PotentialObjective
 from eqmol.train.remainder import fit, take_up
 from eqmol.train.run import run
+from eqmol.train.schedule import Cosine
+from eqmol.train.task import Task
 from tests.recipes import recipe
 from tests.train.runs import bare
 from tests.train.test_start import SETS
@@ -99,6 +102,15 @@ def test_constants_stay_where_there_is_nothing_to_gain(saved: tuple[Any, Any], c
     data = data_of(graphs[:1] if case == "too few to tell" else graphs, "keep" if case == "e0=keep" else "fit")
     assert take_up(path, model, data) is None
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("takes_up", [True, False])
+def test_the_best_epoch_is_judged_by_constants_that_stay(saved: tuple[Any, Any], takes_up: bool) -> None:
+    model = saved[1]
+    objective = PotentialObjective({"energy": {"weight": 1.0}, "forces": {"weight": 0.0}}, torch.optim.Adam, Cosine())
+    task = Task(model, objective, {}, takes_up=takes_up)
+    task.validation_step(collate(graphs_of(model, {"H": 1.0}, 0.0)), 0)
+    assert (task.validation.score < 1e-3) == takes_up
 
 
 @pytest.mark.parametrize("label", ["water", pytest.param("slab", marks=pytest.mark.slow)])
