@@ -4,7 +4,7 @@ A backbone of one's own is made known with :func:`eqmol.models.register`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from eqmol.models.recompute import recompute
 from eqmol.ops.contract import EdgeProduct
+
+#: Reads sets of features: values [N], and derivatives of their sum by the first component of each set [N, C].
+Read = Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]]
 
 
 class Backbone(nn.Module, ABC):
@@ -55,6 +58,20 @@ class Backbone(nn.Module, ABC):
     ) -> list[Tensor]:
         """:meth:`forward` where the graph [N] of every node is known, on which noise of training alone may depend."""
         return self(vectors, species, senders, receivers)
+
+    def read(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, read: Read
+    ) -> tuple[Tensor, Tensor] | None:
+        """What is read from the features, and derivatives of its sum by the vectors [E, 3], without a record of operations.
+
+        Args:
+            vectors, species, senders, receivers: as of :meth:`forward`, of a model whose weights are constants.
+            read: see :data:`Read`; it must not keep the features.
+
+        Returns:
+            Both, or None where the backbone knows no such way.
+        """
+        return None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -27,8 +27,8 @@ from eqmol.models.arguments import (
     check_number,
     check_widths,
 )
-from eqmol.models.backbone import Backbone, edge_geometries
-from eqmol.models.mace_sweep import Features, constant_layers
+from eqmol.models.backbone import Backbone, Read, edge_geometries
+from eqmol.models.mace_sweep import Features, Sweep, sweep_of
 from eqmol.models.mixing import MixingSum, make_convolution
 from eqmol.models.radial_tables import FIRST, Grid
 from eqmol.nn import (
@@ -307,14 +307,13 @@ class MACE(Backbone):
 
         With ``is_paired``, every second edge is the way back of the one before it.
         """
+        sweep = self._sweep(vectors)
+        if sweep is not None and (edges := sweep.edges(vectors.detach(), species, (senders, receivers))) is not None:
+            return list(Features.apply(vectors, sweep, edges, self.embedding(species), species))
         layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
         lengths = torch.linalg.vector_norm(vectors[::2] if is_paired else vectors, dim=-1)
         ends = species.index_select(0, senders), species.index_select(0, receivers)
         places = None if self.grid is None or self.training else self.grid.places(lengths, ends)
-        constant = None if places is None or not has_memory(vectors) else constant_layers(self, layers)
-        if constant is not None:
-            x, edges = self.embedding(species), (senders, receivers)
-            return list(Features.apply(vectors, constant, self.grid, places, x, species, edges, len(self.elements)))
         basis = self.basis(lengths, ends) if places is None or self.density else None
         geometries = edge_geometries((part for layer in layers for part in layer.convolution.modules()), vectors)
         x = self.embedding(species)
@@ -324,6 +323,20 @@ class MACE(Backbone):
             x = self.run(layer, x, basis, places, ends, geometry, (senders, receivers), species)
             features.append(x)
         return features
+
+    def read(
+        self, vectors: Tensor, species: Tensor, senders: Tensor, receivers: Tensor, read: Read
+    ) -> tuple[Tensor, Tensor] | None:
+        """As :meth:`Backbone.read` describes."""
+        sweep = self._sweep(vectors)
+        return None if sweep is None else sweep.read(vectors, self.embedding, species, (senders, receivers), read)
+
+    def _sweep(self, vectors: Tensor) -> Sweep | None:
+        """What makes features of vectors while weights are constants, where compiled code does all of it."""
+        if self.grid is None or self.training or not has_memory(vectors):
+            return None
+        layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
+        return sweep_of(self, layers, self.grid, len(self.elements))
 
     def _shares(self, vectors: Tensor) -> bool:
         """Whether an edge and its way back may share a row of radial weights: these know the length alone, and kernels take it."""

@@ -158,6 +158,9 @@ class Potential(Predictor):
             species = self.species(graph)
             batch = owners(graph)
             vectors = edge_vectors(graph)
+            plain = differentiate and not self.training and owned is None and not last_layer
+            if plain and (found := self._read(graph, vectors.detach(), species)) is not None:
+                return self._results(graph, batch, vectors.detach(), *found, forces, stress)
             if differentiate and not vectors.requires_grad:
                 vectors.requires_grad_()
             features = self.features(graph, vectors, species)
@@ -183,6 +186,58 @@ class Potential(Predictor):
             if self.dispersion is not None:
                 results |= _dispersed(self.dispersion, graph, results)
         return results if self.training else {name: value.detach() for name, value in results.items()}
+
+    @torch.no_grad()
+    def _read(self, graph: Data, vectors: Tensor, species: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Energies [N] and derivatives of their sum by the vectors [E, 3], float64, where the backbone knows a way without a record
+        of operations and nothing else is read from the features.
+        """
+        if self.readout_heads or self.heads is not None or self.force_head is not None:
+            return None
+        bound, number = _bound(graph).to(self.dtype), len(species)
+        factor = torch.nn.functional.pad(self.gain * self.reference.scale * bound, (0, len(self.elements))).to(bound)
+
+        def read(features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            readouts: Iterable[Any] = self.readouts
+            terms = [readout.slopes(x[:, 0]) for readout, x in zip(readouts, features, strict=True)]
+            total = sum(values for values, _ in terms)
+            assert isinstance(total, Tensor)
+            interaction = (total[:number] - total[number:].index_select(0, species)) * bound
+            return interaction, [slope * factor.unsqueeze(1) for _, slope in terms]
+
+        senders, receivers = graph.edge_index
+        extended = _with_free(species, len(self.elements))
+        found = self.backbone.read(vectors.to(self.dtype), extended, senders, receivers, read)
+        if found is None:
+            return None
+        energies, gradient = self.reference(self.gain * found[0], species), found[1].to(vectors)
+        if self.binding is None and self.repulsion is None:
+            return energies, gradient
+        with torch.enable_grad():
+            lengths = torch.linalg.vector_norm(vectors, dim=-1).requires_grad_()
+            more = self._pairwise(lengths, species, species, senders, receivers)
+            if more.requires_grad:
+                (slopes,) = torch.autograd.grad(more.sum(), lengths)
+                gradient += (slopes / lengths.detach()).unsqueeze(1) * vectors
+        return energies + more.detach(), gradient
+
+    def _results(
+        self,
+        graph: Data,
+        batch: Tensor,
+        vectors: Tensor,
+        energies: Tensor,
+        gradient: Tensor,
+        forces: bool,
+        stress: bool,
+    ) -> dict[str, Tensor]:
+        """What :meth:`forward` returns of energies and derivatives by the vectors."""
+        results = {"energy": energies.new_zeros(len(graph.cell)).index_add(0, batch, energies), "energies": energies}
+        if forces:
+            results["forces"] = forces_of(graph, gradient)
+        if stress:
+            results |= _virial_and_stress(graph, batch, vectors, gradient)
+        return results if self.dispersion is None else results | _dispersed(self.dispersion, graph, results)
 
     def last_layer(self, graph: Data, features: list[Tensor], species: Tensor) -> Tensor:
         """What the last weights multiply, [N, F] float64 eV: energies of atoms are linear in it.
@@ -266,14 +321,22 @@ class Potential(Predictor):
             terms = [readout(x[:, 0]) for readout, x in zip(self.readouts, features, strict=True)]
             rows, interaction = species, _without_free(graph, torch.stack(terms).sum(0), species)
         energies = self.reference(self.gain * interaction, rows)
-        if self.binding is not None:
-            energies = energies + self.binding(torch.linalg.vector_norm(vectors, dim=-1), rows, receivers)
-        if self.repulsion is not None:
-            energies = energies + self.repulsion(torch.linalg.vector_norm(vectors, dim=-1), species, senders, receivers)
+        if self.binding is not None or self.repulsion is not None:
+            lengths = torch.linalg.vector_norm(vectors, dim=-1)
+            energies = energies + self._pairwise(lengths, rows, species, senders, receivers)
         if self.force_head is None or not forces:
             return energies, None
         direct = self.force_head(features[-1][: len(species)]) * _bound(graph).unsqueeze(-1)
         return energies, self.reference.scale * self.force_gain * direct.double()
+
+    def _pairwise(self, lengths: Tensor, rows: Tensor, species: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        """Energies [N] of binding and repulsion."""
+        energies = lengths.new_zeros(len(species))
+        if self.binding is not None:
+            energies = energies + self.binding(lengths, rows, receivers)
+        if self.repulsion is not None:
+            energies = energies + self.repulsion(lengths, species, senders, receivers)
+        return energies
 
     def _of_heads(self, graph: Data, features: list[Tensor], species: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`rows`, and what the readouts of each atom's head say of it beyond an atom without neighbours [N]."""

@@ -48,13 +48,11 @@ class Grid(NamedTuple):
         place = (lengths * (1 / FIRST)).clamp(max=self.cutoff / FIRST).log() * (1 / self.step)
         row = place.detach().long().clamp(max=self.nodes - 2)
         fraction = place - row
-        if self.num_elements:
-            row = row + (ends[0] * self.num_elements + ends[1]) * (self.nodes - 1)
-        return Places(row, fraction)
+        return Places(row + self.first_rows(ends) if self.num_elements else row, fraction)
 
-    def slopes(self, lengths: Tensor, by_fraction: Tensor) -> Tensor:
-        """Derivatives by the lengths [E], given those by the fractions of :meth:`places`."""
-        return torch.where(lengths <= self.cutoff, by_fraction / (self.step * lengths), 0.0)
+    def first_rows(self, ends: tuple[Tensor, Tensor]) -> Tensor:
+        """Of the tables of pairs of elements [E], given both."""
+        return (ends[0] * self.num_elements + ends[1]) * (self.nodes - 1)
 
     def tabulate(self, basis: BesselBasis, network: RadialNetwork) -> RadialTable | None:
         """A network on the nodes, made in float64, in its own precision; None if it would be too large."""

@@ -25,6 +25,11 @@ class LinearReadout(nn.Module):
         """[N, C] -> [N]."""
         return scalars @ _scaled(self.weight)
 
+    def slopes(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
+        """The result [N] and its derivatives by the scalars [N or 1, C], without a record of operations."""
+        weight = _scaled(self.weight).detach()
+        return scalars @ weight, weight.unsqueeze(0)
+
     def features(self, scalars: Tensor) -> Tensor:
         """[N, C] -> [N, C], whose product with the weights is the result."""
         return scalars / math.sqrt(len(self.weight))
@@ -43,6 +48,14 @@ class NonlinearReadout(WithMatrices):
     def forward(self, scalars: Tensor) -> Tensor:
         """[N, C] -> [N]."""
         return self.last(self._hidden(scalars))
+
+    def slopes(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
+        """The result [N] and its derivatives by the scalars [N, C], without a record of operations."""
+        weight = _scaled(self.weight).detach()
+        hidden = scalars @ weight
+        values, slopes = self.last.slopes(torch.nn.functional.silu(hidden))
+        by_hidden = torch.ops.aten.silu_backward((SILU_GAIN * slopes).expand_as(hidden), hidden)
+        return SILU_GAIN * values, by_hidden @ weight.mT
 
     def features(self, scalars: Tensor) -> Tensor:
         """[N, C] -> [N, H], whose product with the weights of the last linear map is the result."""

@@ -105,10 +105,11 @@ _Harmonics.forward.__signature__ = inspect.signature(_Harmonics.forward)  # type
 def _steps(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """For every degree l from 2, products of the direction and the last degree -> [2 l + 1, 3 (2 l - 1)]."""
     with torch.inference_mode(False):
-        return tuple(torch.tensor(_step(l).T, dtype=dtype, device=device) for l in range(2, degree + 1))
+        return tuple(torch.tensor(rising(l).T, dtype=dtype, device=device) for l in range(2, degree + 1))
 
 
-def _step(l: int) -> np.ndarray:
+def rising(l: int) -> np.ndarray:
+    """Products of a direction's components and its harmonics of degree l - 1 -> those of degree l, [3 (2 l - 1), 2 l + 1]."""
     # √3 u is the first degree; its product with the last one holds this degree times the factor
     table = wigner_3j(1, l - 1, l) * (math.sqrt(3) * (2 * l + 1) / pairing_factor(1, l - 1, l))
     return table.reshape(-1, 2 * l + 1)

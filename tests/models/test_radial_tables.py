@@ -8,9 +8,10 @@ from ase import Atoms
 import eqmol
 from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError, VerificationError
-from eqmol.models import mace
-from eqmol.models.mace_sweep import constant_layers
+from eqmol.models import mace, mace_sweep
+from eqmol.models.mace_sweep import sweep_of
 from eqmol.models.radial_tables import FIRST, Grid, jvp
+from eqmol.models.reference import BindingEnergy
 from eqmol.nn import BesselBasis, RadialNetwork
 from eqmol.ops import Spec
 from eqmol.ops.kernels import stretches
@@ -20,7 +21,7 @@ from eqmol.ops.registry import create
 from eqmol.so3 import threads
 from eqmol.so3.layout import dim
 from eqmol.tuning.tables import tabulate
-from tests.models.systems import graph_of, make_model, structures
+from tests.models.systems import CUTOFF, graph_of, make_model, structures
 from tests.recipes import model as made
 from tests.recipes import recipe
 
@@ -150,36 +151,50 @@ def test_compiled_tables(degree, channels, separate, monkeypatch) -> None:
     ],
     ids=["residual", "by-element", "paths"],
 )
-def test_constant_layers_are_those_that_are_recorded(backend, family, options, monkeypatch) -> None:
-    model = make_model(backend, family, **options)
+def test_sweeps_are_what_is_recorded(backend, family, options, monkeypatch) -> None:
+    """Without a record of operations, repeated on the same memory, and as one node of autograd."""
+    model = make_model(backend, family, zbl=True, **options)
+    model.binding = BindingEnergy([-1.0, -2.0, -3.0], CUTOFF)
     assert model.backbone.tabulate(96)
-    made = []
-    monkeypatch.setattr(mace, "constant_layers", lambda *given: made.append(constant_layers(*given)) or made[-1])
     graphs = [graph_of(atoms) for atoms in structures().values()]
-    found = [model(graph, stress=True) for graph in graphs]
-    assert len(made) == len(graphs)
-    assert None not in made
-    monkeypatch.setattr(mace, "constant_layers", lambda *_: None)
-    for graph, results in zip(graphs, found, strict=True):
-        expected = model(graph, stress=True)
-        for name, value in results.items():
-            torch.testing.assert_close(value, expected[name], atol=1e-10, rtol=1e-10, equal_nan=True)
+    first = [model(graph, stress=True) for graph in graphs]
+    sweep = sweep_of(model.backbone, list(model.backbone.layers), model.backbone.grid, 3)
+    for graph, results in zip(graphs, first, strict=True):
+        moved = graph.clone()
+        moved.pos = graph.pos * 1.01
+        model(moved)
+        (replay,) = sweep._replays
+        again = model(graph, stress=True)
+        assert sweep._replays == [replay]
+        assert all(torch.equal(results[name], again[name]) for name in ("energies", "forces", "virial"))
+    monkeypatch.setattr(mace_sweep, "MOST_EDGES", 0)
+    once = [model(graph, stress=True) for graph in graphs]
+    monkeypatch.setattr(type(model.backbone), "read", lambda *_: None)
+    node = [model(graph, stress=True) for graph in graphs]
+    monkeypatch.setattr(mace, "sweep_of", lambda *_: None)
+    recorded = [model(graph, stress=True) for graph in graphs]
+    for found in (first, once, node):
+        for results, expected in zip(found, recorded, strict=True):
+            assert not torch.equal(results["forces"], expected["forces"])
+            for name, value in results.items():
+                torch.testing.assert_close(value, expected[name], atol=1e-10, rtol=1e-10, equal_nan=True)
 
 
 @pytest.mark.usefixtures("kernels", "float64")
 def test_layers_with_other_parts_are_recorded() -> None:
+    def sweep(model):
+        return sweep_of(model.backbone, list(model.backbone.layers), model.backbone.grid, 3)
+
     for model in (make_model("escn"), make_model(variant="mace-density")):
         assert model.backbone.tabulate(96)
-        layers = list(model.backbone.layers)
-        assert constant_layers(model, layers) is None
+        assert sweep(model) is None
     model = make_model()
     assert model.backbone.tabulate(96)
-    first = constant_layers(model, list(model.backbone.layers))
-    assert first is not None
-    assert constant_layers(model, list(model.backbone.layers)) is first
+    assert sweep(model) is not None
+    assert sweep(model) is sweep(model)
     for layer in model.backbone.layers:
         layer.power.kernels = "off"
-    assert constant_layers(model, list(model.backbone.layers)) is None
+    assert sweep(model) is None
 
 
 # --- through the doors

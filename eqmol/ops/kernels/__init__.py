@@ -21,6 +21,7 @@ from eqmol.ops.contract import (
 )
 from eqmol.ops.kernels import compiler, forms, library, trial, triton
 from eqmol.ops.kernels.by_program import convolution_by_program, power_by_program, product_by_program
+from eqmol.ops.kernels.geometry import geometry_kernels
 from eqmol.ops.kernels.library import said
 from eqmol.ops.kernels.maps import maps_kernel
 from eqmol.ops.kernels.sparse import is_small
@@ -111,6 +112,9 @@ def build(
                 if linear is not None:
                     found[linear.key] = linear
                 components = dim(op.degree_geometry) if isinstance(op, HarmonicConvolution) else 0
+                if linear is not None and components:
+                    around = geometry_kernels(op.spec.degree_filter, dtype, mode(op)) or ()
+                    found |= {kernel.key: kernel for kernel in around}
                 how = library.language(device), dtype, mode(op)
                 found |= {k.key: k for k in forms.usual(op.spec, components, *how, learned, training, tables)}
     return list(found.values())

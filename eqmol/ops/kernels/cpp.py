@@ -259,6 +259,73 @@ for (int64_t k = first; k < last; k++) for (int64_t m = 0; m < rows; m++) {{
 """
 
 
+def geometry_source(program: Program, scalar: str, width: int) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """A kernel of what edges are to a table: harmonics of their directions, row and fraction; or its derivative.
+
+    ``sizes``: E, edges of a part, last row. ``in`` of the values: rows of the table [E], which are written; vectors [E, 3] and
+    constants: 1 / the first node, 1 / the step of the logarithm between nodes, cutoff, and cutoff / first node; ``out``: harmonics
+    [E, lm], fractions [E], and how many edges of each part are shorter than the first node [parts]. ``in`` of the derivative:
+    vectors, constants, those by harmonics and fractions; ``out``: those by the vectors [E, 3].
+
+    Args:
+        program: of :func:`eqmol.ops.kernels.programs.harmonics_program`, W edges at a time.
+        scalar, width: number type and numbers of a vector.
+
+    Returns:
+        The source, and names of the tensors that it reads and writes.
+    """
+    rows, suffix = program.sizes["g"], "f" if scalar == "float" else ""
+    is_slope = SLOPE + "u" in program.writes
+    names = (*program.reads, *program.writes)
+    body = _body(program, dict.fromkeys(program.writes, "="), names, scalar)
+    call = _call(program, "W", {name: name for name in names})
+    reads = ("vectors", "constants", *(("by_harmonics", "by_fraction") if is_slope else ()))
+    writes = ("by_vectors",) if is_slope else ("harmonics", "fraction", "below")
+    if is_slope:
+        work = f"""for (int64_t k = 0; k < {rows}; k++) for (int64_t i = 0; i < W; i++)
+g[k][i] = i < lanes ? by_harmonics[(e0 + i) * {rows} + k] : S(0);
+{call}
+const V along = u[0] * d_u[0] + u[1] * d_u[1] + u[2] * d_u[2];
+for (int64_t i = 0; i < lanes; i++) {{
+  const S slope = r[i] <= constants[2] ? by_fraction[e0 + i] * constants[1] : S(0);
+  for (int k = 0; k < 3; k++) by_vectors[3 * (e0 + i) + k] = (d_u[k][i] + u[k][i] * (slope - along[i])) / r[i];
+}}
+"""
+    else:
+        work = f"""{call}
+for (int64_t i = 0; i < lanes; i++) {{
+  const S scaled = r[i] * constants[0];
+  const S place = __builtin_log{suffix}(scaled < constants[3] ? scaled : constants[3]) * constants[1];
+  const int64_t whole = place < S(0) ? 0 : (int64_t)place;
+  row[e0 + i] = whole < sizes[2] ? whole : sizes[2];
+  fraction[e0 + i] = place - (S)row[e0 + i];
+  if (!(place >= S(0))) short_ += S(1);
+  harmonics[(e0 + i) * {rows}] = S(1);
+  for (int64_t k = 1; k < {rows}; k++) harmonics[(e0 + i) * {rows} + k] = d_g[k][i];
+}}
+"""
+    end = "" if is_slope else "below[part] = short_;\n"
+    source = f"""{_head(scalar, width)}{body}{_SIGNATURE}const int64_t E = sizes[0];
+{"".join(_pointers([] if is_slope else ["written"], reads, writes))}
+{"" if is_slope else "int64_t* const row = (int64_t*)written;"}
+for (int64_t part = first; part < last; part++) {{
+const int64_t begin = part * sizes[1], stop = begin + sizes[1] < E ? begin + sizes[1] : E;
+S short_ = 0;
+for (int64_t e0 = begin; e0 < stop; e0 += W) {{
+const int64_t lanes = stop - e0 < W ? stop - e0 : W;
+V u[3], g[{rows}], d_u[3], d_g[{rows}], r;
+for (int64_t i = 0; i < W; i++) {{
+  const S* const v = vectors + 3 * (i < lanes ? e0 + i : e0);
+  r[i] = __builtin_sqrt{suffix}(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+  for (int k = 0; k < 3; k++) u[k][i] = v[k] / r[i];
+}}
+{work}}}
+{end}}}
+}}
+"""
+    return source, reads, writes
+
+
 def _arguments(program: Program, table: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the tensors that a kernel over edges reads and writes."""
     if not table:

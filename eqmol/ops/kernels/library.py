@@ -22,6 +22,7 @@ from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import compiler as compilers
 from eqmol.ops.kernels import cpp, store, triton
 from eqmol.ops.kernels.expressions import Program
+from eqmol.ops.kernels.replay import do
 from eqmol.so3 import threads
 
 DEFAULT: KernelMode = "auto"
@@ -151,14 +152,35 @@ class Kernel:
         for index in indices:
             assert index.is_contiguous()
             assert index.dtype == torch.int64
-        numbers = array("q", sizes)
-        addresses = array("Q", [tensor.data_ptr() for tensor in (*indices, *used)])
+        do(_Call(self._function, sizes, (*indices, *used), len(self.writes), bounds, chain))
+
+
+class _Call:
+    """A program with its arguments, whose memory it holds."""
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        sizes: Sequence[int],
+        tensors: Sequence[Tensor],
+        written: int,
+        bounds: Sequence[int],
+        chain: int,
+    ) -> None:
+        addresses = array("Q", [tensor.data_ptr() for tensor in tensors])
+        self._held = array("q", sizes), addresses, tensors
+        self._function, self._bounds, self._chain = function, bounds, chain
         begin = addresses.buffer_info()[0]
-        pointers = numbers.buffer_info()[0], begin, begin + 8 * (len(addresses) - len(self.writes))
-        if threads.number() == 1 or len(bounds) < 3:
-            self._function(bounds[0], bounds[-1], *pointers)
+        self._pointers = self._held[0].buffer_info()[0], begin, begin + 8 * (len(addresses) - written)
+        self._whole = bounds[0], bounds[-1], *self._pointers
+
+    def __call__(self) -> None:
+        bounds = self._bounds
+        if len(bounds) < 3 or threads.number() == 1:
+            self._function(*self._whole)
         else:
-            threads.each(lambda i: self._function(bounds[i], bounds[i + 1], *pointers), len(bounds) - 1, chain)
+            run, pointers = self._function, self._pointers
+            threads.each(lambda i: run(bounds[i], bounds[i + 1], *pointers), len(bounds) - 1, self._chain)
 
 
 def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelMode) -> Kernel | None:

@@ -4,13 +4,15 @@ Tensors: ``x`` first factor, ``y`` second factor, ``v`` cotangent of the result,
 weights of a product or convolution, ``m`` the elements of an edge's matrix. A name with a number is a tangent of the tensor.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 
 from eqmol.ops.kernels.expressions import SLOPE, Expressions, Program, Variable, derive
-from eqmol.ops.kernels.sparse import Monomial, edge_terms, pair_terms, power_terms
+from eqmol.ops.kernels.sparse import ZERO, Monomial, edge_terms, pair_terms, power_terms
 from eqmol.ops.spec import Spec
+from eqmol.so3.directions import rising
 from eqmol.so3.layout import dim
 
 
@@ -106,3 +108,29 @@ def _by_harmonics(program: Program, harmonics: Sequence[Sequence[tuple[int, floa
     sizes = {name: size for name, size in program.sizes.items() if name != slope}
     components = 1 + max(component for element in harmonics for component, _ in element)
     return Program(e, results, {**sizes, SLOPE + "y": components})
+
+
+@lru_cache(maxsize=64)
+def harmonics_program(degree: int, wanted: frozenset[str]) -> Program:
+    """Derivatives of Σ g · harmonics of a direction u, with respect to the tensors ``wanted``, g for the harmonics themselves.
+
+    They are polynomials in the components of u, degree after degree as in :mod:`eqmol.so3.directions`; the first, which is 1,
+    is left out.
+    """
+    e = Expressions()
+    direction: list[int | None] = [e.variable("u", i) for i in range(3)]
+    last = [e.scale(math.sqrt(3), u) for u in direction]
+    rows = [None, *last] if degree else [None]
+    for l in range(2, degree + 1):
+        pairs = [e.multiply(u, y) for u in direction for y in last]
+        last = []
+        for column in rising(l).T:
+            total = None
+            for pair, value in zip(pairs, column.tolist(), strict=True):
+                total = e.add(total, e.scale(value if abs(value) > ZERO else 0.0, pair))
+            last.append(total)
+        rows += last
+    form = None
+    for row, harmonic in enumerate(rows):
+        form = e.add(form, e.multiply(e.variable("g", row), harmonic))
+    return derive(e, [form], wanted, {"u": 3, "g": len(rows)})

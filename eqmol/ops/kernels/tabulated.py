@@ -12,6 +12,7 @@ from eqmol.ops.kernels import can_run, library, mode
 from eqmol.ops.kernels.expressions import SLOPE
 from eqmol.ops.kernels.forms import TABLE_SETS, check_indices, table_kernel
 from eqmol.ops.kernels.library import Kernel
+from eqmol.ops.kernels.replay import do
 from eqmol.ops.kernels.stretches import by_receiver, by_sum
 from eqmol.so3.layout import dim
 
@@ -32,15 +33,17 @@ class TabulatedConvolution:
 
     def __call__(self, x: Tensor, edges: "TabulatedEdges", receivers: int) -> Tensor:
         """Sums of messages at the receivers [receivers, rows, C], blocks one after another."""
-        result = x.new_zeros(receivers, self._rows, x.shape[2])
+        result = x.new_empty(receivers, self._rows, x.shape[2])
+        do(result.zero_)
         given = {"x": x, "m": edges.harmonics, "fraction": edges.fraction, "table": self._table, SLOPE + "v": result}
-        _run(self._kernels[0], by_receiver(edges.indices[1]), edges, given, x)
+        _run(self._kernels[0], edges.by_receiver, edges, given, x)
         return result
 
     def slopes(self, x: Tensor, edges: "TabulatedEdges", v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives of Σ v · result by features, harmonics and fractions."""
-        starts, chain = by_sum(edges.fraction.shape[0])
-        sums = x.new_zeros((starts.shape[0] - 1) // chain, *x.shape)
+        starts, chain = edges.by_sum
+        sums = x.new_empty((starts.shape[0] - 1) // chain, *x.shape)
+        do(sums.zero_)
         by_y, by_fraction = torch.empty_like(edges.harmonics), torch.empty_like(edges.fraction)
         given = {"x": x, "m": edges.harmonics, "fraction": edges.fraction, "table": self._table, "v": v}
         given |= {SLOPE + "x": sums, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
@@ -62,11 +65,27 @@ class TabulatedEdges(NamedTuple):
         harmonics: [E, lm].
         fraction: [E].
         indices: senders, receivers and rows of the table [E].
+        by_receiver, by_sum: stretches of edges, see :mod:`eqmol.ops.kernels.stretches`.
     """
 
     harmonics: Tensor
     fraction: Tensor
     indices: tuple[Tensor, Tensor, Tensor]
+    by_receiver: Tensor
+    by_sum: tuple[Tensor, int]
+
+    @classmethod
+    def of(cls, harmonics: Tensor, fraction: Tensor, indices: tuple[Tensor, Tensor, Tensor]) -> "TabulatedEdges":
+        """All edges, divided as they are many."""
+        return cls(harmonics, fraction, indices, by_receiver(indices[1]), by_sum(fraction.shape[0]))
+
+    @classmethod
+    def room(cls, number: int, components: int, like: Tensor) -> "TabulatedEdges":
+        """Room for edges [E] with so many harmonics, in one stretch whose end, ``by_receiver[1]``, may be set."""
+        sender, receiver, row = torch.zeros(3, number, dtype=torch.int64)
+        starts = torch.tensor([0, number])
+        zeros = like.new_zeros(number, components), like.new_zeros(number)
+        return cls(*zeros, (sender, receiver, row), starts, (starts, 1))
 
 
 def constant_convolution(op: Convolution, table: Tensor, *others: Tensor) -> TabulatedConvolution | None:
@@ -136,11 +155,11 @@ class _Tabulated(torch.autograd.Function):
         x, harmonics, fraction = x.contiguous(), harmonics.contiguous(), fraction.contiguous()
         ctx.save_for_backward(x, harmonics, fraction)
         ctx.convolution, ctx.indices = convolution, indices
-        return convolution(x, TabulatedEdges(harmonics, fraction, indices), receivers)
+        return convolution(x, TabulatedEdges.of(harmonics, fraction, indices), receivers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, harmonics, fraction = ctx.saved_tensors
-        edges = TabulatedEdges(harmonics, fraction, ctx.indices)
+        edges = TabulatedEdges.of(harmonics, fraction, ctx.indices)
         return *ctx.convolution.slopes(x, edges, gradient.contiguous()), None, None, None
