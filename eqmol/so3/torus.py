@@ -4,7 +4,8 @@ A function of degree d on the sphere is a trigonometric polynomial of degree d i
 circle, f(-θ, φ) = f(θ, φ + π). Products of such functions are convolutions of their Fourier coefficients, or products of samples on
 an equispaced torus; the way back takes the discrete Fourier coefficients of the samples and integrates each against Y_lm sin θ in
 closed form. Of 2(d + 1) points in θ, shifted by half a step so that none lies on a pole, the d + 1 with 0 < θ < π are
-independent; no fewer suffice.
+independent; no fewer suffice for all functions on the torus. Those on the sphere are fewer, and smooth at the poles: there the
+torus has more points than they need (:func:`sparse_torus_rule`).
 """
 
 from math import isqrt
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eqmol.so3.layout import dim, orders
-from eqmol.so3.quadrature import ProductRule
+from eqmol.so3.quadrature import ProductRule, Rule
 
 
 def torus_rule(band: int, degree_out: int, rows: int | None = None, columns: int | None = None) -> ProductRule:
@@ -26,6 +27,26 @@ def torus_rule(band: int, degree_out: int, rows: int | None = None, columns: int
     columns = band + degree_out + 1 if columns is None else columns
     theta = np.pi * (np.arange(rows) + 0.5) / rows
     return ProductRule.of(theta, columns, _polar_projection(theta, degree_out))
+
+
+def sparse_torus_rule(band: int, degree_out: int) -> Rule:
+    """As many points of :func:`torus_rule` as functions on the sphere of degree ``band`` need, (band + 1)² or fewer.
+
+    They are taken one by one where those before tell least of such functions: approximate Fekete points by QR with pivoting
+    (Sommariva and Vianello 2009, Comput. Math. Appl. 57, 1324). Of an even number of columns fewer are needed. The projection is
+    the least one that is exact.
+    """
+    from scipy.linalg import qr  # most programs need not wait
+
+    columns = band + degree_out + 1
+    whole = torus_rule(band, degree_out, columns=columns + columns % 2)
+    table = whole.sample(band)
+    triangle, order = qr(table.T, mode="r", pivoting=True)
+    told = np.abs(np.diag(triangle))
+    chosen = np.sort(order[: np.sum(told > 1e-9 * told[0])])
+    wanted = np.eye(dim(band), dim(degree_out))
+    projection = np.linalg.lstsq(table[chosen].T, wanted, rcond=1e-9)[0]
+    return Rule(whole.colatitude[chosen], whole.azimuth[chosen], projection)
 
 
 def full_torus_rule(band: int, degree_out: int) -> ProductRule:

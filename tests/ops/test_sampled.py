@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from eqmol.ops import Spec, grid, sampled, sampled_convolution, sampled_power
+from eqmol.ops import Spec, octahedron, sampled, sampled_convolution, sampled_power
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
 from eqmol.ops.gaunt_fft import GauntFFTConvolution, GauntFFTPower, GauntFFTProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
@@ -38,7 +38,7 @@ CASES = [(spec, algorithm) for spec in SPECS for algorithm in ALGORITHMS[spec.op
 
 @pytest.fixture
 def two_rows_at_a_time(monkeypatch):
-    for module in (grid, sampled, sampled_convolution, sampled_power):
+    for module in (octahedron, sampled, sampled_convolution, sampled_power):
         monkeypatch.setattr(module, "chunks", lambda rows, *_: (slice(i, min(i + 2, rows)) for i in range(0, rows, 2)))
 
 
@@ -73,16 +73,17 @@ def test_third_derivatives_of_a_power(spec):
 
 
 @pytest.mark.usefixtures("two_rows_at_a_time")
-def test_octahedron_is_the_grid_of_degree_1():
+@pytest.mark.parametrize("algorithm", [GridProduct, GauntProduct])
+def test_octahedron_is_the_rule_of_degree_1(algorithm):
     spec = Spec("product", "gaunt", "o3", 1, 1, 1)
-    case, op = make_case(spec, nodes=5), GridProduct(spec)
+    case, op = make_case(spec, nodes=5), algorithm(spec)
     inputs = leaves(case)
     on_octahedron = evaluate(case, op, inputs)
     slopes = torch.autograd.grad(on_octahedron.sin().sum(), inputs)
     op.is_octahedral = False
-    on_grid = evaluate(case, op, inputs)
-    torch.testing.assert_close(on_octahedron, on_grid, atol=1e-12, rtol=0)
-    torch.testing.assert_close(slopes, torch.autograd.grad(on_grid.sin().sum(), inputs), atol=1e-12, rtol=0)
+    on_rule = evaluate(case, op, inputs)
+    torch.testing.assert_close(on_octahedron, on_rule, atol=1e-12, rtol=0)
+    torch.testing.assert_close(slopes, torch.autograd.grad(on_rule.sin().sum(), inputs), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(("parity", "degree_filter"), [("so3", 2), ("o3", 1)])

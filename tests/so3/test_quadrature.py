@@ -6,7 +6,7 @@ import torch
 from scipy.signal import convolve2d
 
 from eqmol.so3.quadrature import LEBEDEV_DEGREES, harmonics_at, lebedev_rule, sphere_rule
-from eqmol.so3.torus import fourier_series, from_fourier_series, torus_rule
+from eqmol.so3.torus import fourier_series, from_fourier_series, sparse_torus_rule, torus_rule
 
 BANDS = [(0, 0), (3, 2), (6, 3), (8, 4), (9, 1), (4, 7), (16, 8)]
 
@@ -25,7 +25,7 @@ def error(rule, band, degree_out):
     return np.abs(rule.projection.T @ rule.sample(band) - expected).max()
 
 
-@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, lebedev_rule])
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, sparse_torus_rule, lebedev_rule])
 @pytest.mark.parametrize(("band", "degree_out"), BANDS)
 def test_exact(factory, band, degree_out):
     assert error(factory(band, degree_out), band, degree_out) < 1e-13
@@ -50,6 +50,18 @@ def test_points_of_lebedev_have_positive_weights_and_are_about_two_thirds(degree
         assert error(rule, degree + 1, 0) > 1e-3
 
 
+@pytest.mark.parametrize(("band", "degree_out"), [*BANDS, (14, 7), (21, 1), (22, 11)])
+def test_a_sparse_torus_has_the_points_that_are_needed(band, degree_out):
+    rule, whole = sparse_torus_rule(band, degree_out), torus_rule(band, degree_out)
+    assert len(rule.azimuth) <= min((band + 1) ** 2, (band + 1) * (band + degree_out + 2))
+    if degree_out == band // 2:
+        assert len(rule.azimuth) <= len(sphere_rule(band, degree_out).azimuth)
+    assert error(rule, band, degree_out) < 1e-13
+    # rounding of samples grows by no more than three times
+    growth = [np.sqrt(len(r.azimuth) * np.square(r.projection).sum(0).max()) for r in (rule, whole)]
+    assert growth[0] < 3 * growth[1]
+
+
 @pytest.mark.parametrize(("band", "degree_out"), BANDS)
 def test_stated_sizes(band, degree_out):
     columns = band + degree_out + 1
@@ -57,7 +69,7 @@ def test_stated_sizes(band, degree_out):
     assert shape(torus_rule, band, degree_out) == (band + 1, columns)
 
 
-@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, lebedev_rule])
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, sparse_torus_rule, lebedev_rule])
 def test_gradients_are_tangential_derivatives(factory):
     rule, step = factory(5, 2), 1e-6
     south, east = rule.tangents
@@ -69,7 +81,7 @@ def test_gradients_are_tangential_derivatives(factory):
         np.testing.assert_allclose(slope * scale, expected, atol=1e-8)  # finite differences
 
 
-@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, lebedev_rule])
+@pytest.mark.parametrize("factory", [sphere_rule, torus_rule, sparse_torus_rule, lebedev_rule])
 def test_tables_are_products(factory):
     rule = factory(7, 3)
     tables = [rule.factors(5), *rule.gradient_factors(5), rule.projection_factors]
