@@ -15,11 +15,14 @@ from torch import Tensor
 
 from eqmol.errors import InputError
 from eqmol.graph.geometric import Data
+from eqmol.threads import each_slice
 
 #: Å; two atoms closer than this, images included, are one atom written twice.
 COINCIDENT = 1e-3
 #: Å; what an edge and its way back may differ by.
 ROUNDING = 1e-5
+#: Edges at a time, which threads take in turns.
+CHUNK = 1 << 14
 
 
 def owners(graph: Data) -> Tensor:
@@ -36,15 +39,27 @@ def edge_vectors(graph: Data) -> Tensor:
     Raises:
         InputError: two atoms at the same place, or positions that are not finite.
     """
-    positions, cell = graph.pos, graph.cell
-    senders, receivers = graph.edge_index
-    if len(cell) == 1:
-        offsets = graph.shifts @ cell[0]
+    return vectors_and_lengths(graph)[0]
+
+
+def vectors_and_lengths(graph: Data) -> tuple[Tensor, Tensor]:
+    """Return :func:`edge_vectors` and their lengths [E], which have no derivatives.
+
+    Raises:
+        InputError: as :func:`edge_vectors`.
+    """
+    positions, shifts = graph.pos, graph.shifts
+    if len(shifts) <= CHUNK or positions.device.type != "cpu" or positions.requires_grad or graph.cell.requires_grad:
+        vectors = _vectors(graph, slice(None))
+        lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
     else:
-        cells = cell.index_select(0, owners(graph).index_select(0, receivers))
-        offsets = torch.bmm(graph.shifts.unsqueeze(1), cells).squeeze(1)
-    vectors: Tensor = positions.index_select(0, senders) + offsets - positions.index_select(0, receivers)
-    lengths = torch.linalg.vector_norm(vectors.detach(), dim=-1)
+        vectors, lengths = torch.empty_like(shifts), shifts.new_empty(len(shifts))
+
+        def make(part: slice) -> None:
+            vectors[part] = _vectors(graph, part)
+            torch.linalg.vector_norm(vectors[part], dim=-1, out=lengths[part])
+
+        each_slice(make, len(shifts), CHUNK)
     if len(lengths) and not float(lengths.amin()) >= COINCIDENT:
         edge = int(lengths.nan_to_num(-1.0).argmin())
         pair = name_atoms(graph, *sorted(graph.edge_index[:, edge].tolist()))
@@ -53,6 +68,19 @@ def edge_vectors(graph: Data) -> Tensor:
         raise InputError(
             f"{pair} are at the same place ({float(lengths[edge]):.2g} Å apart, periodic images included); remove one of them"
         )
+    return vectors, lengths
+
+
+def _vectors(graph: Data, part: slice) -> Tensor:
+    """Vectors of a slice of the edges."""
+    positions, shifts = graph.pos, graph.shifts[part]
+    senders, receivers = graph.edge_index[:, part]
+    if len(graph.cell) == 1:
+        offsets = shifts @ graph.cell[0]
+    else:
+        cells = graph.cell.index_select(0, owners(graph).index_select(0, receivers))
+        offsets = torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
+    vectors: Tensor = positions.index_select(0, senders) + offsets - positions.index_select(0, receivers)
     return vectors
 
 

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from vesin import NeighborList as VesinNeighborList
 
+from eqmol.threads import each_slice
+
 #: What is larger is taken for damaged.
 MAX_EXTENT_IN_CUTOFFS = 1e4
 #: vesin reduces more cells than 1e5 in the ratio of the extents, which leaves none in the short directions of flat and thin
@@ -24,6 +26,8 @@ _NEGLIGIBLE = 1e6  # edges; fewer need no better estimate
 #: What the list of one edge needs while it is made, bytes, and the part of the machine's memory that lists may need.
 EDGE_BYTES = 250
 MEMORY_SHARE = 1 / 4
+#: Edges at a time, which threads take in turns once they are found.
+CHUNK = 1 << 14
 SPHERE = 4 / 3 * math.pi
 
 
@@ -69,12 +73,17 @@ class NeighborList:
             receivers, senders, shifts = self._vesin.compute(points, box, periodic, quantities="ijS")
         else:
             receivers, senders, shifts = tree_pairs(points, box, periodic, self.cutoff)
-        receivers, senders, shifts = receivers.astype(np.int64), senders.astype(np.int64), shifts.astype(np.int64)
         order = _sorting_order(receivers, senders, shifts, len(points))
-        senders, receivers, translations = senders[order], receivers[order], shifts[order].astype(np.float64)
-        if cells.any():
-            translations += cells[receivers] - cells[senders]
-        return torch.from_numpy(np.stack([senders, receivers])), torch.from_numpy(translations)
+        edges, translations = np.empty((2, len(order)), np.int64), np.empty((len(order), 3))
+        is_moved = bool(cells.any())
+
+        def put(part: slice) -> None:
+            edges[:, part], translations[part] = (senders[order[part]], receivers[order[part]]), shifts[order[part]]
+            if is_moved:
+                translations[part] += cells[edges[1, part]] - cells[edges[0, part]]
+
+        each_slice(put, len(order), CHUNK)
+        return torch.from_numpy(edges), torch.from_numpy(translations)
 
     def __reduce__(self) -> tuple[type["NeighborList"], tuple[float, float]]:
         """Copy and pickle the settings: the cached pairs live in C memory."""
@@ -233,7 +242,7 @@ def _suits_vesin(
 
 
 def _sorting_order(
-    receivers: NDArray[np.int64], senders: NDArray[np.int64], shifts: NDArray[np.int64], num_atoms: int
+    receivers: NDArray[np.integer], senders: NDArray[np.integer], shifts: NDArray[np.number], num_atoms: int
 ) -> NDArray[np.int64]:
     """Return the permutation that sorts edges by receiver, sender, shift: one integer key per edge."""
     if len(receivers) == 0:
@@ -243,7 +252,13 @@ def _sorting_order(
     widths = [int(column.max()) - low + 1 for column, low in zip(shifts.T, lowest, strict=True)]
     if num_atoms**2 * float(np.prod(widths, dtype=np.float64)) >= 2**63:  # no room for one key
         return np.lexsort((*shifts.T[::-1], senders, receivers))
-    key = receivers * num_atoms + senders
-    for axis in range(3):
-        key = key * widths[axis] + (shifts[:, axis] - lowest[axis])
+    key = np.empty(len(receivers), np.int64)
+
+    def make(part: slice) -> None:
+        own = receivers[part].astype(np.int64) * num_atoms + senders[part].astype(np.int64)
+        for axis in range(3):
+            own = own * widths[axis] + (shifts[part, axis].astype(np.int64) - lowest[axis])
+        key[part] = own
+
+    each_slice(make, len(key), CHUNK)
     return np.argsort(key, kind="stable")  # vesin's pairs lie in stretches that are in order

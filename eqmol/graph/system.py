@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eqmol.errors import InputError, at, short
 from eqmol.graph.contacts import CloseContacts
-from eqmol.graph.edges import edge_vectors
+from eqmol.graph.edges import vectors_and_lengths
 from eqmol.graph.geometric import Batch, Data
 from eqmol.graph.neighbors import (
     MAX_EXTENT_IN_CUTOFFS,
@@ -123,7 +123,7 @@ def from_atoms(
         config_type=str(atoms.info.get("config_type", "")),
         source=source,
     )
-    lengths = torch.linalg.vector_norm(edge_vectors(graph), dim=-1)
+    _, lengths = vectors_and_lengths(graph)
     if contacts is not None:
         contacts.check(graph, lengths)
     if energy is not None:

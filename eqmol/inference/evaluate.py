@@ -18,7 +18,7 @@ from eqmol.graph.targets import MOLECULAR, Target
 from eqmol.inference.std import Std
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
-from eqmol.so3.threads import alone
+from eqmol.threads import alone
 
 
 def close_contacts(model: Predictor, mode: str = "stop") -> CloseContacts:

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from eqmol.nn.parameter_groups import WithMatrices
 from eqmol.so3.kept import has_memory, kept
 from eqmol.so3.layout import degrees, dim
-from eqmol.so3.threads import each
+from eqmol.threads import each
 
 
 class Linear(WithMatrices):

@@ -23,7 +23,7 @@ from torch import Tensor
 from eqmol.so3.coupling import pairing_factor, wigner_3j
 from eqmol.so3.kept import has_memory
 from eqmol.so3.layout import degree_slice, dim
-from eqmol.so3.threads import each
+from eqmol.threads import each
 
 #: Vectors at a time: what is made on the way stays in the cache, and threads take turns.
 CHUNK = 1 << 14

@@ -5,12 +5,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from ase.build import bulk, molecule
 from ase.neighborlist import primitive_neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eqmol.graph import NeighborList, neighbor_list
+from eqmol import threads
+from eqmol.graph import NeighborList, edges, from_atoms, neighbor_list, neighbors
 from eqmol.graph.neighbors import _sorting_order, complete_cell, estimate_edges, move_back, tree_pairs
 
 Pair = tuple[int, int, int, int, int]
@@ -189,6 +191,23 @@ def test_skin_gives_the_fresh_list(atoms, skin):
         reused = kept(atoms.positions, atoms.cell.array, atoms.pbc)
         assert reused[0].equal(fresh[0])
         assert reused[1].equal(fresh[1])
+
+
+def test_threads_change_no_bit(monkeypatch):
+    """Atoms far outside of the cell, so that they are moved back."""
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.1, seed=1)
+    atoms.positions[::3] += 200 * atoms.cell[0]
+    whole = from_atoms(atoms, 4.0)
+    monkeypatch.setattr(neighbors, "CHUNK", 100)
+    monkeypatch.setattr(edges, "CHUNK", 100)
+    for number in (1, 3):
+        monkeypatch.setattr(threads, "number", lambda number=number: number)
+        found = from_atoms(atoms, 4.0)
+        for name in ("edge_index", "shifts"):
+            assert torch.equal(found[name], whole[name])
+        for one, other in zip(edges.vectors_and_lengths(found), edges.vectors_and_lengths(whole), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_one_list_serves_structures_of_different_size_and_periodicity():

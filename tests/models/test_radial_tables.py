@@ -6,6 +6,7 @@ import torch
 from ase import Atoms
 
 import eqmol
+from eqmol import threads
 from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError, VerificationError
 from eqmol.models import mace, mace_sweep
@@ -18,7 +19,6 @@ from eqmol.ops.kernels import stretches
 from eqmol.ops.kernels.tabulated import packed
 from eqmol.ops.radial_table import Places, RadialTable, convolve, hermite
 from eqmol.ops.registry import create
-from eqmol.so3 import threads
 from eqmol.so3.layout import dim
 from eqmol.tuning.tables import tabulate
 from tests.models.systems import CUTOFF, graph_of, make_model, structures

@@ -17,13 +17,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from eqmol import threads
 from eqmol.errors import InputError
 from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import compiler as compilers
 from eqmol.ops.kernels import cpp, store, triton
 from eqmol.ops.kernels.expressions import Program
 from eqmol.ops.kernels.replay import do
-from eqmol.so3 import threads
 
 DEFAULT: KernelMode = "auto"
 #: What programs are printed in.

@@ -10,11 +10,12 @@ from torch.nn.functional import pad
 from eqmol.ops.contract import Convolution, HarmonicConvolution, side_by_side
 from eqmol.ops.kernels import can_run, library, mode
 from eqmol.ops.kernels.expressions import SLOPE
-from eqmol.ops.kernels.forms import TABLE_SETS, check_indices, table_kernel
+from eqmol.ops.kernels.forms import NODES, TABLE_SETS, check_indices, table_kernel
 from eqmol.ops.kernels.library import Kernel
 from eqmol.ops.kernels.replay import do
 from eqmol.ops.kernels.stretches import by_receiver, by_sum
 from eqmol.so3.layout import dim
+from eqmol.threads import each_slice
 
 
 class TabulatedConvolution:
@@ -48,7 +49,14 @@ class TabulatedConvolution:
         given = {"x": x, "m": edges.harmonics, "fraction": edges.fraction, "table": self._table, "v": v}
         given |= {SLOPE + "x": sums, SLOPE + "y": by_y, SLOPE + "fraction": by_fraction}
         _run(self._kernels[1], starts, edges, given, x, chain)
-        return sums[0] if sums.shape[0] == 1 else sums.sum(0), by_y, by_fraction
+        return sums[0] if sums.shape[0] == 1 else _total(sums), by_y, by_fraction
+
+
+def _total(sums: Tensor) -> Tensor:
+    """Of sums [K, N, ...], [N, ...]."""
+    total = torch.empty_like(sums[0])
+    each_slice(lambda nodes: torch.sum(sums[:, nodes], 0, out=total[nodes]), total.shape[0], NODES)
+    return total
 
 
 def _run(

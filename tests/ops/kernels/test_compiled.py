@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from eqmol import threads
 from eqmol.ops import RadialWeight, Spec, kernels
 from eqmol.ops.kernels import compiler, cpp, forms, library
 from eqmol.ops.kernels.programs import edge_program, power_program
 from eqmol.ops.kernels.sparse import edge_terms
 from eqmol.ops.laws import make_case
 from eqmol.ops.registry import create
-from eqmol.so3 import threads
 from eqmol.so3.layout import dim
 from tests.ops.cases import runnable, spec_id
 from tests.ops.kernels.test_expressions import by_program, derivatives

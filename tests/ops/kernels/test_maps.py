@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from eqmol import threads
 from eqmol.ops.kernels import compiler, forms
 from eqmol.ops.kernels.forms import Groups
 from eqmol.ops.kernels.maps import ChannelMaps, maps_kernel
-from eqmol.so3 import threads
 from eqmol.so3.layout import degrees, dim
 
 

@@ -38,6 +38,12 @@ def alone() -> Iterator[None]:
         torch.set_num_threads(own)
 
 
+def each_slice(task: Callable[[slice], object], rows: int, most: int) -> None:
+    """Call a task, as :func:`each` does, for slices of about the same size that make up all rows, of at most ``most`` each."""
+    parts = -(-rows // most)
+    each(lambda i: task(slice(rows * i // parts, rows * (i + 1) // parts)), parts)
+
+
 def each(task: Callable[[int], object], parts: int, chain: int = 1) -> None:
     """Call a task, which records no derivatives, for 0, 1, ... ``parts`` - 1.
 
