@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,48 @@ CHUNK = 1 << 14
 SPHERE = 4 / 3 * math.pi
 
 
+class _Pairs(NamedTuple):
+    """The pairs of a structure, and what they were found for.
+
+    Attributes:
+        points: [N, 3] Å.
+        box, periodic: see :func:`complete_cell`.
+        edge_index: [2, E] senders and receivers.
+        shifts: [E, 3].
+    """
+
+    points: NDArray[np.float64]
+    box: NDArray[np.float64]
+    periodic: NDArray[np.bool_]
+    edge_index: NDArray[np.int64]
+    shifts: NDArray[np.float64]
+
+    def hold(
+        self, points: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_], skin: float
+    ) -> bool:
+        """Whether no atom has moved half of a skin, in the same cell."""
+        if points.shape != self.points.shape or not np.array_equal(periodic, self.periodic):
+            return False
+        if not np.array_equal(box, self.box):
+            return False
+        moves = points - self.points
+        return bool(4 * np.einsum("ij,ij->i", moves, moves).max(initial=0.0) < skin**2)
+
+    def within(self, points: NDArray[np.float64], cutoff: float) -> NDArray[np.bool_]:
+        """Which pairs are closer than a cutoff now [E]."""
+        near = np.empty(len(self.shifts), dtype=bool)
+        is_periodic = bool(self.periodic.any())
+
+        def measure(part: slice) -> None:
+            vectors = points.take(self.edge_index[0, part], 0) - points.take(self.edge_index[1, part], 0)
+            if is_periodic:
+                vectors += self.shifts[part] @ self.box
+            np.less(np.einsum("ij,ij->i", vectors, vectors), cutoff**2, out=near[part])
+
+        each_slice(measure, len(near), CHUNK)
+        return near
+
+
 class NeighborList:
     """All pairs closer than a cutoff, periodic images and self-images included, by vesin's cell list.
 
@@ -49,8 +92,10 @@ class NeighborList:
         assert skin >= 0, skin
         self.cutoff = float(cutoff)
         self.skin = float(skin)
+        self._reach = self.cutoff + self.skin
         # one thread: data workers and shared machines suffer from more
-        self._vesin = VesinNeighborList(cutoff=self.cutoff, full_list=True, skin=self.skin, n_threads=1)
+        self._vesin = VesinNeighborList(cutoff=self._reach, full_list=True, n_threads=1)
+        self._kept: _Pairs | None = None
 
     def __call__(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> tuple[Tensor, Tensor]:
         """Return the pairs of one structure.
@@ -64,29 +109,44 @@ class NeighborList:
             ``edge_index`` [2, E] int64 (row 0 senders, row 1 receivers, sorted by receiver, then by sender and shift)
             and ``shifts`` [E, 3] float64, in the convention of :mod:`eqmol.graph.edges`.
         """
-        points = np.ascontiguousarray(positions, dtype=np.float64)
-        periodic = np.asarray(pbc, dtype=bool)
-        box = complete_cell(np.asarray(cell, dtype=np.float64), periodic)
+        points, box, periodic = _arrays(positions, cell, pbc)
         points, cells = move_back(points, box, periodic)
-        assert extent(points, box, periodic) <= MAX_EXTENT_IN_CUTOFFS * self.cutoff
-        if _suits_vesin(points, box, periodic, self.cutoff + self.skin):
+        pairs = self._kept
+        if pairs is None or not pairs.hold(points, box, periodic, self.skin):
+            assert extent(points, box, periodic) <= MAX_EXTENT_IN_CUTOFFS * self.cutoff
+            pairs = self._search(points, box, periodic)
+            self._kept = pairs if self.skin else None
+        edge_index, shifts = pairs.edge_index, pairs.shifts
+        if self.skin:
+            near = pairs.within(points, self.cutoff)
+            edge_index, shifts = edge_index[:, near], shifts[near]
+        if cells.any():
+            shifts = shifts + cells[edge_index[1]] - cells[edge_index[0]]
+        return torch.from_numpy(edge_index), torch.from_numpy(shifts)
+
+    def holds(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> bool:
+        """Whether no pairs would be searched for these: no atom has moved much since they were."""
+        if self._kept is None:
+            return False
+        points, box, periodic = _arrays(positions, cell, pbc)
+        return self._kept.hold(move_back(points, box, periodic)[0], box, periodic, self.skin)
+
+    def _search(self, points: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]) -> "_Pairs":
+        if _suits_vesin(points, box, periodic, self._reach):
             receivers, senders, shifts = self._vesin.compute(points, box, periodic, quantities="ijS")
         else:
-            receivers, senders, shifts = tree_pairs(points, box, periodic, self.cutoff)
+            receivers, senders, shifts = tree_pairs(points, box, periodic, self._reach)
         order = _sorting_order(receivers, senders, shifts, len(points))
         edges, translations = np.empty((2, len(order)), np.int64), np.empty((len(order), 3))
-        is_moved = bool(cells.any())
 
         def put(part: slice) -> None:
             edges[:, part], translations[part] = (senders[order[part]], receivers[order[part]]), shifts[order[part]]
-            if is_moved:
-                translations[part] += cells[edges[1, part]] - cells[edges[0, part]]
 
         each_slice(put, len(order), CHUNK)
-        return torch.from_numpy(edges), torch.from_numpy(translations)
+        return _Pairs(points.copy(), box.copy(), periodic.copy(), edges, translations)
 
     def __reduce__(self) -> tuple[type["NeighborList"], tuple[float, float]]:
-        """Copy and pickle the settings: the cached pairs live in C memory."""
+        """Copy and pickle the settings, not the pairs."""
         return type(self), (self.cutoff, self.skin)
 
 
@@ -100,6 +160,15 @@ def neighbor_list(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff:
     (torch.Size([2, 6]), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     """
     return NeighborList(cutoff)(positions, cell, pbc)
+
+
+def _arrays(
+    positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Positions, the completed cell, and periodic directions."""
+    periodic = np.asarray(pbc, dtype=bool)
+    box = complete_cell(np.asarray(cell, dtype=np.float64), periodic)
+    return np.ascontiguousarray(positions, dtype=np.float64), box, periodic
 
 
 def tree_pairs(

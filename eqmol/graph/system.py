@@ -111,7 +111,8 @@ def from_atoms(
     if neighbors is None:
         neighbors = NeighborList(cutoff)
     assert neighbors.cutoff == cutoff
-    _check_size(atoms, positions, cell, pbc, neighbors, source)
+    if not neighbors.holds(positions, cell, pbc):
+        _check_size(atoms, positions, cell, pbc, neighbors, source)
     edge_index, shifts = neighbors(positions, cell, pbc)
     graph = AtomGraph(
         pos=torch.tensor(positions),

@@ -8,7 +8,6 @@ import ase
 import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from eqmol.errors import InputError, check_mode
 from eqmol.models.predictor import Predictor
@@ -63,6 +62,8 @@ class Bonds:
 
 def _near(atoms: ase.Atoms, factor: float) -> NDArray[np.int64]:
     """Pairs [B, 2], i < j, of atoms of a molecule that are nearer than so many times the sum of their covalent radii."""
+    from scipy.spatial import cKDTree  # a tenth of a second, which most programs need not wait
+
     radii = covalent_radii[atoms.numbers]
     pairs = cKDTree(atoms.positions).query_pairs(2 * factor * radii.max(), output_type="ndarray")
     near: NDArray[np.int64] = pairs[_lengths(atoms.positions, pairs) < factor * radii[pairs].sum(axis=1)]

@@ -24,7 +24,7 @@ from eqmol.models.radial_tables import FIRST, Grid
 from eqmol.nn import GroupLinear, Linear
 from eqmol.ops import kernels
 from eqmol.ops.contract import TensorProduct, one_after_another, side_by_side
-from eqmol.ops.kernels.forms import NODES, ConstantPower, Groups, check_indices
+from eqmol.ops.kernels.forms import NODES, ConstantPower, Groups
 from eqmol.ops.kernels.geometry import EdgeGeometry, geometry_kernels
 from eqmol.ops.kernels.maps import ChannelMaps, Sorted, maps_kernel
 from eqmol.ops.kernels.replay import do, note, recorded
@@ -221,9 +221,7 @@ class Sweep:
         return edges if self._write(vectors, species, ends, edges) else None
 
     def _write(self, vectors: Tensor, species: Tensor, ends: tuple[Tensor, Tensor], edges: TabulatedEdges) -> bool:
-        for what, end in zip(("sender", "receiver"), ends, strict=True):
-            check_indices(what, end, len(species))
-        if not self._geometry.write(vectors, edges):
+        if not self._geometry.write(vectors, ends, len(species), edges):
             return False
         if self._grid.num_elements:
             edges.indices[2][: len(vectors)] += self._grid.first_rows((species[ends[0]], species[ends[1]]))
@@ -275,8 +273,6 @@ class Sweep:
             replay = None
         room = number + number // 4 + 8
         edges = TabulatedEdges.room(room, dim(self._degree), vectors) if replay is None else replay.edges
-        for own, given in zip(edges.indices, ends, strict=False):
-            own[:number] = given
         edges.by_receiver[1] = number
         if not self._write(vectors, species, ends, edges):
             return None
@@ -297,8 +293,7 @@ _known: WeakKeyDictionary[nn.Module, tuple[list[object], Sweep | None]] = WeakKe
 def sweep_of(model: nn.Module, layers: Sequence[MACELayer], grid: Grid, num_elements: int) -> Sweep | None:
     """That of a model, made anew when it has other tables or may use other kernels; None where a layer has none."""
     ops = [op for layer in layers for op in (layer.convolution, layer.power) if isinstance(op, TensorProduct)]
-    state: list[object] = [kernels.mode(op) for op in ops]
-    state += [layer.table for layer in layers]
+    state: list[object] = [kernels.default(), *(op.kernels for op in ops), *(layer.table for layer in layers)]
     before, found = _known.get(model, ([], None))
     if len(before) != len(state) or any(a is not b for a, b in zip(before, state, strict=True)):
         made = [made for layer in layers if (made := ConstantLayer.of(layer)) is not None]

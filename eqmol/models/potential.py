@@ -194,7 +194,8 @@ class Potential(Predictor):
         """
         if self.readout_heads or self.heads is not None or self.force_head is not None:
             return None
-        bound, number = _bound(graph).to(self.dtype), len(species)
+        dtype, number = self.dtype, len(species)
+        bound = _bound(graph).to(dtype)
         factor = torch.nn.functional.pad(self.gain * self.reference.scale * bound, (0, len(self.elements))).to(bound)
 
         def read(features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -207,7 +208,7 @@ class Potential(Predictor):
 
         senders, receivers = graph.edge_index
         extended = _with_free(species, len(self.elements))
-        found = self.backbone.read(vectors.to(self.dtype), extended, senders, receivers, read)
+        found = self.backbone.read(vectors.to(dtype), extended, senders, receivers, read)
         if found is None:
             return None
         energies, gradient = self.reference(self.gain * found[0], species), found[1].to(vectors)

@@ -180,7 +180,7 @@ def test_no_atoms_and_no_neighbors():
 def test_skin_gives_the_fresh_list(atoms, skin):
     rng = np.random.default_rng(1)
     atoms = atoms.copy()
-    kept = NeighborList(4.0, skin)
+    kept, searched = NeighborList(4.0, skin), 0
     for step in range(40):
         atoms.positions += rng.normal(scale=0.04, size=atoms.positions.shape)
         if step % 10 == 7:
@@ -188,9 +188,11 @@ def test_skin_gives_the_fresh_list(atoms, skin):
         if step % 10 == 9:
             atoms.positions[0] += atoms.cell[0]  # a wrapped atom
         fresh = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 4.0)
+        searched += not kept.holds(atoms.positions, atoms.cell.array, atoms.pbc)
         reused = kept(atoms.positions, atoms.cell.array, atoms.pbc)
         assert reused[0].equal(fresh[0])
         assert reused[1].equal(fresh[1])
+    assert searched < 40
 
 
 def test_threads_change_no_bit(monkeypatch):

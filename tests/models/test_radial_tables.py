@@ -167,6 +167,9 @@ def test_sweeps_are_what_is_recorded(backend, family, options, monkeypatch) -> N
         again = model(graph, stress=True)
         assert sweep._replays == [replay]
         assert all(torch.equal(results[name], again[name]) for name in ("energies", "forces", "virial"))
+    astray = torch.tensor([4]), torch.tensor([0])
+    with pytest.raises(IndexError, match="sender 4 is out of range: there are 3"):
+        model.backbone.read(torch.ones(1, 3), torch.arange(3), *astray, lambda _: None)
     monkeypatch.setattr(mace_sweep, "MOST_EDGES", 0)
     once = [model(graph, stress=True) for graph in graphs]
     monkeypatch.setattr(type(model.backbone), "read", lambda *_: None)

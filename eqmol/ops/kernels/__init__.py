@@ -36,6 +36,7 @@ __all__ = [
     "can_run",
     "check_mode",
     "convolution",
+    "default",
     "identity",
     "may_apply",
     "mode",
@@ -57,7 +58,12 @@ def check_mode(value: object) -> KernelMode:
 
 def mode(op: TensorProduct) -> KernelMode:
     """Whether an operation uses kernels: as it says itself, else as ``$EQMOL_KERNELS`` says."""
-    return op.kernels or library.mode()
+    return op.kernels or default()
+
+
+def default() -> KernelMode:
+    """What ``$EQMOL_KERNELS`` says."""
+    return library.mode()
 
 
 def apply(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> bool:

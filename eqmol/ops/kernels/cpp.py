@@ -262,10 +262,11 @@ for (int64_t k = first; k < last; k++) for (int64_t m = 0; m < rows; m++) {{
 def geometry_source(program: Program, scalar: str, width: int) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """A kernel of what edges are to a table: harmonics of their directions, row and fraction; or its derivative.
 
-    ``sizes``: E, edges of a part, last row. ``in`` of the values: rows of the table [E], which are written; vectors [E, 3] and
-    constants: 1 / the first node, 1 / the step of the logarithm between nodes, cutoff, and cutoff / first node; ``out``: harmonics
-    [E, lm], fractions [E], and how many edges of each part are shorter than the first node [parts]. ``in`` of the derivative:
-    vectors, constants, those by harmonics and fractions; ``out``: those by the vectors [E, 3].
+    ``sizes``: E, edges of a part, last row, number of nodes. ``in`` of the values: senders and receivers [E]; three that are
+    written: the same again, and rows of the table [E]; vectors [E, 3] and constants: 1 / the first node, 1 / the step of the
+    logarithm between nodes, cutoff, and cutoff / first node; ``out``: harmonics [E, lm], fractions [E], and how many edges of each
+    part are shorter than the first node, and have ends that are no nodes [parts, 2]. ``in`` of the derivative: vectors, constants,
+    those by harmonics and fractions; ``out``: those by the vectors [E, 3].
 
     Args:
         program: of :func:`eqmol.ops.kernels.programs.harmonics_program`, W edges at a time.
@@ -280,7 +281,7 @@ def geometry_source(program: Program, scalar: str, width: int) -> tuple[str, tup
     body = _body(program, dict.fromkeys(program.writes, "="), names, scalar)
     call = _call(program, "W", {name: name for name in names})
     reads = ("vectors", "constants", *(("by_harmonics", "by_fraction") if is_slope else ()))
-    writes = ("by_vectors",) if is_slope else ("harmonics", "fraction", "below")
+    writes = ("by_vectors",) if is_slope else ("harmonics", "fraction", "refused")
     if is_slope:
         work = f"""for (int64_t k = 0; k < {rows}; k++) for (int64_t i = 0; i < W; i++)
 g[k][i] = i < lanes ? by_harmonics[(e0 + i) * {rows} + k] : S(0);
@@ -299,19 +300,26 @@ for (int64_t i = 0; i < lanes; i++) {{
   const int64_t whole = place < S(0) ? 0 : (int64_t)place;
   row[e0 + i] = whole < sizes[2] ? whole : sizes[2];
   fraction[e0 + i] = place - (S)row[e0 + i];
-  if (!(place >= S(0))) short_ += S(1);
+  if (!(place >= S(0))) refused[2 * part] += S(1);
+  const int64_t a = sender[e0 + i], b = receiver[e0 + i];
+  if (a < 0 || a >= sizes[3] || b < 0 || b >= sizes[3]) refused[2 * part + 1] += S(1);
+  own_sender[e0 + i] = a; own_receiver[e0 + i] = b;
   harmonics[(e0 + i) * {rows}] = S(1);
   for (int64_t k = 1; k < {rows}; k++) harmonics[(e0 + i) * {rows} + k] = d_g[k][i];
 }}
 """
-    end = "" if is_slope else "below[part] = short_;\n"
+    indices = () if is_slope else ("sender", "receiver", "own_sender", "own_receiver", "row")
+    pointers = "".join(_pointers(indices, reads, writes))
+    for name in indices[2:]:
+        pointers = pointers.replace(
+            f"const int64_t* const {name} = (const int64_t*)", f"int64_t* const {name} = (int64_t*)"
+        )
+    start = "" if is_slope else "refused[2 * part] = refused[2 * part + 1] = S(0);\n"
     source = f"""{_head(scalar, width)}{body}{_SIGNATURE}const int64_t E = sizes[0];
-{"".join(_pointers([] if is_slope else ["written"], reads, writes))}
-{"" if is_slope else "int64_t* const row = (int64_t*)written;"}
+{pointers}
 for (int64_t part = first; part < last; part++) {{
 const int64_t begin = part * sizes[1], stop = begin + sizes[1] < E ? begin + sizes[1] : E;
-S short_ = 0;
-for (int64_t e0 = begin; e0 < stop; e0 += W) {{
+{start}for (int64_t e0 = begin; e0 < stop; e0 += W) {{
 const int64_t lanes = stop - e0 < W ? stop - e0 : W;
 V u[3], g[{rows}], d_u[3], d_g[{rows}], r;
 for (int64_t i = 0; i < W; i++) {{
@@ -320,7 +328,7 @@ for (int64_t i = 0; i < W; i++) {{
   for (int k = 0; k < 3; k++) u[k][i] = v[k] / r[i];
 }}
 {work}}}
-{end}}}
+}}
 }}
 """
     return source, reads, writes

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import cpp, library
+from eqmol.ops.kernels.forms import check_indices
 from eqmol.ops.kernels.library import Kernel
 from eqmol.ops.kernels.programs import harmonics_program
 
@@ -40,15 +41,29 @@ class EdgeGeometry:
         self._kernels, self._last = kernels, last
         self._constants = torch.tensor([1 / first, 1 / step, cutoff, cutoff / first], dtype=dtype)
 
-    def write(self, vectors: Tensor, edges: TabulatedEdges) -> bool:
-        """Write what vectors [E, 3] are to the first E of some edges; False if one is shorter than the first node."""
+    def write(self, vectors: Tensor, ends: tuple[Tensor, Tensor], nodes: int, edges: TabulatedEdges) -> bool:
+        """Write what edges are, of vectors [E, 3], to the first E of some; False if one is shorter than the first node.
+
+        Args:
+            vectors: [E, 3].
+            ends: senders and receivers [E].
+            nodes: how many there are.
+            edges: where to write; its indices may be the ends themselves.
+
+        Raises:
+            IndexError: an edge ends at no node.
+        """
         vectors, number = vectors.contiguous(), len(vectors)
-        below = vectors.new_empty(-(-number // PART))
+        refused = vectors.new_empty(-(-number // PART), 2)
         given = {"vectors": vectors, "constants": self._constants}
-        given |= {"harmonics": edges.harmonics, "fraction": edges.fraction, "below": below}
-        sizes, row = (number, PART, self._last), edges.indices[2]
-        self._kernels[0](sizes, (row,), given, vectors, range(len(below) + 1))
-        return not any(below.tolist())
+        given |= {"harmonics": edges.harmonics, "fraction": edges.fraction, "refused": refused}
+        indices = ends[0].contiguous(), ends[1].contiguous(), *edges.indices
+        self._kernels[0]((number, PART, self._last, nodes), indices, given, vectors, range(len(refused) + 1))
+        short, astray = refused.sum(0).tolist()
+        if astray:
+            check_indices("sender", ends[0], nodes)
+            check_indices("receiver", ends[1], nodes)
+        return not short
 
     def slopes(self, vectors: Tensor, by_harmonics: Tensor, by_fraction: Tensor) -> Tensor:
         """Derivatives by the vectors [E, 3], of at least so many by harmonics and fractions."""
@@ -56,7 +71,7 @@ class EdgeGeometry:
         result = torch.empty_like(vectors)
         given = {"vectors": vectors, "constants": self._constants, "by_harmonics": by_harmonics}
         given |= {"by_fraction": by_fraction, "by_vectors": result}
-        self._kernels[1]((number, PART, 0), (), given, vectors, range(-(-number // PART) + 1))
+        self._kernels[1]((number, PART, 0, 0), (), given, vectors, range(-(-number // PART) + 1))
         return result
 
 
