@@ -115,7 +115,8 @@ class Eqmol:
 
         batch = collate(self.graphs)
         self.model.train()
-        self.loss(self.model(batch), batch, raised=0.0).backward(inputs=list(self.model.parameters()))
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.loss(self.model(batch), batch, raised=0.0).backward(inputs=weights)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

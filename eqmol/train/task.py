@@ -149,7 +149,9 @@ class Task(pl.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Differentiate the loss by the weights alone: forces made positions variables of it, too."""
-        weights = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
         with memory_errors(self._batch):
             super().backward(loss, *args, inputs=weights, **kwargs)
 

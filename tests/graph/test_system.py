@@ -12,6 +12,7 @@ from ase.constraints import FixAtoms
 from eqmol.errors import InputError
 from eqmol.graph import NeighborList, collate, edge_vectors, from_atoms, keys, moved
 from eqmol.graph.edges import mirror_images
+from eqmol.graph.geometric import Batch
 
 
 def test_fields_have_the_documented_shapes_and_types():
@@ -77,6 +78,11 @@ def test_collate_joins_without_connecting():
     senders, receivers = batch.edge_index
     assert batch.batch[senders].equal(batch.batch[receivers])
     assert bool((receivers[1:] >= receivers[:-1]).all())
+    pairs = [(batch, Batch.from_data_list(graphs)), *zip(batch.to_data_list(), graphs, strict=True)]
+    for found, expected in pairs:
+        assert found.to_dict().keys() == expected.to_dict().keys()
+        for name, value in expected.to_dict().items():
+            assert torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value
 
 
 def test_a_kept_list_gives_the_same_graph():

@@ -509,12 +509,14 @@ class _EdgeRun:
         check_indices("sender", form.senders, len(x))
         check_indices("receiver", form.receivers, form.shape[0])
         self.form, self.how, self.nodes = form, how, {"x": x, **nodes}
-        self.sums = {SLOPE + "x": torch.zeros_like(x), SLOPE + "v": x.new_zeros(form.shape)}
+        shapes = {SLOPE + "x": x.shape, SLOPE + "v": form.shape}
+        written = how.writes if isinstance(how, Kernel) else shapes
+        self.sums = {name: x.new_zeros(shape) for name, shape in shapes.items() if name in written}
         self.harmonics = torch.empty_like(y)
 
     def node(self, slot: int) -> Tensor:
         """The derivative by features, harmonics or the cotangent."""
-        return (self.sums[SLOPE + "x"], self.harmonics, self.sums[SLOPE + "v"])[slot - 2]
+        return self.harmonics if slot == 3 else self.sums[SLOPE + EdgeForm.NAMES[slot]]
 
     def add(self, rows: slice, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Add the edges of a chunk of rows, given its weights, the harmonics of all edges, and their tangents.
