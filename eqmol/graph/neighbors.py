@@ -73,6 +73,18 @@ class _Pairs(NamedTuple):
         each_slice(measure, len(near), CHUNK)
         return near
 
+    def chosen(self, which: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Edges [2, E] and shifts [E, 3] of some pairs."""
+        edges, shifts = np.empty((2, len(which)), np.int64), np.empty((len(which), 3))
+
+        def put(part: slice) -> None:
+            for row in range(2):
+                self.edge_index[row].take(which[part], out=edges[row, part], mode="clip")
+            self.shifts.take(which[part], 0, out=shifts[part], mode="clip")
+
+        each_slice(put, len(which), CHUNK)
+        return edges, shifts
+
 
 class NeighborList:
     """All pairs closer than a cutoff, periodic images and self-images included, by vesin's cell list.
@@ -118,8 +130,7 @@ class NeighborList:
             self._kept = pairs if self.skin else None
         edge_index, shifts = pairs.edge_index, pairs.shifts
         if self.skin:
-            near = pairs.within(points, self.cutoff)
-            edge_index, shifts = edge_index[:, near], shifts[near]
+            edge_index, shifts = pairs.chosen(np.flatnonzero(pairs.within(points, self.cutoff)))
         if cells.any():
             shifts = shifts + cells[edge_index[1]] - cells[edge_index[0]]
         return torch.from_numpy(edge_index), torch.from_numpy(shifts)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from eqmol.errors import InputError, short
 from eqmol.graph import edge_vectors, owners
 from eqmol.graph.dispersion import Dispersion
+from eqmol.graph.edges import CHUNK
 from eqmol.graph.targets import Target, check_beside_energies
 from eqmol.models.arguments import check_flag, check_integer, check_list, check_number
 from eqmol.models.backbone import Backbone
@@ -26,6 +27,7 @@ from eqmol.models.reference import BindingEnergy, ReferenceEnergy
 from eqmol.models.repulsion import AUTO, make_repulsion
 from eqmol.nn import LinearReadout, NonlinearReadout
 from eqmol.so3.kept import kept
+from eqmol.threads import each
 
 if TYPE_CHECKING:
     from eqmol.graph.geometric import Data
@@ -423,6 +425,10 @@ def forces_of(graph: Data, gradient: Tensor) -> Tensor:
     senders, receivers = graph.edge_index
     zeros = torch.zeros_like(graph.pos)
     # with alpha=-1 it takes ten times as long
+    if not gradient.requires_grad and gradient.device.type == "cpu" and len(gradient) > CHUNK:
+        sums = zeros, torch.zeros_like(zeros)
+        each(lambda i: sums[i].index_add_(0, (receivers, senders)[i], gradient), 2)
+        return sums[0] - sums[1]
     return zeros.index_add(0, receivers, gradient) - zeros.index_add(0, senders, gradient)
 
 

@@ -203,9 +203,9 @@ def test_threads_change_no_bit(monkeypatch):
     whole = from_atoms(atoms, 4.0)
     monkeypatch.setattr(neighbors, "CHUNK", 100)
     monkeypatch.setattr(edges, "CHUNK", 100)
-    for number in (1, 3):
+    for number, skin in ((1, 0.0), (3, 0.0), (3, 0.3)):
         monkeypatch.setattr(threads, "number", lambda number=number: number)
-        found = from_atoms(atoms, 4.0)
+        found = from_atoms(atoms, 4.0, neighbors=NeighborList(4.0, skin))
         for name in ("edge_index", "shifts"):
             assert torch.equal(found[name], whole[name])
         for one, other in zip(edges.vectors_and_lengths(found), edges.vectors_and_lengths(whole), strict=True):

@@ -8,9 +8,10 @@ import torch
 from ase import Atoms
 from ase.units import Bohr, Hartree
 
+from eqmol import threads
 from eqmol.errors import InputError
 from eqmol.graph import collate
-from eqmol.models import MACE, Potential
+from eqmol.models import MACE, Potential, potential
 from eqmol.models.repulsion import UNIVERSAL, make_repulsion
 from tests.models.systems import CUTOFF, E0, ELEMENTS, graph_of, make_model, structures
 from tests.models.test_mace import ARGUMENTS
@@ -232,3 +233,13 @@ def test_repulsion_ends_smoothly_at_the_sum_of_covalent_radii() -> None:
     distances = [0.2 + 0.01 * i for i in range(80)]
     energies = [pair_energy(r) for r in distances]
     assert all(a >= b for a, b in pairwise(energies))
+
+
+def test_forces_of_many_edges(monkeypatch) -> None:
+    """Those of both ends are summed by two threads, to the same bits."""
+    graph = graph_of(structures()["molecule"])
+    gradient = torch.randn(graph.edge_index.shape[1], 3, dtype=torch.float64)
+    expected = potential.forces_of(graph, gradient)
+    monkeypatch.setattr(potential, "CHUNK", 0)
+    monkeypatch.setattr(threads, "number", lambda: 2)
+    assert torch.equal(potential.forces_of(graph, gradient), expected)
