@@ -96,10 +96,10 @@ def main() -> None:
     for degree in DEGREES:
         rows += measure(degree)
         print(f"degree {degree}", flush=True)
-    with (folder / "crossover.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        with (folder / "crossover.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     draw(rows, folder / "crossover.png")
 
 

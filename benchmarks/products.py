@@ -1,4 +1,4 @@
-"""Time and memory of every tensor-product algorithm against the degree, printed and written as CSV.
+"""Time and memory of every tensor-product algorithm against the degree, written as CSV as they are measured, then printed.
 
     python benchmarks/products.py [--degrees 1 2 3 4] [--channels 64] [--csv products.csv] [--device cpu] ...
 
@@ -184,6 +184,13 @@ def measure(spec: Spec, options: argparse.Namespace) -> list[Row]:
     ]
 
 
+def write(rows: list[Row], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
+
+
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
@@ -200,11 +207,8 @@ def main() -> None:
             cells = [row.operation, row.family, row.degree, row.backend, row.weights, *(f"{v:.1f}" for v in numbers)]
             table.add_row(*map(str, cells))
             print(f"{row.operation} {row.family} degree {row.degree} {row.backend}", file=sys.stderr)
+        write(rows, options.csv)
     Console(width=max(Console().width, 120)).print(table)
-    with options.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
     print(f"written: {options.csv}")
 
 
