@@ -1,11 +1,11 @@
 """Where products in O(L³) begin to pay: processor time of products L x L -> L of the gaunt family against L.
 
-    EQMOL_KERNELS=off python benchmarks/crossover.py [FOLDER]        (default: docs/benchmarks)
+    python benchmarks/crossover.py [FOLDER]        (default: docs/benchmarks)
 
-Writes crossover.csv and crossover.png. ``table`` is one dense table on the Gauss-Legendre grid, what ``grid`` would be without
-Lebedev's points, the octahedron of degree 1 and two steps. All run interleaved on one thread after a warm-up, float32, 256 rows,
-32 channels: least and median milliseconds of processor time, of the forward pass and of training on forces (forward, gradient,
-gradient of its square).
+Writes crossover.csv and crossover.png, without compiled kernels. ``table`` is one dense table on the Gauss-Legendre grid, what
+``grid`` would be without Lebedev's points, the octahedron of degree 1 and two steps. All run interleaved on one thread after a
+warm-up, float32, 256 rows, 32 channels: least and median milliseconds of processor time, of the forward pass and of training on
+forces (forward, gradient, gradient of its square).
 """
 
 import csv
@@ -56,6 +56,8 @@ def measure(degree: int) -> list[dict[str, str | int | float]]:
     torch.manual_seed(0)
     spec = Spec("product", "gaunt", "o3", degree, degree, degree)
     ops = {"table": Table(spec)} | {name: product(spec, name) for name in ("grid", "gaunt", "gaunt_fft")}
+    for op in ops.values():
+        op.kernels = "off"
     x, y = (torch.randn(ROWS, dim(degree), CHANNELS) for _ in range(2))
     weight = torch.randn(spec.num_weights, CHANNELS)
     rows: list[dict[str, str | int | float]] = []

@@ -9,7 +9,7 @@ Shapes: n rows, lm components, C channels, G points = columns · rows of a rule,
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,18 +20,24 @@ from eqmol.ops.contract import Tables
 from eqmol.so3.quadrature import Factors, wave
 from eqmol.so3.torus import polar_series
 
+#: Rows and channels that two steps take at a time, at least.
+LONG = 512
+
 
 class Transform(Tables, ABC):
     """A linear map from components to samples, and its transpose.
 
     Attributes:
         points, components: numbers of them.
-        limit: how many samples are made at a time.
     """
 
     points: int
     components: int
-    limit: ClassVar[Limit] = SAMPLES
+
+    @property
+    def limit(self) -> Limit:
+        """How many samples are made at a time."""
+        return SAMPLES
 
     @abstractmethod
     def sample(self, x: Tensor) -> Tensor:
@@ -99,7 +105,6 @@ class TwoSteps(Transform):
         target: [lm], where among these a component stands.
     """
 
-    limit = Limit(2 * SAMPLES.cpu, SAMPLES.elsewhere)  # short sums: longer rows are worth a slower cache
     polar: Tensor
     source: Tensor
     target: Tensor
@@ -117,6 +122,11 @@ class TwoSteps(Transform):
         self.add_table("polar", table.swapaxes(1, 2))
         self.add_table("source", source.ravel())
         self.add_table("target", where * self.shape[1] + place)
+
+    @property
+    def limit(self) -> Limit:
+        """How many samples are made at a time: sums are short, so that long rows are worth a slower cache."""
+        return Limit(max(2 * SAMPLES.cpu, LONG * self.points), SAMPLES.elsewhere)
 
     def by_order(self, x: Tensor) -> Tensor:
         """[n, lm, C] -> [K, rows, n · C]."""

@@ -125,6 +125,6 @@ def test_figure_shows_the_stored_numbers(tmp_path: Path, monkeypatch: pytest.Mon
         == {p.name for p in (DOCS / "figures").iterdir()}
     )
     text = (DOCS / "index.md").read_text(encoding="utf-8")
-    for row, said in ((3, "at degree 4 the grid takes 0.28"), (5, "at degree 6 0.19")):
+    for row, said in ((1, "at degree 2 the grid takes 0.49"), (2, "at degree 3 0.28")):
         assert said in " ".join(text.split())
         assert curves["grid"][row][1] / curves["cg"][row][1] == pytest.approx(float(said.split()[-1]), abs=0.006)
