@@ -363,7 +363,9 @@ class MACE(Backbone):
             return False
         grid = Grid(self.cutoff, nodes, len(self.elements) if self.is_pairwise else 0)
         for layer in layers:
-            layer.table = grid.tabulate(self.basis, layer.radial)
+            op, matrix = layer.convolution, layer.radial.matrix
+            compiled = isinstance(op, TensorProduct) and matrix.device.type == "cpu" and kernels.can_run(op, matrix)
+            layer.table = grid.tabulate(self.basis, layer.radial, compiled)
             if layer.table is None:
                 return False
         self.grid = grid

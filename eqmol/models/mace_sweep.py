@@ -63,7 +63,7 @@ class ConstantLayer(NamedTuple):
     def of(cls, layer: MACELayer) -> ConstantLayer | None:
         """That of a layer with a table; None where compiled code does not do all that it does."""
         op, weight, table, mode = layer.convolution, layer.power_weight, layer.table, kernels.mode(layer.power)
-        if layer.density is not None or table is None or isinstance(op, MixingSum):
+        if layer.density is not None or table is None or table.weights is None or isinstance(op, MixingSum):
             return None
         convolution = constant_convolution(op, table.weights)
         power = ConstantPower.of(layer.power, weight, mode) if kernels.can_run(layer.power, weight) else None

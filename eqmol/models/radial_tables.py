@@ -19,6 +19,8 @@ from eqmol.ops.radial_table import Places, RadialTable, hermite
 
 #: Å; shorter edges are computed by the network.
 FIRST = 0.5
+#: Rows of a table whose weights are made at a time.
+ROWS = 32
 #: Numbers of all weights of a table.
 MAX_SIZE = 1 << 26
 
@@ -54,8 +56,11 @@ class Grid(NamedTuple):
         """Of the tables of pairs of elements [E], given both."""
         return (ends[0] * self.num_elements + ends[1]) * (self.nodes - 1)
 
-    def tabulate(self, basis: BesselBasis, network: RadialNetwork) -> RadialTable | None:
-        """A network on the nodes, made in float64, in its own precision; None if it would be too large."""
+    def tabulate(self, basis: BesselBasis, network: RadialNetwork, compiled: bool = True) -> RadialTable | None:
+        """A network on the nodes, made in float64, in its own precision; None if it would be too large.
+
+        Without ``compiled`` it has no weights, which are most of it and only read by compiled code.
+        """
         if 6 * self.pairs * self.nodes * network.matrix[0].numel() > MAX_SIZE:
             return None
         places = torch.arange(self.nodes, dtype=torch.float64, device=network.matrix.device)
@@ -65,10 +70,13 @@ class Grid(NamedTuple):
             first = jvp(hidden, place)
             second = jvp(first, place)
             tables.append(hermite(hidden, first, second).detach())
-        hidden, matrix = torch.cat(tables), matrix.detach()
-        weights = torch.einsum("rdh,hwc->rdwc", hidden, matrix)
-        hidden, matrix, weights = (t.to(network.matrix.dtype).contiguous() for t in (hidden, matrix, weights))
-        return RadialTable(hidden, matrix, packed(weights))
+        hidden, matrix, dtype = torch.cat(tables), matrix.detach(), network.matrix.dtype
+        weights = None
+        if compiled:
+            # few rows at a time: float64 weights of all would need several times the memory of the table
+            parts = (packed(torch.einsum("rdh,hwc->rdwc", rows, matrix).to(dtype)) for rows in hidden.split(ROWS))
+            weights = torch.cat(list(parts))
+        return RadialTable(hidden.to(dtype).contiguous(), matrix.to(dtype).contiguous(), weights)
 
     def error(self, basis: BesselBasis, network: RadialNetwork, table: RadialTable) -> float:
         """Largest error of a float64 table's hidden features and slopes between nodes, relative to the root mean square of each."""

@@ -34,12 +34,12 @@ class RadialTable(NamedTuple):
     Attributes:
         hidden: [R, 6, H] coefficients of the powers of the fraction, of hidden features.
         matrix: [H, W, C] from hidden features to weights.
-        weights: their product [R, 6, W, C], as :func:`eqmol.ops.kernels.tabulated.packed` returns it.
+        weights: their product [R, 6, W, C], as :func:`eqmol.ops.kernels.tabulated.packed` returns it; None where nothing is compiled.
     """
 
     hidden: Tensor
     matrix: Tensor
-    weights: Tensor
+    weights: Tensor | None
 
     def weight(self, places: Places) -> RadialWeight:
         """What the table has for edges."""
@@ -72,5 +72,7 @@ def convolve(
 ) -> Tensor:
     """As :meth:`eqmol.ops.contract.Convolution.forward`; where compiled code runs, differentiable once."""
     edges = senders, receivers, num_receivers
+    if table.weights is None:
+        return op(x, geometry, table.weight(places), *edges)
     compiled = tabulated_convolution(op, x, geometry, table.weights, places.row, places.fraction, *edges)
     return op(x, geometry, table.weight(places), *edges) if compiled is None else compiled

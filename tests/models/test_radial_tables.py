@@ -263,8 +263,8 @@ def test_dynamics_keep_their_energy_consistent(tables) -> None:
 def test_a_wrong_table_is_found_by_verification(tables, monkeypatch) -> None:
     original = Grid.tabulate
 
-    def wrong(self, basis, network):
-        table = original(self, basis, network)
+    def wrong(self, basis, network, compiled):
+        table = original(self, basis, network, compiled)
         return table if network.matrix.dtype == torch.float64 else table._replace(weights=table.weights * 1.01)
 
     monkeypatch.setattr(Grid, "tabulate", wrong)
