@@ -34,7 +34,7 @@ class RadialTable(NamedTuple):
     Attributes:
         hidden: [R, 6, H] coefficients of the powers of the fraction, of hidden features.
         matrix: [H, W, C] from hidden features to weights.
-        weights: their product [R, 6, W, C], as :func:`eqmol.ops.kernels.tabulated.packed` returns it; None where nothing is compiled.
+        weights: their product [R, 6, W, C], as :func:`eqmol.ops.kernels.tabulated.packed` returns it; None if none is compiled.
     """
 
     hidden: Tensor
