@@ -6,15 +6,12 @@ the harmonics, order by order. O(L³) for the changes of basis, O(L² log L) for
 frame of the edge (see :mod:`eqmol.ops.zonal`).
 """
 
-from eqmol.ops import flops
 from eqmol.ops.sampled import Sampled, SampledProduct
 from eqmol.ops.sampled_power import SampledPower
 from eqmol.ops.transforms import Fourier, Transform
 from eqmol.ops.zonal import ZonalConvolution
 from eqmol.so3.quadrature import Factors, ProductRule, Rule
 from eqmol.so3.torus import full_torus_rule
-
-flops.register()
 
 
 class ByFFT(Sampled):

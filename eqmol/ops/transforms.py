@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eqmol.ops import flops
 from eqmol.ops.chunks import SAMPLES, Limit
 from eqmol.ops.contract import Tables
 from eqmol.so3.quadrature import Factors, wave
@@ -222,6 +223,7 @@ class Fourier(TwoSteps):
     twice: Tensor
 
     def __init__(self, factors: Factors, columns: int) -> None:
+        flops.register()
         series = polar_series(factors.polar)
         series = series[: np.flatnonzero(np.abs(series).max(1) > 1e-14 * np.abs(series).max())[-1] + 1]
         is_sine = np.abs(series.imag).max(0) > np.abs(series.real).max(0)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eqmol.ops import flops
 from eqmol.ops.contract import Convolution, RadialWeight
 from eqmol.ops.edges import Nodes, sum_messages
 from eqmol.ops.escn import ESCNConvolution, inward_rotations
@@ -32,6 +33,7 @@ class Series(TwoSteps):
     twice: Tensor
 
     def __init__(self, factors: Factors) -> None:
+        flops.register()
         series = polar_series(factors.polar)
         is_sine = np.abs(series.imag).max(0) > np.abs(series.real).max(0)
         super().__init__(Factors(np.where(is_sine, -series.imag, series.real), factors.order))

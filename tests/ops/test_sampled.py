@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from eqmol.ops import Spec, octahedron, sampled, sampled_convolution, sampled_power
+from eqmol.ops import Spec, flops, octahedron, sampled, sampled_convolution, sampled_power
 from eqmol.ops.gaunt import GauntConvolution, GauntPower, GauntProduct
 from eqmol.ops.gaunt_fft import GauntFFTConvolution, GauntFFTPower, GauntFFTProduct
 from eqmol.ops.grid import GridConvolution, GridPower, GridProduct
@@ -193,6 +193,7 @@ def test_equals_the_sum_over_paths_at_high_degree(backend, degree):
 
 @pytest.mark.parametrize("size", [8, 12])
 def test_ffts_are_counted(size):
+    flops.register()
     with FlopCounterMode(display=False) as counter:
         torch.fft.irfft(torch.fft.rfft(torch.randn(3, size)), size)
         torch.fft.fft(torch.randn(3, size, dtype=torch.complex128))
