@@ -1,15 +1,15 @@
-"""What was measured before, in ``$EQMOL_CACHE/tune.json`` or ``~/.cache/eqmol/tune.json``.
+"""What was measured before, in ``tune.json`` and ``tables.json`` of ``$EQMOL_CACHE`` or ``~/.cache/eqmol``.
 
-The file may be deleted at any time; it is replaced as a whole, so programs that write at once lose at most a measurement.
+The files may be deleted at any time; they are replaced as a whole, so programs that write at once lose at most a measurement.
 """
 
 import json
 import math
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ from eqmol.errors import InputError
 from eqmol.files import cache_folder, replacing
 
 FORMAT = 1
+MODELS = 256  #: whose tables are remembered
+T = TypeVar("T")
 
 
 class Times(NamedTuple):
@@ -34,8 +36,22 @@ class Times(NamedTuple):
     key: str
 
 
+class Fineness(NamedTuple):
+    """Of tables of radial weights.
+
+    Attributes:
+        nodes: of each table.
+        error: eV/Å, largest of forces of the structures that they were settled on.
+        rounding: eV/Å, largest rounding of the network's own forces of those.
+    """
+
+    nodes: int
+    error: float
+    rounding: float
+
+
 def path() -> Path:
-    """Where the cache lies."""
+    """Where times lie."""
     return cache_folder() / "tune.json"
 
 
@@ -60,43 +76,67 @@ def _processor() -> str:
 
 
 def read() -> dict[str, dict[str, Times]]:
-    """Problem -> backend -> cost. A file that cannot be understood is ignored with a warning."""
-    try:
-        text = path().read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        return _ignored(str(error))
-    try:
-        document = json.loads(text)
-        if document["format"] != FORMAT:
-            return {}
-        return {
+    """Problem -> backend -> cost."""
+    return _read(
+        path(),
+        lambda document: {
             problem: {backend: _cost(numbers) for backend, numbers in costs.items()}
             for problem, costs in document["costs"].items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return _ignored(f"{type(error).__name__}: {error}")
+        },
+    )
 
 
 def write(costs: Mapping[str, Mapping[str, Times]]) -> None:
     """Replace the file; where that is impossible, warn and go on."""
-    document = {
-        "format": FORMAT,
-        "costs": {
-            problem: {
-                backend: [None if math.isinf(cost.operation) else cost.operation, cost.geometry, cost.key]
-                for backend, cost in found.items()
-            }
-            for problem, found in costs.items()
-        },
+    known = {
+        problem: {
+            backend: [None if math.isinf(cost.operation) else cost.operation, cost.geometry, cost.key]
+            for backend, cost in found.items()
+        }
+        for problem, found in costs.items()
     }
+    _write(path(), {"costs": known}, "measured times are")
+
+
+def read_tables() -> dict[str, Fineness]:
+    """Model -> how fine its tables are; of ``tables.json`` beside the other file."""
+    return _read(
+        _tables_path(), lambda document: {key: _fineness(numbers) for key, numbers in document["tables"].items()}
+    )
+
+
+def write_tables(tables: Mapping[str, Fineness]) -> None:
+    """Replace that file, as :func:`write`; the last models are kept."""
+    kept = dict([*tables.items()][-MODELS:])
+    _write(_tables_path(), {"tables": kept}, "how fine tables of radial weights must be is")
+
+
+def _tables_path() -> Path:
+    return cache_folder() / "tables.json"
+
+
+def _read(file: Path, parse: Callable[[Any], dict[str, T]]) -> dict[str, T]:
+    """What a file has; one that cannot be understood is ignored with a warning."""
     try:
-        path().parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path()) as file:
-            json.dump(document, file, indent=1)
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return parse(document) if document["format"] == FORMAT else {}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        reason = str(error)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    warnings.warn(f"ignoring the damaged file {file} ({' '.join(reason.split())[:100]})", stacklevel=3)
+    return {}
+
+
+def _write(file: Path, content: Mapping[str, Any], what: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as text:
+            json.dump({"format": FORMAT, **content}, text, indent=1)
     except (OSError, InputError) as error:
-        warnings.warn(f"measured times are not remembered: {error}", stacklevel=2)
+        warnings.warn(f"{what} not remembered: {error}", stacklevel=3)
 
 
 def _cost(numbers: Any) -> Times:
@@ -107,6 +147,9 @@ def _cost(numbers: Any) -> Times:
     return cost
 
 
-def _ignored(reason: str) -> dict[str, dict[str, Times]]:
-    warnings.warn(f"ignoring the damaged file {path()} ({' '.join(reason.split())[:100]})", stacklevel=3)
-    return {}
+def _fineness(numbers: Any) -> Fineness:
+    nodes, error, rounding = numbers
+    found = Fineness(int(nodes), float(error), float(rounding))
+    if not (found.nodes > 0 and 0 <= found.error <= found.rounding < math.inf):
+        raise ValueError(f"{numbers} are not nodes, error and rounding")
+    return found

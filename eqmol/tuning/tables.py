@@ -1,5 +1,7 @@
 """Tables of radial weights for a model that predicts: as fine as its own rounding asks for."""
 
+import hashlib
+import json
 from typing import Any
 
 import torch
@@ -7,7 +9,10 @@ from torch import Tensor
 
 from eqmol.models import Potential
 from eqmol.models.predictor import Predictor
-from eqmol.tuning.excerpt import excerpt
+from eqmol.models.radial_tables import FIRST
+from eqmol.tuning import cache
+from eqmol.tuning.cache import Fineness
+from eqmol.tuning.excerpt import EDGES, excerpt
 from eqmol.tuning.operations import frozen, use_kernels
 
 NODES = (96, 128, 192, 256, 320, 384, 512, 768, 1024, 1536)
@@ -15,10 +20,14 @@ ORDER = 5  #: power of the step between nodes that the error of slopes falls wit
 #: Largest error of a radial weight or its slope between nodes, relative to their root mean square: it holds for lengths that the
 #: first structures do not have.
 TOLERANCE = 1e-5
+#: How much smaller than the rounding an error is that other structures need not show again.
+MARGIN = 10
 
 
 def tabulate(model: Predictor, graph: Any) -> str | None:
     """Give a model tables of its radial networks, with as many nodes as make their error in forces less than its rounding.
+
+    That is settled once for the weights of a model, and remembered (:mod:`eqmol.tuning.cache`) where it is far from close.
 
     Args:
         model: of float32; its weights are constants from now on.
@@ -30,14 +39,36 @@ def tabulate(model: Predictor, graph: Any) -> str | None:
     if model.dtype != torch.float32 or not isinstance(model, Potential) or graph.num_edges == 0:
         return None
     model.backbone.tabulate(None)
+    key, tables = _key(model), cache.read_tables()
+    known = tables.get(key)
+    if known is not None and known.nodes in NODES and model.backbone.tabulate(known.nodes):
+        return (
+            f"radial weights are read from tables of {known.nodes} nodes: when this model was first used on this machine, forces "
+            f"differed by up to {known.error:.1g} eV/Å from those of the network, whose rounding was {known.rounding:.1g} eV/Å"
+        )
+    model.backbone.tabulate(None)
     few, single, exact = excerpt(graph), frozen(model), frozen(model).double()
     for copy in (single, exact):
         use_kernels(copy, "off")
     if not exact.backbone.tabulate(NODES[0]):
         return None
+    found = _settled(single, exact, few)
+    if found is None:
+        return f"radial weights are not read from tables: {NODES[-1]} nodes are not as exact as float32"
+    model.backbone.tabulate(found.nodes)
+    if MARGIN * found.error <= found.rounding:
+        cache.write_tables({**tables, key: found})
+    return (
+        f"radial weights are read from tables of {found.nodes} nodes: forces differ by up to {found.error:.1g} eV/Å from those of "
+        f"the network, whose rounding is {found.rounding:.1g} eV/Å"
+    )
+
+
+def _settled(single: Predictor, exact: Predictor, graph: Any) -> Fineness | None:
+    """How fine tables must be, given a model in float32 and in float64; None if no number of nodes will do."""
     exact.backbone.tabulate(None)
-    forces = _forces(exact, few)
-    rounding = float((_forces(single, few) - forces).abs().max())
+    forces = _forces(exact, graph)
+    rounding = float((_forces(single, graph) - forces).abs().max())
     least = 0.0
     for nodes in NODES:
         if nodes < least:
@@ -47,14 +78,20 @@ def tabulate(model: Predictor, graph: Any) -> str | None:
         least = nodes * (between / TOLERANCE) ** (1 / ORDER)
         if between > TOLERANCE:
             continue
-        error = float((_forces(exact, few) - forces).abs().max())
+        error = float((_forces(exact, graph) - forces).abs().max())
         if error <= rounding:
-            model.backbone.tabulate(nodes)
-            return (
-                f"radial weights are read from tables of {nodes} nodes: forces differ by up to {error:.1g} eV/Å from those of the "
-                f"network, whose rounding is {rounding:.1g} eV/Å"
-            )
-    return f"radial weights are not read from tables: {NODES[-1]} nodes are not as exact as float32"
+            return Fineness(nodes, error, rounding)
+    return None
+
+
+def _key(model: Predictor) -> str:
+    """SHA-256 of what the function of a model is, and of how tables are made and judged."""
+    judged = NODES, ORDER, TOLERANCE, MARGIN, FIRST, EDGES
+    digest = hashlib.sha256(json.dumps([model.recipe, judged], sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _forces(model: Predictor, graph: Any) -> Tensor:

@@ -1,5 +1,7 @@
 """Radial weights from tables: as exact as they are said to be, and the network wherever a table would not do."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import eqmol
 from eqmol import threads
 from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError, VerificationError
-from eqmol.models import mace, mace_sweep
+from eqmol.models import Potential, mace, mace_sweep
 from eqmol.models.mace_sweep import sweep_of
 from eqmol.models.radial_tables import FIRST, Grid, jvp
 from eqmol.models.reference import BindingEnergy
@@ -20,6 +22,9 @@ from eqmol.ops.kernels.tabulated import packed
 from eqmol.ops.radial_table import Places, RadialTable, convolve, hermite
 from eqmol.ops.registry import create
 from eqmol.so3.layout import dim
+from eqmol.tuning import cache
+from eqmol.tuning import tables as settling
+from eqmol.tuning.cache import Fineness
 from eqmol.tuning.tables import tabulate
 from tests.models.systems import CUTOFF, graph_of, make_model, structures
 from tests.recipes import model as made
@@ -204,8 +209,9 @@ def test_layers_with_other_parts_are_recorded() -> None:
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+def tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("EQMOL_RADIAL_TABLE")
+    monkeypatch.setenv("EQMOL_CACHE", str(tmp_path))
 
 
 def test_nodes_are_chosen_by_the_rounding(tables, capsys) -> None:
@@ -218,6 +224,47 @@ def test_nodes_are_chosen_by_the_rounding(tables, capsys) -> None:
     exact = made(torch.float32).double()(graph)["forces"]
     rounding = (made(torch.float32)(graph)["forces"] - exact).abs().max()
     assert (found - exact).abs().max() < 3 * rounding
+
+
+def test_nodes_are_settled_once(tables, capsys, monkeypatch) -> None:
+    graph, model = graph_of(structures()["molecule"]), made(torch.float32)
+    nodes, forces = used(model, graph)
+    assert "forces differ by up to" in capsys.readouterr().err
+    monkeypatch.setattr(settling, "_settled", lambda *_: pytest.fail("settled again"))
+    again, same = used(model, graph)
+    assert again == nodes
+    assert torch.equal(same, forces)
+    assert f"tables of {nodes} nodes: when this model was first used" in capsys.readouterr().err
+    # of other weights nothing is known, nor where the error is near the rounding
+    close = Fineness(512, 0.9, 1.0)
+    monkeypatch.setattr(settling, "_settled", lambda *_: close)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1 + 1e-6)
+    assert used(model, graph)[0] == 512
+    assert close not in cache.read_tables().values()
+
+
+@pytest.mark.parametrize(
+    "numbers", ["[100, 0, 1]", "[384, 2, 1]", "[384, NaN, 1]", "[Infinity, 0, 1]", '["x", 0, 1]', "[384]"]
+)
+def test_what_is_remembered_is_checked(tables, tmp_path, numbers) -> None:
+    graph, model = graph_of(structures()["molecule"]), made(torch.float32)
+    nodes, _ = used(model, graph)
+    (key,) = cache.read_tables()
+    (tmp_path / "tables.json").write_text(f'{{"format": 1, "tables": {{"{key}": {numbers}}}}}')
+    if numbers == "[100, 0, 1]":  # not a number of nodes that is tried
+        assert used(model, graph)[0] == nodes
+        return
+    with pytest.warns(UserWarning, match=r"ignoring the damaged file .*tables\.json"):
+        assert used(model, graph)[0] == nodes
+    assert cache.read_tables()[key].nodes == nodes
+
+
+def used(model: Potential, graph: object) -> tuple[int | None, torch.Tensor]:
+    """Nodes and forces of a model in its first use."""
+    copy = for_prediction(model)
+    forces = copy(graph)["forces"]
+    return copy.backbone.table_nodes, forces
 
 
 @pytest.mark.parametrize(
