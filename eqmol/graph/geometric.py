@@ -1,7 +1,7 @@
 """Classes of ``torch_geometric``, imported without what takes most of a short command's time: the compiler of torch, and data sets.
 
-``torch_geometric`` imports ``torch._dynamo`` for one comparison of classes, and all of its own modules; these are imported where
-something of them is first used.
+``torch_geometric`` imports ``torch._dynamo`` for one comparison of classes, ``psutil`` for loaders that choose cores, and all of
+its own modules; these are imported where something of them is first used.
 """
 
 import sys
@@ -28,7 +28,7 @@ class _Later(ModuleType):
 _parts = {name: _Later(f"torch_geometric.{name}") for name in ("nn", "datasets", "transforms", "explain", "profile")}
 if "torch_geometric" in sys.modules:  # it has imported them
     _parts = {}
-_later = [_Later("torch._dynamo"), *_parts.values()]
+_later = [_Later("torch._dynamo"), _Later("psutil"), *_parts.values()]
 for _module in _later:
     sys.modules.setdefault(_module.__name__, _module)
 import torch_geometric  # noqa: E402

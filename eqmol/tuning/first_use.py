@@ -4,7 +4,6 @@ import sys
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from eqmol.models.predictor import Predictor
 from eqmol.ops import kernels
@@ -74,6 +73,8 @@ class FirstUse:
             self.pending = True
             raise
         if tuning is not None and tuning.measured:
+            from rich.console import Console
+
             width = max(Console(stderr=True).width, WIDTH)
             Console(stderr=True, width=width).print(tuning.table())
 

@@ -11,10 +11,8 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from eqmol.errors import InputError
@@ -27,6 +25,9 @@ from eqmol.tuning.cache import Times
 from eqmol.tuning.excerpt import EDGES, excerpt
 from eqmol.tuning.measure import Mode, Problem, interleaved, tensors
 from eqmol.tuning.operations import Calls, alternative, apply, operations, record
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SECONDS = 4.0  #: of measuring, all operations together, after the first run of each algorithm
 RULED_OUT = 4.0  #: times the best on the excerpt
@@ -52,8 +53,12 @@ class Tuning:
     mode: Mode
     measured: bool
 
-    def table(self) -> Table:
+    def table(self) -> "Table":
         """One row per operation: milliseconds of each algorithm, and of its geometry, and the choice; what was not tried below."""
+        # most predictions measure nothing
+        from rich import box
+        from rich.table import Table
+
         what = {"energy": "energies", "forces": "energies and forces", "training": "a training step"}[self.mode]
         origin = "measured" if self.measured else "remembered"
         table = Table(title=f"backend=auto for {what}: {origin} times in ms (+ geometry)", title_justify="left")
