@@ -117,7 +117,9 @@ class MACELayer(nn.Module):
             self.mix = Linear(middle, middle, wide, fields * channels)
         else:
             self.mix = GroupLinear(num_elements, middle, middle, wide, fields * channels)
-        weights = (torch.randn(num_elements, fields * channels) * HIGHER_ORDERS ** (nu - 1) for nu in power.weight_orders)
+        weights = (
+            torch.randn(num_elements, fields * channels) * HIGHER_ORDERS ** (nu - 1) for nu in power.weight_orders
+        )
         self.power_weight = nn.Parameter(torch.stack(list(weights), dim=1))
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
         if is_residual:
