@@ -117,10 +117,10 @@ class MACELayer(nn.Module):
             self.mix = Linear(middle, middle, wide, fields * channels)
         else:
             self.mix = GroupLinear(num_elements, middle, middle, wide, fields * channels)
-        weights = (
-            torch.randn(num_elements, fields * channels) * HIGHER_ORDERS ** (nu - 1) for nu in power.weight_orders
-        )
-        self.power_weight = nn.Parameter(torch.stack(list(weights), dim=1))
+        self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
+        if not self.power_weight.is_meta:
+            sizes = torch.tensor([HIGHER_ORDERS ** (order - 1) for order in power.weight_orders])
+            self.power_weight.data.mul_(sizes[:, None])
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
         if is_residual:
             self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)
