@@ -1,6 +1,9 @@
 """What happens to a model when it meets its first batch: algorithms are chosen, and compared with the reference."""
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +17,18 @@ from eqmol.tuning.tune import Tuning, tune
 from eqmol.tuning.verify import verify
 
 WIDTH = 100  #: columns of the table where the terminal has fewer
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python's search for cycles rest: expressions of kernels are many and have none, and every search walks all of torch."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def settle(model: Predictor, graph: Any, mode: Mode | None, check: bool, tables: bool = False) -> Tuning | None:
@@ -30,7 +45,8 @@ def settle(model: Predictor, graph: Any, mode: Mode | None, check: bool, tables:
         VerificationError: the model computes something else than the reference.
     """
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels.said():
+    generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with generators, kernels.said(), uncollected():
         tuning = None if mode is None else tune(model, graph, mode)
         note = tabulate(model, graph) if tables else None
         if note is not None:
