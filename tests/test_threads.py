@@ -6,8 +6,9 @@ import threading
 import pytest
 import torch
 
+from eqmol import threads
 from eqmol.nn import linear
-from eqmol.so3 import directions, threads
+from eqmol.so3 import directions
 
 
 @pytest.fixture
