@@ -12,9 +12,9 @@ from eqmol.so3 import directions
 
 
 @pytest.fixture
-def two_of_torch():
+def of_torch(request):
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
 
@@ -57,8 +57,8 @@ def test_errors_of_any_thread_come_out(monkeypatch):
         threads.each(fail, 2)
 
 
-@pytest.mark.usefixtures("two_of_torch")
-def test_torch_has_its_threads_back():
+@pytest.mark.parametrize("of_torch", [2], indirect=True)
+def test_torch_has_its_threads_back(of_torch):
     with threads.alone():
         assert (torch.get_num_threads(), threads.number()) == (1, 2)
         with threads.alone():
@@ -70,8 +70,8 @@ def test_torch_has_its_threads_back():
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.usefixtures("two_of_torch")
-def test_threads_of_parts_have_no_torch_threads():
+@pytest.mark.parametrize("of_torch", [2], indirect=True)
+def test_threads_of_parts_have_no_torch_threads(of_torch):
     numbers, together = [], threading.Barrier(2, timeout=60)
 
     def note(_):
@@ -114,7 +114,8 @@ def test_maps_in_parts(lm, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(found[0], found[-1], strict=True))
 
 
-def test_harmonics_in_parts(monkeypatch):
+@pytest.mark.parametrize("of_torch", [1], indirect=True)
+def test_harmonics_in_parts(of_torch, monkeypatch):
     monkeypatch.setattr(directions, "CHUNK", 5)
     vectors, found = torch.randn(17, 3, requires_grad=True), []
     for number in (1, 2, 8):
