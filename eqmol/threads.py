@@ -66,6 +66,7 @@ def each(task: Callable[[int], object], parts: int, chain: int = 1) -> None:
     ]
 
     def work(first: int) -> None:
+        torch.get_num_threads()  # sets those of this thread, which matrix products else choose themselves
         with torch.no_grad():
             for share in (*shares[first:], *shares[:first]):
                 while left := _take(share):
