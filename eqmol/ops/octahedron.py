@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eqmol.ops.multilinear import Form
-from eqmol.ops.sampled import SampledProduct
+from eqmol.ops.sampled import SampledProduct, write_slope
 from eqmol.ops.spec import Spec
 from eqmol.ops.transforms import chunks
 from eqmol.so3.layout import degrees
@@ -50,12 +50,8 @@ class _Octahedral:
             for slot, result in zip(slots, results, strict=True):
                 if slot == 0:
                     _multiply(b, c, result[rows])
-                elif slot == 1:
-                    torch.mul(slope, own, out=result[rows])
-                elif slot == 2 and len(w) == 1:
-                    result += (slope * factor).sum(0)
-                elif slot == 2:
-                    torch.mul(slope, factor, out=result[rows])
+                elif slot in (1, 2):
+                    write_slope(slope, own if slot == 1 else factor, result, rows, slot == 2 and len(w) == 1)
                 else:
                     _multiply(a, b, result[rows]).mul_(self.scale)
         return results

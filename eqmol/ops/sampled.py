@@ -143,6 +143,14 @@ class SampledProduct(Sampled, Product):
         return self.form
 
 
+def write_slope(slope: Tensor, other: Tensor, result: Tensor, rows: slice, is_shared: bool) -> None:
+    """Write the derivative by one factor of y w, whose derivative is ``slope``, or add it where all nodes share one row."""
+    if is_shared:
+        result += (slope * other).sum(0)
+    else:
+        torch.mul(slope, other, out=result[rows])
+
+
 class WeightedProduct:
     """The form Σ_n Σ_g (A x)_g (B w y)_g (P v)_g, given transforms A, B, P, summed over pairs of A and B.
 
@@ -175,12 +183,8 @@ class WeightedProduct:
                         first.adjoint(first.multiply(s, c)) for (first, _, _), s in zip(self.pairs, b, strict=True)
                     )
                     result[rows] = _sum(parts)
-                elif slot == 1:
-                    torch.mul(slope, own, out=result[rows])
-                elif slot == 2 and len(w) == 1:
-                    result += (slope * factor).sum(0)
-                elif slot == 2:
-                    torch.mul(slope, factor, out=result[rows])
+                elif slot in (1, 2):
+                    write_slope(slope, own if slot == 1 else factor, result, rows, slot == 2 and len(w) == 1)
                 else:
                     result[rows] = self.projection.adjoint(_sum(map(self.projection.multiply, a, b)))
         return results
