@@ -48,6 +48,10 @@ from eqmol.ops.registry import Backend
 from eqmol.ops.spec import MAX_DEGREE, MAX_ORDER, Family, Parity, Spec
 from eqmol.so3.kept import has_memory
 
+#: Size of the untrained weights of each order of powers beside those of the order below: what is not learnt of high orders stays
+#: small, also where structures are far from those of training.
+HIGHER_ORDERS = 0.1
+
 
 class MACELayer(nn.Module):
     """Convolution, symmetric power with weights per element, and a residual per element.
@@ -114,6 +118,9 @@ class MACELayer(nn.Module):
         else:
             self.mix = GroupLinear(num_elements, middle, middle, wide, fields * channels)
         self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
+        if not self.power_weight.is_meta:
+            sizes = torch.tensor([HIGHER_ORDERS ** (order - 1) for order in power.weight_orders])
+            self.power_weight.data.mul_(sizes[:, None])
         self.down = Linear(degree_out, degree_out, fields * channels, channels)
         if is_residual:
             self.residual = GroupLinear(num_elements, degree, min(degree, degree_out), channels, channels)

@@ -269,6 +269,14 @@ class Spec:
         """Number of own weights per channel."""
         return len(self.own_weights) if self.has_own_weights else self.num_paths
 
+    @property
+    def weight_orders(self) -> tuple[int, ...]:
+        """Order of the product that each own weight of a power belongs to."""
+        assert self.operation == "power"
+        if self.has_own_weights:
+            return tuple(order for order, _ in self.own_weights)
+        return tuple(len(degrees) for degrees, _, _ in self.power_paths)
+
     @cached_property
     def gaunt_scale(self) -> np.ndarray:
         """Gaunt family: constant of the output per degree l3, float64 [degree_out + 1], or of a power per own weight."""

@@ -24,6 +24,8 @@ from eqmol.tuning import use_kernels
 
 #: Size of the first outputs beside that of the labels: errors begin little above those of no network at all.
 BEGIN = 0.5
+#: What one gain for energies and forces leaves of the smaller of them, if it can.
+LEAST = 0.3
 #: Significant digits of factors and of energies: so few that every algorithm and every number of processes finds the same.
 FACTOR_DIGITS, ENERGY_DIGITS = 2, 4
 #: Atoms that are evaluated together, unless one structure has more.
@@ -84,8 +86,7 @@ def _message_sizes(model: Predictor, backbone: MACE, batches: Sequence[Any]) -> 
 def _outputs(model: Potential, batches: Sequence[Any], whole: Any) -> dict[str, Any]:
     """Gains from forces and from the spread of energies; then binding energies from what is left of the energies.
 
-    One gain for energies and conservative forces cannot make both as large as their labels: it is the geometric mean of what
-    each asks for.
+    One gain for energies and conservative forces cannot make both as large as their labels: see :func:`_mean`.
     """
     natoms, rows, number = whole.ptr.diff(), model.rows(whole), len(model.reference.e0)
 
@@ -145,8 +146,14 @@ def _ratio(labels: NDArray[np.float64], predictions: NDArray[np.float64]) -> lis
 
 
 def _mean(factors: list[float]) -> float:
-    """Geometric mean; 1 of nothing."""
-    return _rounded(float(np.exp(np.mean(np.log(factors)))), FACTOR_DIGITS) if factors else 1.0
+    """Geometric mean of the factors that bring each output to ``BEGIN``, raised where it leaves one below ``LEAST``; 1 of nothing.
+
+    It is raised no further than where outputs are as much too large as too small.
+    """
+    if not factors:
+        return 1.0
+    mean = float(np.exp(np.mean(np.log(factors))))
+    return _rounded(min(max(mean, max(factors) * LEAST / BEGIN), mean / BEGIN), FACTOR_DIGITS)
 
 
 def _rounded(value: float, digits: int) -> float:
