@@ -14,6 +14,10 @@ from typing import Any
 from eqmol.errors import InputError
 
 
+#: Part of the time after which steps tell how many there will be; the first ones are slow.
+SEEN = 0.1
+
+
 @dataclass(frozen=True)
 class Budget:
     """What ends a run.
@@ -43,6 +47,12 @@ class Budget:
         if self.seconds is None:
             return 0.0
         return elapsed / self.seconds if self.seconds > 0 else 1.0
+
+
+    def expected_steps(self, step: int, elapsed: float) -> int | None:
+        """Return the steps of the whole run, as it goes: those that the time allows where it ends first, once that is seen."""
+        share = self.by_time(elapsed)
+        return round(step / share) if share > max(SEEN, self.by_steps(step)) else self.steps
 
 
 def parse_duration(text: str) -> float:

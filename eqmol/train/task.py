@@ -97,7 +97,8 @@ class Task(pl.LightningModule):
 
     def loss_of(self, output: Mapping[str, Tensor], batch: Any, progress: float, shared: bool) -> Tensor:
         """Return the scalar loss (float64) at a fraction of the run; ``shared`` as in :class:`WeightedLoss`."""
-        loss = self.loss(output, batch, self.loss.raised(progress, self.max_steps), shared)
+        steps = self._budget.expected_steps(self.global_step, self.clock.seen)
+        loss = self.loss(output, batch, self.loss.raised(progress, steps), shared)
         further = self.objective.further_loss(output, shared)
         return loss if further is None else loss + further
 

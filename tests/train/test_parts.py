@@ -276,6 +276,20 @@ def test_a_run_ends_with_what_comes_first():
         Budget(None, None)
 
 
+@pytest.mark.parametrize(
+    ("steps", "step", "elapsed", "expected"),
+    [
+        (10_000, 1, 3.0, 10_000),  # of which nothing is known yet
+        (10_000, 60, 30.0, 120),  # the time ends first
+        (None, 60, 30.0, 120),
+        (100, 90, 30.0, 100),  # the epochs do
+    ],
+)
+def test_steps_are_expected_as_it_goes(steps, step, elapsed, expected):
+    assert Budget(steps, 60.0).expected_steps(step, elapsed) == expected
+    assert Budget(1000, None).expected_steps(step, elapsed) == 1000
+
+
 def test_durations():
     assert parse_duration("01:02:03:04") == 93784.0
     with pytest.raises(InputError, match="leaves no time"):
