@@ -177,11 +177,12 @@ def node_kernel(spec: Spec, wanted: str, channels: int) -> tuple[Callable[[], An
     """A call of a kernel of a product or a power, and its multiply-adds."""
     nodes, names = 5 * NODES, frozenset(wanted)
     if spec.operation == "power":
-        program, groups = power_program(spec, names, 0), forms.Groups(torch.randint(0, GROUPS, (nodes,)), nodes, GROUPS)
-        kernel = forms.power_kernel(spec, names, 0, torch.float32, "require")
+        program = power_program(spec, names, 0)
+        groups = forms.Groups(torch.randint(0, GROUPS, (nodes,)), nodes, GROUPS, torch.device("cpu"))
+        kernel = forms.power_kernel(spec, names, 0, "c++", torch.float32, "require")
     else:
-        program, groups = product_program(spec, names), forms.Groups(None, nodes, 1)
-        kernel = forms.product_kernel(spec, names, torch.float32, "require")
+        program, groups = product_program(spec, names), forms.Groups(None, nodes, 1, torch.device("cpu"))
+        kernel = forms.product_kernel(spec, names, "c++", torch.float32, "require")
     assert kernel is not None
     shared = ("c", "w", SLOPE + "c", SLOPE + "w")
     tensors = {
@@ -200,9 +201,10 @@ def edge_kernel(spec: Spec, wanted: str, channels: int, table: bool) -> tuple[Ca
     """A call of a kernel of a convolution, and its multiply-adds."""
     names, nodes, components = frozenset(wanted), NODES, dim(spec.degree_filter)
     program = edge_program(spec, names)
-    make = forms.table_kernel if table else None
-    arguments = (components, torch.float32, "require")
-    kernel = make(spec, names, *arguments) if make else forms.edge_kernel(spec, names, frozenset(), *arguments)
+    if table:
+        kernel = forms.table_kernel(spec, names, components, torch.float32, "require")
+    else:
+        kernel = forms.edge_kernel(spec, names, frozenset(), components, "c++", torch.float32, "require")
     assert kernel is not None
     rows, width = spec.num_weights, library.width(torch.float32)
     # as many edges as there are weights of at a time

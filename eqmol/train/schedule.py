@@ -13,7 +13,6 @@ from typing import Any
 
 from eqmol.errors import InputError
 
-
 #: Part of the time after which steps tell how many there will be; the first ones are slow.
 SEEN = 0.1
 
@@ -47,7 +46,6 @@ class Budget:
         if self.seconds is None:
             return 0.0
         return elapsed / self.seconds if self.seconds > 0 else 1.0
-
 
     def expected_steps(self, step: int, elapsed: float) -> int | None:
         """Return the steps of the whole run, as it goes: those that the time allows where it ends first, once that is seen."""

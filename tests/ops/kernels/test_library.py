@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.operations import limits
 from eqmol.errors import InputError
 from eqmol.ops import Spec, kernels
 from eqmol.ops.kernels import compiler, forms, library
@@ -205,3 +206,12 @@ def test_a_library_that_cannot_be_opened(monkeypatch, tmp_path, caplog):
     run()
     assert "a kernel cannot be made" in caplog.text
     assert kernels.apply(create(SPEC, "cg"), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "spec", [Spec("product", "coupled", "o3", 0, 0, 0), Spec("convolution", "coupled", "o3", 0, 1, 0)]
+)
+def test_the_benchmark_of_kernels_runs(kernels, spec) -> None:
+    found = limits(spec, 4, 1, 1e9)
+    assert len(found) > 2
+    assert all(row["us"] > 0 for row in found)
