@@ -21,7 +21,7 @@ from eqmol.ops.radial_table import Places, RadialTable, hermite
 FIRST = 0.5
 #: Rows of a table whose weights are made at a time.
 ROWS = 32
-#: Numbers of all weights of a table.
+#: Numbers of a table's hidden features, and of its weights: without these, its compiled code is that of given weights.
 MAX_SIZE = 1 << 26
 
 
@@ -59,9 +59,11 @@ class Grid(NamedTuple):
     def tabulate(self, basis: BesselBasis, network: RadialNetwork, compiled: bool = True) -> RadialTable | None:
         """A network on the nodes, made in float64, in its own precision; None if it would be too large.
 
-        Without ``compiled`` it has no weights, which are most of it and only read by compiled code.
+        Without ``compiled``, or where they would be too many, it has no weights, which are most of it and only read by compiled
+        code.
         """
-        if 6 * self.pairs * self.nodes * network.matrix[0].numel() > MAX_SIZE:
+        coefficients = 6 * self.pairs * self.nodes
+        if coefficients * len(network.matrix) > MAX_SIZE:
             return None
         places = torch.arange(self.nodes, dtype=torch.float64, device=network.matrix.device)
         tables = []
@@ -72,7 +74,7 @@ class Grid(NamedTuple):
             tables.append(hermite(hidden, first, second).detach())
         hidden, matrix, dtype = torch.cat(tables), matrix.detach(), network.matrix.dtype
         weights = None
-        if compiled:
+        if compiled and coefficients * matrix[0].numel() <= MAX_SIZE:
             # few rows at a time: float64 weights of all would need several times the memory of the table
             parts = (packed(torch.einsum("rdh,hwc->rdwc", rows, matrix).to(dtype)) for rows in hidden.split(ROWS))
             weights = torch.cat(list(parts))

@@ -54,7 +54,7 @@ def tabulate(model: Predictor, graph: Any) -> str | None:
         return None
     found = _settled(single, exact, few)
     if found is None:
-        return f"radial weights are not read from tables: {NODES[-1]} nodes are not as exact as float32"
+        return "radial weights are not read from tables: none that is small enough is as exact as float32"
     model.backbone.tabulate(found.nodes)
     if MARGIN * found.error <= found.rounding:
         cache.write_tables({**tables, key: found})
@@ -73,7 +73,8 @@ def _settled(single: Predictor, exact: Predictor, graph: Any) -> Fineness | None
     for nodes in NODES:
         if nodes < least:
             continue
-        exact.backbone.tabulate(nodes)
+        if not exact.backbone.tabulate(nodes):
+            return None
         between = exact.backbone.table_error()
         least = nodes * (between / TOLERANCE) ** (1 / ORDER)
         if between > TOLERANCE:

@@ -11,7 +11,7 @@ import eqmol
 from eqmol import threads
 from eqmol.checkpoint import for_prediction
 from eqmol.errors import InputError, VerificationError
-from eqmol.models import Potential, mace, mace_sweep
+from eqmol.models import Potential, mace, mace_sweep, radial_tables
 from eqmol.models.mace_sweep import sweep_of
 from eqmol.models.radial_tables import FIRST, Grid, jvp
 from eqmol.models.reference import BindingEnergy
@@ -276,6 +276,27 @@ def test_networks_are_evaluated(tables, options, capsys) -> None:
     model(graph_of(structures()["molecule"]))
     assert model.backbone.table_nodes is None
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("kernels")
+def test_what_would_be_too_large_is_not_made(tables, monkeypatch, capsys) -> None:
+    graph, model = graph_of(structures()["molecule"]), made(torch.float32)
+    nodes, forces = used(model, graph)
+    matrix = model.backbone.layers[-1].radial.matrix
+    hidden, weights = 6 * nodes * len(matrix), 6 * nodes * matrix[0].numel()
+    assert hidden < weights
+    monkeypatch.setattr(radial_tables, "MAX_SIZE", hidden)  # hidden features only
+    copy = for_prediction(model)
+    torch.testing.assert_close(copy(graph)["forces"], forces, rtol=0, atol=1e-5)
+    assert copy.backbone.table_nodes == nodes
+    assert copy.backbone.layers[-1].table.weights is None
+    monkeypatch.setattr(radial_tables, "MAX_SIZE", hidden - 1)
+    monkeypatch.setattr(cache, "read_tables", dict)
+    capsys.readouterr()
+    copy = for_prediction(model)
+    torch.testing.assert_close(copy(graph)["forces"], forces, rtol=0, atol=1e-5)
+    assert copy.backbone.table_nodes is None
+    assert "not read from tables: none that is small enough" in capsys.readouterr().err
 
 
 def test_models_without_tables_have_none(tables) -> None:
