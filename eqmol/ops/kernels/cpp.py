@@ -16,7 +16,12 @@ from collections.abc import Sequence
 from eqmol.ops.kernels.expressions import SLOPE, Product, Program, Scaled, Sum, Variable
 
 #: Changes whenever the calling convention does.
-ABI = 5
+ABI = 6
+
+#: Nodes whose channels are read together.
+TILE = 32
+#: Statements of a program that is worth a call.
+SHORT = 250
 
 NODE_TENSORS = ("x", "y", "v")
 GROUP_TENSORS = ("c", "w")
@@ -41,7 +46,8 @@ static void pack(const S* from, int64_t s, int64_t n, int64_t rows, S* to) {{
   else for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < W; c++) to[i * W + c] = c < n ? from[i * s + c] : S(0);
 }}
 static void unpack(const S* from, int64_t s, int64_t n, int64_t rows, S* to) {{
-  for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < n; c++) to[i * s + c] = from[i * W + c];
+  if (n == W) for (int64_t i = 0; i < rows; i++) store(to + i * s, load(from + i * W));
+  else for (int64_t i = 0; i < rows; i++) for (int64_t c = 0; c < n; c++) to[i * s + c] = from[i * W + c];
 }}
 """
 
@@ -50,8 +56,9 @@ def node_source(program: Program, scalar: str, width: int) -> str:
     """A kernel over nodes sorted by stretch and group.
 
     ``sizes``: C, number of groups. ``in``: starts of the groups of all stretches among the sorted nodes [S G + 1], the sorted nodes
-    [N], then what the program reads; ``out``: what it writes. Tensors of nodes are [N, rows, C], those of groups [G, rows, C].
-    Parts are groups of stretches; of a program that writes to groups there is one stretch, and parts are blocks of channels.
+    [N], then what the program reads; ``out``: what it writes, or adds to in groups. Tensors of nodes are [N, rows, C], those of
+    groups [G, rows, C]. Parts are groups of stretches; of a program that writes to groups there is one stretch, and parts are blocks
+    of channels.
     """
     grouped = [name for name in (*program.reads, *program.writes) if _is(name, GROUP_TENSORS)]
     per_node = [name for name in (*program.reads, *program.writes) if name not in grouped]
@@ -61,21 +68,17 @@ def node_source(program: Program, scalar: str, width: int) -> str:
     lines.append("const int64_t C = sizes[0], G = sizes[1];\n")
     lines += _pointers(["begin", "order"], program.reads, program.writes)
     lines += [f"V buffer_{name}[{rows[name]}];\n" for name in (*program.reads, *program.writes)]
-    if any(name in program.writes for name in grouped):
-        loops = "for (int64_t block = first; block < last; block++)", "for (int64_t k = 0; k < G; k++)"
-    else:
-        loops = "for (int64_t k = first; k < last; k++)", "for (int64_t block = 0; block < (C + W - 1) / W; block++)"
-    lines.append(
-        " ".join(loops) + " {\nconst int64_t g = k - k / G * G, at = block * W, n = C - at < W ? C - at : W;\n"
-    )
-    for name in grouped:
-        if name in program.writes:
-            lines.append(f"for (int i = 0; i < {rows[name]}; i++) buffer_{name}[i] = V{{}};\n")
-        else:
-            lines.append(
-                f"if (begin[k] < begin[k + 1]) pack({name} + g * {rows[name]} * C + at, C, n, {rows[name]}, (S*)buffer_{name});\n"
-            )
-    lines.append("for (int64_t i = begin[k]; i < begin[k + 1]; i++) {\nconst int64_t node = order[i];\n")
+    is_sum = any(name in program.writes for name in grouped)
+    groups, blocks = (("0", "G"), ("first", "last")) if is_sum else (("first", "last"), ("0", "(C + W - 1) / W"))
+    lines.append(f"for (int64_t k = {groups[0]}; k < {groups[1]}; k++) {{\n")
+    # all channels of a few nodes, which lie in one piece
+    lines.append(f"for (int64_t from = begin[k]; from < begin[k + 1]; from += {TILE}) {{\n")
+    lines.append(f"const int64_t stop = begin[k + 1] - from < {TILE} ? begin[k + 1] : from + {TILE};\n")
+    lines.append(f"for (int64_t block = {blocks[0]}; block < {blocks[1]}; block++) {{\n")
+    lines.append("const int64_t g = k - k / G * G, at = block * W, n = C - at < W ? C - at : W;\n")
+    in_memory = {name: f"{name} + g * {rows[name]} * C + at" for name in grouped}
+    lines += [f"pack({in_memory[name]}, C, n, {rows[name]}, (S*)buffer_{name});\n" for name in grouped]
+    lines.append("for (int64_t i = from; i < stop; i++) {\nconst int64_t node = order[i];\n")
     direct = {name: f"{name} + node * {rows[name]} * C + at" for name in per_node}
     buffers = {name: f"(S*)buffer_{name}" for name in per_node}
     shared = {name: f"buffer_{name}" for name in grouped}
@@ -88,10 +91,12 @@ def node_source(program: Program, scalar: str, width: int) -> str:
         f"unpack({buffers[name]}, C, n, {rows[name]}, {direct[name]});\n" for name in per_node if name in program.writes
     ]
     lines.append("}\n}\n")
-    for name in grouped:
-        if name in program.writes:
-            lines.append(f"unpack((S*)buffer_{name}, C, n, {rows[name]}, {name} + g * {rows[name]} * C + at);\n")
-    lines.append("}\n}\n")
+    lines += [
+        f"unpack((S*)buffer_{name}, C, n, {rows[name]}, {in_memory[name]});\n"
+        for name in grouped
+        if name in program.writes
+    ]
+    lines.append("}\n}\n}\n}\n")
     return "".join(lines)
 
 
@@ -384,7 +389,8 @@ def _body(
         results.setdefault(n, []).append(variable)
     arguments = [f"const {'V' if name in vectors else 'S'}* {name}" for name in program.reads]
     arguments += [f"{'V' if name in vectors else 'S'}* {name}" for name in program.writes]
-    lines = [f"static __attribute__((noinline)) void body(int64_t s, {', '.join(arguments)}) {{\n"]
+    how_called = "inline" if len(program.steps) <= SHORT else "__attribute__((noinline))"
+    lines = [f"static {how_called} void body(int64_t s, {', '.join(arguments)}) {{\n"]
     for n, node in program.steps:
         if isinstance(node, Variable):
             if node.tensor in broadcast:

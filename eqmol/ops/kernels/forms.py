@@ -372,15 +372,16 @@ def _on_nodes(
     channels = some.shape[-1]
     if isinstance(kernel, triton.Kernel):
         return kernel(groups, given, channels)
-    result = {
-        SLOPE + name: some.new_empty(groups.number if name in cpp.GROUP_TENSORS else groups.nodes, number, channels)
+    shapes = {
+        SLOPE + name: (groups.number if name in cpp.GROUP_TENSORS else groups.nodes, number, channels)
         for name, number in rows.items()
         if SLOPE + name in kernel.writes
     }
+    sums = {SLOPE + name for name in cpp.GROUP_TENSORS}.intersection(shapes)
+    result = {n: some.new_zeros(shape) if n in sums else some.new_empty(shape) for n, shape in shapes.items()}
     parts = groups.stretches
     bounds: Sequence[int] = [groups.number * part for part in range(parts + 1)]
-    if not {SLOPE + "c", SLOPE + "w"}.isdisjoint(kernel.writes):
-        # sums over all nodes of a group
+    if sums:  # over all nodes of a group
         blocks = -(-channels // library.width(some.dtype))
         parts, bounds = 1, (0, blocks) if parts == 1 else range(blocks + 1)
     kernel((channels, groups.number), groups.sorted(parts), {**given, **result}, some, bounds)
