@@ -57,8 +57,8 @@ def node_source(program: Program, scalar: str, width: int) -> str:
 
     ``sizes``: C, number of groups. ``in``: starts of the groups of all stretches among the sorted nodes [S G + 1], the sorted nodes
     [N], then what the program reads; ``out``: what it writes, or adds to in groups. Tensors of nodes are [N, rows, C], those of
-    groups [G, rows, C]. Parts are groups of stretches; of a program that writes to groups there is one stretch, and parts are blocks
-    of channels.
+    groups [G, rows, C]. Parts are groups of stretches; of a program that writes to groups there is one stretch, and parts are
+    blocks of channels.
     """
     grouped = [name for name in (*program.reads, *program.writes) if _is(name, GROUP_TENSORS)]
     per_node = [name for name in (*program.reads, *program.writes) if name not in grouped]
