@@ -89,9 +89,16 @@ class Backbone(nn.Module, ABC):
         """
         return False
 
-    def table_error(self) -> float:
-        """Largest error of the tables of a float64 model between nodes, relative to the root mean square of what they hold."""
-        return 0.0
+    def table_error(self, shortest: Tensor | None = None) -> tuple[float, float]:
+        """Largest error of the tables of a float64 model between nodes, relative to the root mean square of what they hold.
+
+        Args:
+            shortest: Å, lengths of the training set, see :func:`eqmol.graph.contacts.shortest_distances`; None: it had all.
+
+        Returns:
+            Over lengths that training had, and over others.
+        """
+        return 0.0, 0.0
 
     @property
     def table_nodes(self) -> int | None:

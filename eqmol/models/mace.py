@@ -383,15 +383,16 @@ class MACE(Backbone):
         self.tabulate(None)
         return super()._apply(fn, recurse)
 
-    def table_error(self) -> float:
+    def table_error(self, shortest: Tensor | None = None) -> tuple[float, float]:
         """As :meth:`Backbone.table_error` describes."""
         layers = [layer for layer in self.layers if isinstance(layer, MACELayer)]
         errors = [
-            self.grid.error(self.basis, layer.radial, layer.table)
+            self.grid.error(self.basis, layer.radial, layer.table, shortest)
             for layer in layers
             if self.grid is not None and layer.table is not None
         ]
-        return max(errors, default=0.0)
+        seen, others = zip(*errors, strict=True) if errors else ((), ())
+        return max(seen, default=0.0), max(others, default=0.0)
 
     @property
     def table_nodes(self) -> int | None:

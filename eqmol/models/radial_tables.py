@@ -80,21 +80,44 @@ class Grid(NamedTuple):
             weights = torch.cat(list(parts))
         return RadialTable(hidden.to(dtype).contiguous(), matrix.to(dtype).contiguous(), weights)
 
-    def error(self, basis: BesselBasis, network: RadialNetwork, table: RadialTable) -> float:
-        """Largest error of a float64 table's hidden features and slopes between nodes, relative to the root mean square of each."""
+    def error(
+        self, basis: BesselBasis, network: RadialNetwork, table: RadialTable, shortest: Tensor | None = None
+    ) -> tuple[float, float]:
+        """Largest error of a float64 table's hidden features and slopes between nodes, relative to the root mean square of each.
+
+        Args:
+            basis, network: what the table is of.
+            table: of float64.
+            shortest: Å, of the lengths that training had [elements, elements], 0 where it had none; None: it had all.
+
+        Returns:
+            Over lengths that training had, from the shortest on, and over others.
+        """
         node = torch.arange(self.nodes - 1, device=table.hidden.device)
         quarters = torch.tensor([0.25, 0.5], dtype=torch.float64, device=node.device)
         fraction = quarters.repeat(len(node)).requires_grad_()
         row = node.repeat_interleave(len(quarters))
-        errors = []
+        lengths = FIRST * (self.step * (row + fraction.detach())).exp()
+        errors = [0.0, 0.0]
         for pair in range(self.pairs):
             found = table.weight(Places(row + pair * (self.nodes - 1), fraction)).hidden
             place, expected, _ = self._evaluate(basis, network, row + fraction.detach(), pair)
-            per_length = 1 / (self.step * FIRST * (self.step * place.detach()).exp()).unsqueeze(-1)
+            per_length = 1 / (self.step * lengths).unsqueeze(-1)
             slopes = jvp(found, fraction) * per_length, jvp(expected, place) * per_length
+            seen = lengths >= self._least(shortest, pair)
             for a, b in ((found, expected), slopes):
-                errors.append(float(((a - b).abs().max() / b.square().mean().sqrt()).detach()))
-        return max(errors)
+                own = ((a - b).abs().amax(1) / b.square().mean().sqrt()).detach()
+                for kind, where in enumerate((seen, ~seen)):
+                    errors[kind] = max(errors[kind], float(torch.where(where, own, 0).max()))
+        return errors[0], errors[1]
+
+    def _least(self, shortest: Tensor | None, pair: int) -> float:
+        """Length from which on training had those of a pair of elements, Å."""
+        if shortest is None:
+            return 0.0
+        own = shortest.flatten()[pair] if self.num_elements else shortest
+        own = own[own > 0]
+        return float(own.min()) if own.numel() else math.inf
 
     @property
     def pairs(self) -> int:

@@ -57,9 +57,25 @@ def test_the_error_falls_with_the_fifth_power_of_the_step(float64, num_elements)
         grid = Grid(4.0, nodes, num_elements)
         table = grid.tabulate(basis, network)
         assert table is not None
-        errors.append(grid.error(basis, network, table))
+        error, none = grid.error(basis, network, table)
+        errors.append(error)
+        assert none == 0.0
     assert 1e-9 < errors[1] < errors[0] < 1e-2
     assert 20 < errors[0] / errors[1] < 50
+
+
+@pytest.mark.parametrize(("num_elements", "shortest"), [(0, [[1.5, 9.0], [9.0, 0.0]]), (2, [[1.5, 1.5], [1.5, 1.5]])])
+def test_lengths_that_training_had_none_of_are_judged_apart(float64, num_elements, shortest) -> None:
+    """Of one network for all pairs the shortest of all counts; of a pair without any, no length does."""
+    basis, network = BesselBasis(4.0, 4), RadialNetwork(4, [8, 8], 2, 3, num_elements)
+    grid = Grid(4.0, 100, num_elements)
+    table = grid.tabulate(basis, network)
+    error = grid.error(basis, network, table)[0]
+    apart = grid.error(basis, network, table, torch.tensor(shortest))
+    assert max(apart) == error
+    assert 0 < min(apart) < error
+    assert grid.error(basis, network, table, torch.full((2, 2), 0.1)) == (error, 0.0)
+    assert grid.error(basis, network, table, torch.zeros(2, 2)) == (0.0, error)
 
 
 @pytest.mark.parametrize(("family", "backend"), BACKENDS)
