@@ -118,7 +118,7 @@ class MACELayer(nn.Module):
         else:
             self.mix = GroupLinear(num_elements, middle, middle, wide, fields * channels)
         self.power_weight = nn.Parameter(torch.randn(num_elements, power.num_weights, fields * channels))
-        if not self.power_weight.is_meta:
+        if not self.power_weight.is_meta:  # a model that is being loaded has no numbers yet
             sizes = torch.tensor([HIGHER_ORDERS ** (order - 1) for order in power.weight_orders])
             self.power_weight.data.mul_(sizes[:, None])
         self.down = Linear(degree_out, degree_out, fields * channels, channels)

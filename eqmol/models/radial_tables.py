@@ -97,12 +97,13 @@ class Grid(NamedTuple):
         quarters = torch.tensor([0.25, 0.5], dtype=torch.float64, device=node.device)
         fraction = quarters.repeat(len(node)).requires_grad_()
         row = node.repeat_interleave(len(quarters))
-        lengths = FIRST * (self.step * (row + fraction.detach())).exp()
+        places = row + fraction.detach()
+        lengths = FIRST * (self.step * places).exp()
+        per_length = 1 / (self.step * lengths).unsqueeze(-1)
         errors = [0.0, 0.0]
         for pair in range(self.pairs):
             found = table.weight(Places(row + pair * (self.nodes - 1), fraction)).hidden
-            place, expected, _ = self._evaluate(basis, network, row + fraction.detach(), pair)
-            per_length = 1 / (self.step * lengths).unsqueeze(-1)
+            place, expected, _ = self._evaluate(basis, network, places, pair)
             slopes = jvp(found, fraction) * per_length, jvp(expected, place) * per_length
             seen = lengths >= self._least(shortest, pair)
             for a, b in ((found, expected), slopes):

@@ -86,7 +86,7 @@ def _message_sizes(model: Predictor, backbone: MACE, batches: Sequence[Any]) -> 
 def _outputs(model: Potential, batches: Sequence[Any], whole: Any) -> dict[str, Any]:
     """Gains from forces and from the spread of energies; then binding energies from what is left of the energies.
 
-    One gain for energies and conservative forces cannot make both as large as their labels: see :func:`_mean`.
+    One gain for energies and conservative forces cannot make both as large as their labels: see :func:`_gain`.
     """
     natoms, rows, number = whole.ptr.diff(), model.rows(whole), len(model.reference.e0)
 
@@ -115,8 +115,8 @@ def _outputs(model: Potential, batches: Sequence[Any], whole: Any) -> dict[str, 
         )
         predicted = torch.cat([output["forces"] for output in outputs])
         from_forces = _ratio(whole.forces[counted].numpy(), predicted[counted].numpy())
-    model.gain = _mean(from_energies + from_forces if model.conservative else from_energies)
-    force_gain = 1.0 if model.conservative else _mean(from_forces)
+    model.gain = _gain(from_energies + from_forces if model.conservative else from_energies)
+    force_gain = 1.0 if model.conservative else _gain(from_forces)
 
     sites = torch.cat([model(batch, forces=False)["energies"] for batch in batches]) - free
     total = share.sum(0)
@@ -145,7 +145,7 @@ def _ratio(labels: NDArray[np.float64], predictions: NDArray[np.float64]) -> lis
     return [BEGIN * sizes[0] / sizes[1]] if min(sizes) > CONVERGED else []
 
 
-def _mean(factors: list[float]) -> float:
+def _gain(factors: list[float]) -> float:
     """Geometric mean of the factors that bring each output to ``BEGIN``, raised where it leaves one below ``LEAST``; 1 of nothing.
 
     It is raised no further than where outputs are as much too large as too small.

@@ -93,7 +93,8 @@ def _key(model: Predictor) -> str:
     """SHA-256 of what the function of a model is, and of how tables are made and judged."""
     judged = NODES, ORDER, TOLERANCE, EXTRAPOLATED, MARGIN, FIRST, EDGES
     digest = hashlib.sha256(json.dumps([model.recipe, judged], sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
+    domain = {SHORTEST: model.aux[SHORTEST]} if SHORTEST in model.aux else {}
+    for name, tensor in (model.state_dict() | domain).items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

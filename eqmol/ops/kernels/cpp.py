@@ -20,7 +20,7 @@ ABI = 6
 
 #: Nodes whose channels are read together.
 TILE = 32
-#: Statements of a program that is worth a call.
+#: Statements up to which a program is not worth a call.
 SHORT = 250
 
 NODE_TENSORS = ("x", "y", "v")
