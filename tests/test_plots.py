@@ -19,10 +19,10 @@ QUANTITIES = (
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    figures: list[Figure] = []
-    monkeypatch.setattr(plots, "write_png", lambda figure, path: figures.append(figure))
-    return figures
+def drawn(figures: None, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    found: list[Figure] = []
+    monkeypatch.setattr(plots, "write_png", lambda figure, path: found.append(figure))
+    return found
 
 
 def files(folder: Path, names: list[str]) -> tuple[Path, Path, dict[str, np.ndarray]]:

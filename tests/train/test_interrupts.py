@@ -70,7 +70,9 @@ def fill_up(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", [*OWN, *REPORT])
-def test_no_room_for_a_file(tmp_path, options, monkeypatch, capfd, figures, name):
+def test_no_room_for_a_file(tmp_path, options, monkeypatch, capfd, request, name):
+    if name.endswith(".png"):
+        request.getfixturevalue("figures")
     before = listing(tmp_path / "run")
     with monkeypatch.context() as patch:
         fill_up(patch, name)
