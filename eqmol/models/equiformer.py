@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from eqmol.errors import InputError
+from eqmol.errors import InputError, short
 from eqmol.models.arguments import check_backend, check_elements, check_flag, check_integer, check_number, check_widths
 from eqmol.models.attention import MESSAGES, AttentionSizes, Edges, GraphAttention
 from eqmol.models.backbone import Backbone, edge_geometries
@@ -118,6 +118,7 @@ class Equiformer(Backbone):
         alpha_drop, drop_path: probabilities that training leaves out an attention weight, or a residual branch.
         drop_path_of: whose residual branches are left out, ``atoms`` or whole ``graphs``.
         num_bessel: number of radial basis functions.
+        bessel_decay: how fast their amplitudes fall with their number, see :class:`eqmol.nn.BesselBasis`.
         radial_hidden: widths of the radial network's hidden layers.
         envelope_exponent: exponent of the radial envelope.
         checkpointing: recompute the activations of each layer in the backward pass: less memory, more time.
@@ -163,6 +164,7 @@ class Equiformer(Backbone):
         force_attention: bool = False,
         drop_path_of: DropPathOf = "atoms",
         basis_width: float | None = None,
+        bessel_decay: float = 0.0,
     ) -> None:
         super().__init__()
         check_integer("degree", degree, 0, MAX_DEGREE)
@@ -176,6 +178,10 @@ class Equiformer(Backbone):
         self.degree_out = check_integer("degree_out", degree_out, 0, degree)
         check_integer("num_bessel", num_bessel, 2 if basis == "gaussian" else 1, 1024)
         check_integer("envelope_exponent", envelope_exponent, 2, 32)
+        if check_number("bessel_decay", bessel_decay, 0.0, 4.0) and basis != "bessel":
+            raise InputError(
+                f"bessel_decay={bessel_decay} is that of basis=bessel, but basis={short(basis)}; give bessel_decay=0"
+            )
         check_number("alpha_drop", alpha_drop, 0.0, 0.9)
         check_number("drop_path", drop_path, 0.0, 0.9)
         hidden = check_widths("radial_hidden", radial_hidden, multiple_of=heads)
@@ -219,7 +225,7 @@ class Equiformer(Backbone):
         )
         self.envelope_exponent = envelope_exponent
         self.basis = (
-            BesselBasis(self.cutoff, num_bessel, envelope_exponent)
+            BesselBasis(self.cutoff, num_bessel, envelope_exponent, decay=bessel_decay)
             if basis == "bessel"
             else GaussianBasis(self.cutoff, num_bessel, basis_width)
         )

@@ -182,6 +182,7 @@ class MACE(Backbone):
         elements: atomic numbers; their order is the order of the per-element parameters.
         avg_num_neighbors: mean number of edges per atom in the training set.
         num_bessel: number of radial basis functions.
+        bessel_decay: how fast their amplitudes fall with their number, see :class:`eqmol.nn.BesselBasis`.
         radial_hidden: widths of the radial network's hidden layers.
         pair_radial: radial networks know the elements of both ends of an edge, not its length alone.
         envelope_exponent: exponent of the radial envelope.
@@ -229,6 +230,7 @@ class MACE(Backbone):
         first_residual: bool = True,
         density: bool = False,
         distance_transform: str | Mapping[str, object] | None = None,
+        bessel_decay: float = 0.0,
     ) -> None:
         super().__init__()
         if messages not in ("depthwise", "so2"):
@@ -248,6 +250,7 @@ class MACE(Backbone):
             )
         check_integer("num_bessel", num_bessel, 1, 256)
         check_integer("envelope_exponent", envelope_exponent, 2, 32)
+        check_number("bessel_decay", bessel_decay, 0.0, 4.0)
         hidden = check_widths("radial_hidden", radial_hidden)
         check_backend(backend)
         self.degree_out = check_integer("degree_out", degree_out, 0, MAX_DEGREE)
@@ -267,7 +270,7 @@ class MACE(Backbone):
 
         self.embedding = ElementEmbedding(len(self.elements), channels)
         transform = _transform(distance_transform, self.elements)
-        self.basis = BesselBasis(self.cutoff, num_bessel, envelope_exponent, transform)
+        self.basis = BesselBasis(self.cutoff, num_bessel, envelope_exponent, transform, bessel_decay)
         # the first layer's features are scalars, and the readout of energies needs no more of the last
         degrees = [0, *[degree] * (layers - 1), degree_out]
         self.layers = nn.ModuleList(

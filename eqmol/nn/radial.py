@@ -20,8 +20,11 @@ from eqmol.nn.parameter_groups import WithMatrices
 class BesselBasis(nn.Module):
     """Spherical Bessel functions of order zero inside a smooth envelope.
 
-    B_n(r) = √(2/3) sin(n π x) / x · u(x), x = r/r_c, n = 1 ... B, with the envelope u. But for the envelope the functions
-    are orthogonal over the ball of radius r_c, with unit mean square.
+    B_n(r) = √(2/3) c_n sin(n π x) / x · u(x), x = r/r_c, n = 1 ... B, with the envelope u. But for the envelope the functions
+    are orthogonal over the ball of radius r_c, with mean squares c_n² whose mean is one.
+
+    With a decay p, c_n falls as n^-p: functions that change fast are learnt later, and bonds longer or shorter than those of the
+    training set are predicted better. With p = 1 the slopes of all functions have about the same size.
 
     Source: Gasteiger et al. 2020, arXiv:2003.03123, equation 7, in another normalisation.
 
@@ -30,17 +33,25 @@ class BesselBasis(nn.Module):
         size: B.
         envelope_exponent: of :func:`polynomial_envelope`.
         transform: what the Bessel functions, not the envelope, see in place of the distance.
+        decay: p.
     """
 
     order: Tensor
 
     def __init__(
-        self, cutoff: float, size: int, envelope_exponent: int = 6, transform: DistanceTransform | None = None
+        self,
+        cutoff: float,
+        size: int,
+        envelope_exponent: int = 6,
+        transform: DistanceTransform | None = None,
+        decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.envelope_exponent = envelope_exponent
         self.transform = transform
+        self.decay = decay
+        self.gain = math.sqrt(2 / 3 * size / sum(n ** (-2 * decay) for n in range(1, size + 1)))
         self.register_buffer("order", torch.tensor(range(1, size + 1)), persistent=False)
 
     def forward(self, lengths: Tensor, ends: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -50,8 +61,12 @@ class BesselBasis(nn.Module):
         if self.transform is not None:
             assert ends is not None
             x = self.transform(lengths, ends) / self.cutoff
-        amplitude = math.sqrt(2 / 3) * envelope / x
-        return torch.sin((math.pi * x).unsqueeze(-1) * self.order) * amplitude.unsqueeze(-1)
+        waves = torch.sin((math.pi * x).unsqueeze(-1) * self.order) * (envelope / x).unsqueeze(-1)
+        return waves * self.amplitudes(lengths.dtype)
+
+    def amplitudes(self, dtype: torch.dtype) -> Tensor:
+        """√(2/3) c_n, [B]."""
+        return self.order.to(dtype) ** -self.decay * self.gain
 
 
 class GaussianBasis(nn.Module):

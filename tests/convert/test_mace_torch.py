@@ -199,9 +199,14 @@ def put_back(root: Part, weights: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "widen"), [("mace_residual", "paths"), ("mace_density", "paths"), ("mace_residual", 1)]
+    ("name", "changes"),
+    [
+        ("mace_residual", {}),
+        ("mace_density", {"bessel_decay": 1.0}),
+        ("mace_residual", {"widen": 1, "bessel_decay": 0.5}),
+    ],
 )
-def test_weights_go_back(files: dict[str, Path], name: str, widen: int | str) -> None:
+def test_weights_go_back(files: dict[str, Path], name: str, changes: dict[str, Any]) -> None:
     root = read_model(files[name])
     if name == "mace_residual":  # of two heads, which models of eqmol do not have
         kept = thing(root, "scale_shift").state["_buffers"]
@@ -214,9 +219,7 @@ def test_weights_go_back(files: dict[str, Path], name: str, widen: int | str) ->
         thing(root, "readouts.1").state["num_heads"] = 1
     model = convert_mace(Part(root._thing, "")).model
     with default_dtype(torch.float64):
-        new = (
-            build(model.recipe | {"backbone": model.recipe["backbone"] | {"widen": widen}}).eval().requires_grad_(False)
-        )
+        new = build(model.recipe | {"backbone": model.recipe["backbone"] | changes}).eval().requires_grad_(False)
     config = config_of(new)
     assert config["interaction_cls_first"] == root.parts("interactions")[0].kind
     put_back(root, weights_of(new, root))

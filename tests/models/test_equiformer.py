@@ -13,6 +13,7 @@ from eqmol.checkpoint import build, load, save
 from eqmol.errors import InputError
 from eqmol.graph import collate, edge_vectors, from_atoms
 from eqmol.models import Equiformer
+from eqmol.nn import PairNetwork, RadialNetwork
 from eqmol.so3.layout import dim
 from tests.models.systems import CUTOFF, E0, ELEMENTS, FAMILIES, graph_of, make_model, structures
 
@@ -196,6 +197,25 @@ def test_wide_gaussians_make_energies_smooth_however_many_they_are() -> None:
         curvatures[size, width] = float(second.square().mean().sqrt() / energies.std())
     assert curvatures[120, None] > 5 * curvatures[12, None]
     assert curvatures[120, 0.6] < 2 * curvatures[12, 0.6]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("variant", ["mace", "equiformer"])
+def test_amplitudes_of_bessel_functions_are_factors_of_first_weights(variant: str) -> None:
+    falling, plain = (make_model(variant=variant, bessel_decay=decay) for decay in (0.7, 0.0))
+    factors = falling.backbone.basis.amplitudes(torch.float64) / plain.backbone.basis.amplitudes(torch.float64)
+    assert factors.min() < 0.8 < 1.2 < factors.max()
+    with torch.no_grad():
+        for module in plain.modules():
+            if isinstance(module, RadialNetwork | PairNetwork):
+                (module.layers[0] if isinstance(module, RadialNetwork) else module.first).mul_(factors[:, None])
+    graph = graph_of(structures()["molecule"])
+    torch.testing.assert_close(falling(graph), plain(graph), atol=1e-12, rtol=1e-12)
+
+
+def test_the_decay_is_of_bessel_functions() -> None:
+    with pytest.raises(InputError, match="but basis='gaussian'; give bessel_decay=0"):
+        make_model("cg", "coupled", variant="equiformer", basis="gaussian", bessel_decay=1.0)
 
 
 def test_widths_are_of_gaussians() -> None:

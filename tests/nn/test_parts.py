@@ -64,6 +64,17 @@ def test_bessel_basis_is_orthonormal_and_vanishes_at_the_cutoff() -> None:
     assert basis(torch.tensor([4.0, 4.5])).abs().max() == 0
 
 
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_amplitudes_fall_and_keep_their_mean_square(decay: float) -> None:
+    r = torch.linspace(0.5, 3.9, 20)
+    plain, falling = BesselBasis(4.0, 6), BesselBasis(4.0, 6, decay=decay)
+    amplitudes = falling(r) / plain(r)
+    expected = torch.arange(1.0, 7) ** -decay
+    torch.testing.assert_close(amplitudes / amplitudes[:, :1], expected.expand(20, 6), atol=1e-9, rtol=0)
+    torch.testing.assert_close(amplitudes.square().mean(1), torch.ones(20), atol=1e-9, rtol=0)
+    assert (falling.amplitudes(torch.float32).double() / falling.amplitudes(torch.float64) - 1).abs().max() < 1e-6
+
+
 H_O = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
 
 

@@ -21,7 +21,7 @@ from eqmol.errors import InputError, short
 from eqmol.models import MACE, Potential
 from eqmol.models.mace import MACELayer
 from eqmol.models.repulsion import ZBLRepulsion
-from eqmol.nn import LinearReadout, NonlinearReadout
+from eqmol.nn import BesselBasis, LinearReadout, NonlinearReadout
 
 #: Arguments of a backbone and of a potential that must have these values.
 FIXED = {
@@ -154,7 +154,7 @@ def weights_of(model: Potential, root: Part) -> dict[str, Array]:
     for number, layer in enumerate(backbone.layers):
         assert isinstance(layer, MACELayer)
         interaction, product = root.parts("interactions")[number], root.parts("products")[number]
-        for name, values in _interaction(layer, interaction, elements, backbone.cutoff).items():
+        for name, values in _interaction(layer, interaction, elements, backbone.basis).items():
             found[f"interactions.{number}.{name}"] = values
         for name, values in _product(layer, product).items():
             found[f"products.{number}.{name}"] = values
@@ -169,12 +169,12 @@ def weights_of(model: Potential, root: Part) -> dict[str, Array]:
     return found
 
 
-def _interaction(layer: MACELayer, interaction: Part, elements: int, cutoff: float) -> dict[str, Array]:
+def _interaction(layer: MACELayer, interaction: Part, elements: int, basis: BesselBasis) -> dict[str, Array]:
     spec = layer.convolution.spec
     found = {"linear_up.weight": layer.up.weight.numpy()}
     acts = [interaction.part(f"conv_tp_weights.layer{number}.act") for number in range(len(layer.radial.layers))]
     for number, matrix in enumerate(layer.radial.layers):
-        constant = basis_scale(cutoff) if number == 0 else gain_of(acts[number - 1])
+        constant = basis_scale(basis)[:, None] if number == 0 else gain_of(acts[number - 1])
         found[f"conv_tp_weights.layer{number}.weight"] = matrix.numpy() / constant
     order = path_order(spec)
     paths = (
@@ -188,7 +188,7 @@ def _interaction(layer: MACELayer, interaction: Part, elements: int, cutoff: flo
     if layer.density is None:
         mix *= interaction.number("avg_num_neighbors")
     else:
-        found["density_fn.layer0.weight"] = layer.density.numpy() / basis_scale(cutoff)
+        found["density_fn.layer0.weight"] = layer.density.numpy() / basis_scale(basis)
     if layer.residual is None:  # of scalars: one path into each degree
         degrees = mix.shape[1]
         found["linear.weight"] = np.tile(np.eye(channels) * math.sqrt(channels), (degrees, 1, 1))

@@ -75,7 +75,7 @@ def _convert(root: Part, head: str | None) -> Found:
     interactions = root.parts("interactions")
     for layer, interaction, product in zip(backbone.layers, interactions, root.parts("products"), strict=True):
         assert isinstance(layer, MACELayer)
-        fill_layer(layer, interaction, product, elements, channels, backbone.cutoff)
+        fill_layer(layer, interaction, product, elements, channels, backbone.basis)
     fill_readouts(model, root, number, len(heads), channels)
     shift = per_head(root.part("scale_shift"), "shift", number) if "scale_shift" in root else 0.0
     e0 = atomic_energies(root, number, elements) + shift + model.reference.scale.item() * isolated(model)

@@ -101,6 +101,7 @@ def recipe_of(root: Part, head: int) -> dict[str, Any]:
         "elements": numbers,
         "avg_num_neighbors": interactions[0].number("avg_num_neighbors"),
         "num_bessel": len(orders),
+        "bessel_decay": 0.0,
         "radial_hidden": hidden,
         "envelope_exponent": envelope,
         "widen": "paths",

@@ -23,7 +23,7 @@ from eqmol.convert.mace_torch.recipe import ROUNDING, Array, radial_layers
 from eqmol.errors import InputError
 from eqmol.models import Potential
 from eqmol.models.mace import MACELayer
-from eqmol.nn import LinearReadout, NonlinearReadout
+from eqmol.nn import BesselBasis, LinearReadout, NonlinearReadout
 from eqmol.nn.activation import SILU_GAIN
 from eqmol.ops.spec import PowerPath, Spec
 from eqmol.so3.layout import dim
@@ -41,14 +41,16 @@ def put(parameter: Tensor, values: Array) -> None:
     parameter.copy_(torch.from_numpy(values))
 
 
-def fill_layer(layer: MACELayer, interaction: Part, product: Part, elements: int, channels: int, cutoff: float) -> None:
+def fill_layer(
+    layer: MACELayer, interaction: Part, product: Part, elements: int, channels: int, basis: BesselBasis
+) -> None:
     spec, power = layer.convolution.spec, layer.power.spec
     blocks, count = spec.num_blocks, np.bincount(spec.path_degrees)
     degree_in, degree, degree_out = spec.degree_in, spec.degree_out, power.degree_out
     root2 = math.sqrt(2) if layer.residual is not None else 1.0
 
     put(layer.up.weight, interaction.part("linear_up").array("weight", degree_in + 1, channels, channels))
-    _fill_radial(layer, interaction, spec, channels, cutoff)
+    _fill_radial(layer, interaction, spec, channels, basis)
 
     # rows of the paths into each degree, one after another
     rows = iter(
@@ -65,7 +67,7 @@ def fill_layer(layer: MACELayer, interaction: Part, product: Part, elements: int
         wide /= neighbors * layer.message_scale
     else:
         density = interaction.part("density_fn.layer0").array("weight", len(layer.density))
-        put(layer.density, density * basis_scale(cutoff))
+        put(layer.density, density * basis_scale(basis))
     skip = interaction.part("skip_tp")
     if layer.residual is None:
         by_element = skip.array("weight", degree + 1, channels, elements, channels) / math.sqrt(channels * elements)
@@ -79,11 +81,11 @@ def fill_layer(layer: MACELayer, interaction: Part, product: Part, elements: int
     put(layer.down.weight, down * root2)
 
 
-def _fill_radial(layer: MACELayer, interaction: Part, spec: Spec, channels: int, cutoff: float) -> None:
+def _fill_radial(layer: MACELayer, interaction: Part, spec: Spec, channels: int, basis: BesselBasis) -> None:
     *hidden, last = radial_layers(interaction)
     activations = [interaction.part(f"conv_tp_weights.layer{number}.act") for number in range(len(hidden))]
     for number, (parameter, matrix) in enumerate(zip(layer.radial.layers, hidden, strict=True)):
-        put(parameter, matrix * (basis_scale(cutoff) if number == 0 else gain_of(activations[number - 1])))
+        put(parameter, matrix * (basis_scale(basis)[:, None] if number == 0 else gain_of(activations[number - 1])))
     if last.size != len(last) * spec.num_paths * channels:
         raise InputError(f"{interaction.name}.conv_tp_weights makes {last.shape[1]} weights for {spec.num_paths} paths")
     paths = last.reshape(len(last), spec.num_paths, channels) * gain_of(activations[-1])
@@ -103,9 +105,9 @@ def path_order(spec: Spec) -> list[tuple[int, float]]:
     return list(zip(order, constants, strict=True))
 
 
-def basis_scale(cutoff: float) -> float:
-    """mace-torch's radial basis over ours."""
-    return math.sqrt(3) / cutoff**1.5
+def basis_scale(basis: BesselBasis) -> Array:
+    """mace-torch's radial functions over ours, [B]."""
+    return math.sqrt(2) / basis.cutoff**1.5 / basis.amplitudes(torch.float64).numpy()
 
 
 def gain_of(act: Part) -> float:
