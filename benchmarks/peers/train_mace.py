@@ -41,5 +41,6 @@ class Errors(logging.Handler):
 
 if __name__ == "__main__":
     table = Path(sys.argv.pop(1))
+    sys.argv.append("--error_table=TotalRMSE")  # energies of structures in the log, not of atoms
     logging.getLogger().addHandler(Errors(table))
     main()
