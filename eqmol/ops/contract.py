@@ -219,9 +219,14 @@ class Mixing(EdgeProduct):
 
 
 class Product(TensorProduct):
-    """z = x ⊗ y, channel by channel."""
+    """z = x ⊗ y, channel by channel.
+
+    Attributes:
+        in_two_steps: whether it multiplies samples that are made over degrees and then over orders.
+    """
 
     operation = "product"
+    in_two_steps = False
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from eqmol.ops import kernels
 from eqmol.ops.contract import Product, TensorProduct
+from eqmol.ops.kernels.library import Kernel
+from eqmol.ops.kernels.two_steps import TwoStepProduct
 from eqmol.ops.multilinear import Form, partials
 from eqmol.ops.spec import Spec
 from eqmol.ops.transforms import Dense, Separable, Transform, Transforms, chunks
@@ -127,6 +129,7 @@ class SampledProduct(Sampled, Product):
         sizes = np.cumsum([0, *(len(pair.component) for pair in pairs[:2])])
         weighted = [slice(sizes[pair.kind], sizes[pair.kind + 1]) for pair in pairs]
         self.form = WeightedProduct(list(zip(self.first, self.second, weighted, strict=True)), self.projection)
+        self.in_two_steps = isinstance(self.projection, Separable)
         self.is_whole = np.array_equal(component, np.arange(len(degrees(spec.degree_filter))))
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -135,7 +138,10 @@ class SampledProduct(Sampled, Product):
             return compiled
         y = y if self.is_whole else y.index_select(-2, self.component)
         own = weight.index_select(-2, self.own)
-        (z,) = partials(self._form(), [3], [x, y, own if own.dim() == 3 else own.unsqueeze(0), None])
+        form: Form = self._form()
+        if (kernel := kernels.product_in_two_steps(self, x, y, own)) is not None:
+            form = self.form.compiled(kernel, x.dtype)
+        (z,) = partials(form, [3], [x, y, own if own.dim() == 3 else own.unsqueeze(0), None])
         return z
 
     def _form(self) -> Form:
@@ -161,6 +167,15 @@ class WeightedProduct:
 
     def __init__(self, pairs: list[tuple[Transform, Transform, slice]], projection: Transform) -> None:
         self.pairs, self.projection = pairs, projection
+        self._compiled: dict[tuple[str, torch.dtype], TwoStepProduct] = {}
+
+    def compiled(self, kernel: Kernel, dtype: torch.dtype) -> TwoStepProduct:
+        """The same form by a compiled kernel, of separable transforms."""
+        found = self._compiled.get((kernel.key, dtype))
+        if found is None:
+            pairs = [(first, second, j.start) for first, second, j in self.pairs]
+            found = self._compiled[kernel.key, dtype] = TwoStepProduct(kernel, pairs, self.projection, dtype)
+        return found
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         x, y, w, v = arguments

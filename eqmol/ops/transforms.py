@@ -271,5 +271,5 @@ class Fourier(TwoSteps):
 
 def chunks(rows: int, row_size: int, like: Tensor, limit: Limit = SAMPLES) -> Iterator[slice]:
     """Slices of ``rows`` rows of ``row_size`` samples, as many as the limit allows."""
-    step = max(1, limit.numbers(like) // row_size)
+    step = max(1, limit.numbers(like) // max(row_size, 1))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

@@ -25,6 +25,7 @@ from eqmol.ops.kernels.geometry import geometry_kernels
 from eqmol.ops.kernels.library import said
 from eqmol.ops.kernels.maps import maps_kernel
 from eqmol.ops.kernels.sparse import is_small
+from eqmol.ops.kernels.two_steps import two_steps_kernel
 from eqmol.so3.kept import has_memory
 from eqmol.so3.layout import dim
 
@@ -42,6 +43,7 @@ __all__ = [
     "mode",
     "power",
     "product",
+    "product_in_two_steps",
     "said",
     "share_weights",
 ]
@@ -123,6 +125,8 @@ def build(
                     found |= {kernel.key: kernel for kernel in around}
                 how = library.language(device), dtype, mode(op)
                 found |= {k.key: k for k in forms.usual(op.spec, components, *how, learned, training, tables)}
+            if (steps := _two_steps(op, device, dtype)) is not None:
+                found[steps.key] = steps
     return list(found.values())
 
 
@@ -163,6 +167,25 @@ def product(op: Product, x: Tensor, y: Tensor, weight: Tensor) -> Tensor | None:
     if not can_run(op, x, y, weight) or forms.product_kernel(op.spec, frozenset("v"), *_how(op, x)) is None:
         return None
     return product_by_program(op.spec, x, y, weight, mode(op))
+
+
+def product_in_two_steps(op: Product, *tensors: Tensor) -> library.Kernel | None:
+    """What multiplies samples that are made in two steps, see :mod:`eqmol.ops.kernels.two_steps`; None where there is no kernel."""
+    if not all(has_memory(tensor) for tensor in tensors):
+        return None
+    return _two_steps(op, tensors[0].device, tensors[0].dtype)
+
+
+def _two_steps(op: TensorProduct, device: torch.device, dtype: torch.dtype) -> library.Kernel | None:
+    """Of products that are too large to be written out."""
+    if not (isinstance(op, Product) and op.in_two_steps and device.type == "cpu"):
+        return None
+    if not library.are_possible(device, dtype, mode(op)):
+        return None
+    how = library.language(device), dtype, mode(op)
+    if apply(op, device, dtype) and forms.product_kernel(op.spec, frozenset("v"), *how) is not None:
+        return None
+    return two_steps_kernel(dtype, mode(op))
 
 
 def convolution(

@@ -264,6 +264,123 @@ for (int64_t k = first; k < last; k++) for (int64_t m = 0; m < rows; m++) {{
 """
 
 
+def two_steps_source(scalar: str, width: int, outputs: int) -> str:
+    """A kernel of products of functions on the sphere that are sampled in two steps, see :mod:`eqmol.ops.kernels.two_steps`.
+
+    ``sizes``: C, N, parts, components of x, f and v, whether derivatives by each are wanted, number of pairs, rows R, azimuths H,
+    samples 2 R H, most numbers between the steps, most components of a transform, and numbers of a part's scratch. ``in``: for the
+    projection and both transforms of every pair where its description begins, and these: orders, how many are odd, degrees of one
+    order, components, beginnings of the three tables, components of every order, and which they are; tables, x, f, v; ``out``,
+    added to: derivatives by x, f, v; and scratch.
+
+    A point is two vectors of channels. Samples are those of the even part in φ, [R, H], then those of the odd one.
+
+    Args:
+        scalar, width: number type and numbers of a vector.
+        outputs: that are summed at a time, in registers.
+    """
+    cases = " ".join(f"case {n}: sum<{n}>(t, ti, tj, in, si, n, out, so); break;" for n in range(1, outputs))
+    return f"""{_head(scalar, width)}
+#define UNROLL _Pragma("GCC unroll 8")
+enum {{ B = 2, J = {outputs} }};
+struct P {{ V v[B]; }};
+// out[j] = sum over i of t[i, j] in[i]
+template <int M> static inline void sum(const S* t, int64_t ti, int64_t tj, const P* in, int64_t si, int64_t n, P* out,
+                                        int64_t so) {{
+  V s[M][B];
+  UNROLL for (int j = 0; j < M; j++) UNROLL for (int b = 0; b < B; b++) s[j][b] = V{{}};
+  for (int64_t i = 0; i < n; i++) {{
+    V x[B];
+    UNROLL for (int b = 0; b < B; b++) x[b] = in[i * si].v[b];
+    UNROLL for (int j = 0; j < M; j++) UNROLL for (int b = 0; b < B; b++) s[j][b] += t[i * ti + j * tj] * x[b];
+  }}
+  UNROLL for (int j = 0; j < M; j++) UNROLL for (int b = 0; b < B; b++) out[j * so].v[b] = s[j][b];
+}}
+static __attribute__((noinline)) void sums(const S* t, int64_t ti, int64_t tj, const P* in, int64_t si, int64_t n, P* out,
+                                           int64_t so, int64_t m) {{
+  for (; m >= J; m -= J, t += J * tj, out += J * so) sum<J>(t, ti, tj, in, si, n, out, so);
+  switch (m) {{ {cases} }}
+}}
+struct T {{ int64_t K, odd, D, components; const int64_t *count, *source; const S *polar, *cosine, *sine; }};
+static T transform(const int64_t* numbers, int64_t k, const S* tables) {{
+  const int64_t* const q = numbers + numbers[k];
+  return {{q[0], q[1], q[2], q[3], q + 7, q + 7 + q[0], tables + q[4], tables + q[5], tables + q[6]}};
+}}
+// channels of components into points, and back
+static void gather(const S* x, int64_t C, int64_t n, const T& t, P* to) {{
+  for (int64_t i = 0; i < t.components; i++) {{
+    const S* const p = x + t.source[i] * C;
+    UNROLL for (int b = 0; b < B; b++) {{
+      const int64_t rest = n - b * W;
+      if (rest >= W) to[i].v[b] = load(p + b * W);
+      else for (int64_t c = 0; c < W; c++) to[i].v[b][c] = c < rest ? p[b * W + c] : S(0);
+    }}
+  }}
+}}
+static void scatter(const P* from, int64_t C, int64_t n, const T& t, S* y) {{
+  for (int64_t i = 0; i < t.components; i++) {{
+    S* const p = y + t.source[i] * C;
+    UNROLL for (int b = 0; b < B; b++) {{
+      const int64_t rest = n - b * W;
+      if (rest >= W) store(p + b * W, load(p + b * W) + from[i].v[b]);
+      else for (int64_t c = 0; c < rest; c++) p[b * W + c] += from[i].v[b][c];
+    }}
+  }}
+}}
+static void sample(const S* x, int64_t C, int64_t n, const T& t, int64_t R, int64_t H, P* packed, P* middle, P* s) {{
+  gather(x, C, n, t, packed);
+  const P* p = packed;
+  for (int64_t k = 0; k < t.K; p += t.count[k++]) sums(t.polar + k * t.D * R, R, 1, p, 1, t.count[k], middle + k, t.K, R);
+  for (int64_t r = 0; r < R; r++) {{
+    sums(t.cosine, 1, t.K - t.odd, middle + r * t.K + t.odd, 1, t.K - t.odd, s + r * H, 1, H);
+    sums(t.sine, 1, t.odd, middle + r * t.K, 1, t.odd, s + (R + r) * H, 1, H);
+  }}
+}}
+static void adjoint(const P* s, int64_t C, int64_t n, const T& t, int64_t R, int64_t H, P* packed, P* middle, S* y) {{
+  for (int64_t r = 0; r < R; r++) {{
+    sums(t.cosine, t.K - t.odd, 1, s + r * H, 1, H, middle + r * t.K + t.odd, 1, t.K - t.odd);
+    sums(t.sine, t.odd, 1, s + (R + r) * H, 1, H, middle + r * t.K, 1, t.odd);
+  }}
+  P* p = packed;
+  for (int64_t k = 0; k < t.K; p += t.count[k++]) sums(t.polar + k * t.D * R, 1, R, middle + k, t.K, R, p, 1, t.count[k]);
+  scatter(packed, C, n, t, y);
+}}
+// twice the product: both azimuths of a pair
+static void multiply(const P* a, const P* b, int64_t half, P* out, bool add) {{
+  for (int64_t i = 0; i < half; i++) for (int c = 0; c < B; c++) {{
+    const V even = a[i].v[c] * b[i].v[c] + a[half + i].v[c] * b[half + i].v[c];
+    const V odd = a[i].v[c] * b[half + i].v[c] + a[half + i].v[c] * b[i].v[c];
+    out[i].v[c] = add ? out[i].v[c] + S(2) * even : S(2) * even;
+    out[half + i].v[c] = add ? out[half + i].v[c] + S(2) * odd : S(2) * odd;
+  }}
+}}
+{_SIGNATURE}const int64_t C = sizes[0], N = sizes[1], parts = sizes[2], *const rows = sizes + 3, *const wants = sizes + 6;
+const int64_t pairs = sizes[9], R = sizes[10], H = sizes[11], samples = sizes[12], between = sizes[13], components = sizes[14];
+{"".join(_pointers(["numbers"], ["tables", "x", "f", "v"], ["by_x", "by_f", "by_v", "scratch"]))}
+const uintptr_t begin = (uintptr_t)(scratch + first * sizes[15]), line = sizeof(P);
+P* const a = (P*)((begin + line - 1) / line * line);
+P *const b = a + samples, *const c = b + samples, *const product = c + samples, *const total = product + samples;
+P *const middle = total + samples, *const packed = middle + between;
+const T projection = transform(numbers, 0, tables);
+for (int64_t i = N * first / parts; i < N * last / parts; i++) for (int64_t c0 = 0; c0 < C; c0 += B * W) {{
+  const int64_t n = C - c0;
+  const S *const xi = x + i * rows[0] * C + c0, *const fi = f + i * rows[1] * C + c0;
+  S *const by_xi = by_x + i * rows[0] * C + c0, *const by_fi = by_f + i * rows[1] * C + c0;
+  if (wants[0] || wants[1]) sample(v + i * rows[2] * C + c0, C, n, projection, R, H, packed, middle, c);
+  for (int64_t k = 0; k < pairs; k++) {{
+    const T one = transform(numbers, 2 * k + 1, tables), two = transform(numbers, 2 * k + 2, tables);
+    if (wants[1] || wants[2]) sample(xi, C, n, one, R, H, packed, middle, a);
+    if (wants[0] || wants[2]) sample(fi, C, n, two, R, H, packed, middle, b);
+    if (wants[2]) multiply(a, b, R * H, total, k > 0);
+    if (wants[0]) {{ multiply(b, c, R * H, product, false); adjoint(product, C, n, one, R, H, packed, middle, by_xi); }}
+    if (wants[1]) {{ multiply(a, c, R * H, product, false); adjoint(product, C, n, two, R, H, packed, middle, by_fi); }}
+  }}
+  if (wants[2]) adjoint(total, C, n, projection, R, H, packed, middle, by_v + i * rows[2] * C + c0);
+}}
+}}
+"""
+
+
 def geometry_source(program: Program, scalar: str, width: int) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """A kernel of what edges are to a table: harmonics of their directions, row and fraction; or its derivative.
 
