@@ -2,8 +2,9 @@
 
     python benchmarks/crossover.py [FOLDER]        (default: docs/benchmarks)
 
-Writes crossover.csv and crossover.png, without compiled kernels. ``table`` is one dense table on the Gauss-Legendre grid, what
-``grid`` would be without Lebedev's points, the octahedron of degree 1 and two steps. All run interleaved on one thread after a
+Writes crossover.csv and crossover.png. ``table`` is one dense table on the Gauss-Legendre grid, what ``grid`` would be without
+Lebedev's points, the octahedron of degree 1, two steps and compiled kernels, which ``grid compiled`` and ``gaunt compiled`` alone
+have. All run interleaved on one thread after a
 warm-up, float32, 256 rows, 32 channels: least and median milliseconds of processor time, of the forward pass and of training on
 forces (forward, gradient, gradient of its square).
 """
@@ -26,6 +27,7 @@ from eqmol.so3.quadrature import Rule, sphere_rule
 
 ROWS, CHANNELS = 256, 32
 DEGREES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
+NAMES = ("table", "grid", "gaunt", "gaunt_fft", "grid compiled", "gaunt compiled")
 REPEATS = {"forward": 6, "training": 3}
 
 
@@ -55,9 +57,11 @@ def measure(degree: int) -> list[dict[str, str | int | float]]:
     """A row for every algorithm and mode."""
     torch.manual_seed(0)
     spec = Spec("product", "gaunt", "o3", degree, degree, degree)
-    ops = {"table": Table(spec)} | {name: product(spec, name) for name in ("grid", "gaunt", "gaunt_fft")}
-    for op in ops.values():
-        op.kernels = "off"
+    ops: dict[str, Product] = {"table": Table(spec)}
+    for name in NAMES[1:]:
+        ops[name] = product(spec, name.split()[0])
+    for name, op in ops.items():
+        op.kernels = "require" if "compiled" in name else "off"
     x, y = (torch.randn(ROWS, dim(degree), CHANNELS) for _ in range(2))
     weight = torch.randn(spec.num_weights, CHANNELS)
     rows: list[dict[str, str | int | float]] = []
@@ -76,17 +80,18 @@ def measure(degree: int) -> list[dict[str, str | int | float]]:
 
 def draw(rows: list[dict[str, str | int | float]], path: Path) -> None:
     """Write the figure: a panel per mode, a curve per algorithm."""
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     for axes, mode in zip(figure.subplots(1, 2), REPEATS, strict=True):
-        for color, name in zip(COLORS, ("table", "grid", "gaunt", "gaunt_fft"), strict=False):
+        for color, name in zip((*COLORS[:4], *COLORS[1:3]), NAMES, strict=True):
             own = [row for row in rows if (row["mode"], row["backend"]) == (mode, name)]
             x, t = ([float(row[key]) for row in own] for key in ("degree", "least_ms"))
             label = "one dense table" if name == "table" else name
-            axes.plot(x, t, "--" if name == "table" else "-", marker="o", markersize=4, color=color, label=label)
+            style = {"table": "--", "compiled": ":"}.get(name.split()[-1], "-")
+            axes.plot(x, t, style, marker="o", markersize=4, color=color, label=label)
         axes.set(title=mode, xlabel="degree", yscale="log", xticks=range(0, DEGREES[-1] + 1, 4))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("processor time / ms")
-    figure.axes[0].legend(frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     write_png(figure, path)
 
 
