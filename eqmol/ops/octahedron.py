@@ -17,8 +17,8 @@ class OctahedralProduct(SampledProduct):
 
     scale: Tensor
 
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: Spec, always_separable: bool = False) -> None:
+        super().__init__(spec, always_separable)
         self.is_octahedral = (spec.parity, spec.degree_in, spec.degree_filter, spec.degree_out) == ("o3", 1, 1, 1)
         self.add_table("scale", spec.gaunt_scale[degrees(spec.degree_out)][:, None])
 

@@ -12,7 +12,7 @@ Shapes: N nodes, G points, C channels, W own weights, J weighted components of t
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -52,7 +52,12 @@ class Sampled(TensorProduct):
     @property
     def is_separable(self) -> bool:
         """Whether tables are applied in two steps, for which the points must be a product."""
-        return max(self.spec.degree_in, self.spec.degree_filter) >= self.separable_degree
+        return self.highest >= self.separable_degree
+
+    @property
+    def highest(self) -> int:
+        """The highest degree of what is multiplied."""
+        return max(self.spec.degree_in, self.spec.degree_filter)
 
     def transform(self, factors: Factors, rule: Rule) -> Transform:
         """The transform of a table, of one kind for all tables of an operation."""
@@ -107,16 +112,24 @@ def projection(rule: Rule, spec: Spec) -> Factors:
 
 
 class SampledProduct(Sampled, Product):
-    """Point-by-point product of two sampled features."""
+    """Point-by-point product of two sampled features.
 
+    Args:
+        spec: of the product.
+        always_separable: two steps at any degree.
+    """
+
+    #: From this degree on compiled code takes two steps.
+    compiled_degree: ClassVar[int] = 5
     component: Tensor
     own: Tensor
     projection: Transform
     first: Transforms
     second: Transforms
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, always_separable: bool = False) -> None:
         super().__init__(spec)
+        self.always_separable = always_separable
         rule = self.rule(spec.degree_in + spec.degree_filter, spec.degree_out)
         pairs = pairings(rule, spec)
         self.first = Transforms(self.transform(pair.first, rule) for pair in pairs)
@@ -129,7 +142,7 @@ class SampledProduct(Sampled, Product):
         sizes = np.cumsum([0, *(len(pair.component) for pair in pairs[:2])])
         weighted = [slice(sizes[pair.kind], sizes[pair.kind + 1]) for pair in pairs]
         self.form = WeightedProduct(list(zip(self.first, self.second, weighted, strict=True)), self.projection)
-        self.in_two_steps = isinstance(self.projection, Separable)
+        self.in_two_steps = self.highest >= self.compiled_degree and isinstance(self.projection, Dense | Separable)
         self.is_whole = np.array_equal(component, np.arange(len(degrees(spec.degree_filter))))
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -140,13 +153,25 @@ class SampledProduct(Sampled, Product):
         own = weight.index_select(-2, self.own)
         form: Form = self._form()
         if (kernel := kernels.product_in_two_steps(self, x, y, own)) is not None:
-            form = self.form.compiled(kernel, x.dtype)
+            form = _by_kernel(type(self), self.spec, kernel, x.dtype)
         (z,) = partials(form, [3], [x, y, own if own.dim() == 3 else own.unsqueeze(0), None])
         return z
+
+    @property
+    def is_separable(self) -> bool:
+        """As :attr:`Sampled.is_separable`."""
+        return self.always_separable or super().is_separable
 
     def _form(self) -> Form:
         """What multiplies, in the arguments of :class:`WeightedProduct`."""
         return self.form
+
+
+@lru_cache(maxsize=64)
+def _by_kernel(kind: type[SampledProduct], spec: Spec, kernel: Kernel, dtype: torch.dtype) -> TwoStepProduct:
+    """What multiplies in compiled code."""
+    form = kind(spec, always_separable=True).form
+    return TwoStepProduct(kernel, [(a, b, j.start) for a, b, j in form.pairs], form.projection, dtype)
 
 
 def write_slope(slope: Tensor, other: Tensor, result: Tensor, rows: slice, is_shared: bool) -> None:
@@ -167,15 +192,6 @@ class WeightedProduct:
 
     def __init__(self, pairs: list[tuple[Transform, Transform, slice]], projection: Transform) -> None:
         self.pairs, self.projection = pairs, projection
-        self._compiled: dict[tuple[str, torch.dtype], TwoStepProduct] = {}
-
-    def compiled(self, kernel: Kernel, dtype: torch.dtype) -> TwoStepProduct:
-        """The same form by a compiled kernel, of separable transforms."""
-        found = self._compiled.get((kernel.key, dtype))
-        if found is None:
-            pairs = [(first, second, j.start) for first, second, j in self.pairs]
-            found = self._compiled[kernel.key, dtype] = TwoStepProduct(kernel, pairs, self.projection, dtype)
-        return found
 
     def partials(self, slots: Sequence[int], arguments: Sequence[Tensor | None]) -> list[Tensor]:
         x, y, w, v = arguments
