@@ -13,7 +13,7 @@ Shapes: N nodes, G points, C channels, W own weights, J weighted components of t
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -171,7 +171,8 @@ class SampledProduct(Sampled, Product):
 def _by_kernel(kind: type[SampledProduct], spec: Spec, kernel: Kernel, dtype: torch.dtype) -> TwoStepProduct:
     """What multiplies in compiled code."""
     form = kind(spec, always_separable=True).form
-    return TwoStepProduct(kernel, [(a, b, j.start) for a, b, j in form.pairs], form.projection, dtype)
+    pairs = [(cast(Separable, a), cast(Separable, b), j.start) for a, b, j in form.pairs]
+    return TwoStepProduct(kernel, pairs, cast(Separable, form.projection), dtype)
 
 
 def write_slope(slope: Tensor, other: Tensor, result: Tensor, rows: slice, is_shared: bool) -> None:

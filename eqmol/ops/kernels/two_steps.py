@@ -8,7 +8,6 @@ Shapes: N rows, lm components, C channels, K orders, D degrees of one order, R r
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from eqmol.ops.contract import KernelMode
 from eqmol.ops.kernels import cpp, library
 from eqmol.ops.kernels.library import Kernel
+from eqmol.ops.transforms import Separable
 
 #: Multiplications of a part of the work, at least, and most parts.
 PART, MOST = 1 << 24, 32
@@ -44,7 +44,11 @@ class TwoStepProduct:
     """
 
     def __init__(
-        self, compiled: Kernel, pairs: Sequence[tuple[Any, Any, int]], projection: Any, dtype: torch.dtype
+        self,
+        compiled: Kernel,
+        pairs: Sequence[tuple[Separable, Separable, int]],
+        projection: Separable,
+        dtype: torch.dtype,
     ) -> None:
         self._kernel = compiled
         self._outputs = projection.components
