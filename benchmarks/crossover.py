@@ -4,9 +4,8 @@
 
 Writes crossover.csv and crossover.png. ``table`` is one dense table on the Gauss-Legendre grid, what ``grid`` would be without
 Lebedev's points, the octahedron of degree 1, two steps and compiled kernels, which ``grid compiled`` and ``gaunt compiled`` alone
-have. All run interleaved on one thread after a
-warm-up, float32, 256 rows, 32 channels: least and median milliseconds of processor time, of the forward pass and of training on
-forces (forward, gradient, gradient of its square).
+have. All run interleaved on one thread after a warm-up, float32, 256 rows, 32 channels: least and median milliseconds of processor
+time, of the forward pass and of training on forces (forward, gradient, gradient of its square).
 """
 
 import csv

@@ -222,7 +222,7 @@ class Product(TensorProduct):
     """z = x ⊗ y, channel by channel.
 
     Attributes:
-        in_two_steps: whether it multiplies samples that are made over degrees and then over orders.
+        in_two_steps: whether compiled code may make its samples over degrees and then over orders.
     """
 
     operation = "product"

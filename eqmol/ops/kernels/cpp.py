@@ -32,8 +32,17 @@ void eqmol_kernel(int64_t first, int64_t last, const int64_t* sizes, const void*
 """
 
 
+def _bytes(scalar: str, width: int) -> int:
+    return {"float": 4, "double": 8}[scalar] * width
+
+
+def _has_many_registers(scalar: str, width: int) -> bool:
+    """AVX-512 has twice as many as AVX2."""
+    return _bytes(scalar, width) >= 64
+
+
 def _head(scalar: str, width: int) -> str:
-    size = {"float": 4, "double": 8}[scalar] * width
+    size = _bytes(scalar, width)
     return f"""#include <stdint.h>
 typedef {scalar} S;
 typedef S V __attribute__((vector_size({size}), aligned(sizeof(S)), may_alias));
@@ -208,7 +217,7 @@ def table_source(
     return edge_source(program, harmonics, components, scalar, width, table=True), *_arguments(program, True)
 
 
-def maps_source(scalar: str, width: int, tile: int) -> str:
+def maps_source(scalar: str, width: int) -> str:
     """A kernel of linear maps between channels, one per group of nodes and degree.
 
     ``sizes``: C_out, C_in, number of groups G, of degrees L, rows of x, rows of y, rows to compute, and whether results are added.
@@ -219,8 +228,8 @@ def maps_source(scalar: str, width: int, tile: int) -> str:
 
     Args:
         scalar, width: number type and numbers of a vector.
-        tile: blocks of the tiles.
     """
+    tile = 4 if _has_many_registers(scalar, width) else 2
     return f"""{_head(scalar, width)}
 #define UNROLL _Pragma("GCC unroll 8")
 template <int A, int B> static inline void tile(const int64_t* node, const S* x, int64_t xs, int64_t K, const S* w, S* y,
@@ -264,7 +273,7 @@ for (int64_t k = first; k < last; k++) for (int64_t m = 0; m < rows; m++) {{
 """
 
 
-def two_steps_source(scalar: str, width: int, outputs: int) -> str:
+def two_steps_source(scalar: str, width: int) -> str:
     """A kernel of products of functions on the sphere that are sampled in two steps, see :mod:`eqmol.ops.kernels.two_steps`.
 
     ``sizes``: C, N, parts, components of x, f and v, whether derivatives by each are wanted, number of pairs, rows R, azimuths H,
@@ -277,8 +286,8 @@ def two_steps_source(scalar: str, width: int, outputs: int) -> str:
 
     Args:
         scalar, width: number type and numbers of a vector.
-        outputs: that are summed at a time, in registers.
     """
+    outputs = 8 if _has_many_registers(scalar, width) else 4  # that are summed at a time
     cases = " ".join(f"case {n}: sum<{n}>(t, ti, tj, in, si, n, out, so); break;" for n in range(1, outputs))
     return f"""{_head(scalar, width)}
 #define UNROLL _Pragma("GCC unroll 8")

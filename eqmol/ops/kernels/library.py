@@ -204,6 +204,18 @@ def load(source: str, reads: Sequence[str], writes: Sequence[str], mode: KernelM
         return None
 
 
+def of_any_size(
+    source: Callable[[str, int], str], reads: Sequence[str], writes: Sequence[str], dtype: torch.dtype, mode: KernelMode
+) -> Kernel | None:
+    """A compiled source that takes its sizes when it is called, printed for a number type and numbers of a vector; None where it
+    cannot be made.
+
+    Raises:
+        KernelError: kernels are required, and it cannot be made.
+    """
+    return None if mode == "off" else load(source(SCALARS[dtype], width(dtype)), reads, writes, mode)
+
+
 def load_triton(
     program: Program, places: Mapping[str, triton.Place], harmonics: Sequence[Any], dtype: torch.dtype, mode: KernelMode
 ) -> triton.Kernel | None:

@@ -53,11 +53,7 @@ class ChannelMaps:
 @lru_cache(maxsize=8)
 def maps_kernel(dtype: torch.dtype, mode: KernelMode) -> Kernel | None:
     """The compiled maps, or None where they cannot be made."""
-    if mode == "off":
-        return None
-    width = library.width(dtype)
-    tile = 4 if width * dtype.itemsize >= 64 else 2  # AVX-512 has twice the registers
-    return library.load(cpp.maps_source(library.SCALARS[dtype], width, tile), ("x", "w"), ("y",), mode)
+    return library.of_any_size(cpp.maps_source, ("x", "w"), ("y",), dtype, mode)
 
 
 def _packed(maps: Tensor) -> Tensor:

@@ -25,12 +25,8 @@ READS, WRITES = ("tables", "x", "f", "v"), ("by_x", "by_f", "by_v", "scratch")
 
 @lru_cache(maxsize=8)
 def two_steps_kernel(dtype: torch.dtype, mode: KernelMode) -> Kernel | None:
-    """The compiled products, of any sizes, or None where they cannot be made."""
-    if mode == "off":
-        return None
-    width = library.width(dtype)
-    outputs = 8 if width * dtype.itemsize >= 64 else 4  # AVX-512 has twice the registers
-    return library.load(cpp.two_steps_source(library.SCALARS[dtype], width, outputs), READS, WRITES, mode)
+    """The compiled products, or None where they cannot be made."""
+    return library.of_any_size(cpp.two_steps_source, READS, WRITES, dtype, mode)
 
 
 class TwoStepProduct:

@@ -100,5 +100,5 @@ def test_it_is_known_which_operations_have_it():
 
 
 def test_sources_have_nothing_of_the_user():
-    source = cpp.two_steps_source("float", 16, 8)
+    source = cpp.two_steps_source("float", 16)
     assert re.findall(r"#include.*", source) == ["#include <stdint.h>"]
